@@ -1,0 +1,53 @@
+"""What every command does the same way: one line and a status for whatever the user can mend."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from ace_jax.errors import InputError
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; an `InputError` becomes one line on standard error and status 1."""
+    try:
+        main()
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+
+
+def run_with_config(main: Callable[[ConfigDict, Path], None]) -> None:
+    """Runs a command that takes `--config FILE` (with `--config.FIELD=VALUE`) and `--workdir`.
+
+    The config is locked: a field that it does not have is refused by name.
+    """
+    config = config_flags.DEFINE_config_file("config", None, "the experiment, a Python file")
+    workdir = flags.DEFINE_string("workdir", None, "where the output goes; made if needed")
+    flags.mark_flags_as_required(["config", "workdir"])
+    for name in ("config", "workdir"):  # --help shows the main program's own flags
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    app.run(
+        lambda _: run(lambda: main(config.value, Path(workdir.value))),
+        flags_parser=lambda argv: _parse(argv, config),
+    )
+
+
+def _parse(argv: list[str], config: flags.FlagHolder) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        config.value.keys()  # a config file that failed to load is only reported here
+    except (AttributeError, KeyError) as error:
+        name = str(error).replace("\\n", ". ").translate(str.maketrans("", "", "'\"\\"))
+        _fail(f"--config has no such field: {name}")
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        _fail(f"{str(error).strip().splitlines()[-1]} (see --help)")
+    return rest
+
+
+def _fail(message: str) -> NoReturn:
+    sys.exit(f"error: {' '.join(message.split())}")

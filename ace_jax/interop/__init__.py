@@ -1,0 +1,1 @@
+"""Checkpoints in and adapters out: Hugging Face, PEFT and GGUF files."""

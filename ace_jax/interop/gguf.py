@@ -1,0 +1,213 @@
+"""GGUF files of LLaMA models (llama.cpp's format): config, weights and tokenizer.
+
+Read with the `gguf` package and handed on under Hugging Face names, so that the rest of the
+program sees one kind of checkpoint. llama.cpp interleaves the two halves of each query and key
+head for its own RoPE; that permutation is undone here.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from ace_jax.errors import InputError
+from ace_jax.interop.hf_weights import Index
+from ace_jax.model.llama import LlamaConfig
+
+TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER = {
+    "attn_norm.weight": "input_layernorm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
+}
+ROPE_FACTORS = "rope_freqs.weight"
+
+# How a text is cut before byte-pair merging, by `tokenizer.ggml.pre`.
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS = {
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    ),
+    "llama-bpe": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+
+
+class GGUFSource:
+    """A GGUF file's weights, dequantised on reading; also its config and tokenizer.
+
+    Raises `InputError` for a damaged file, another architecture or an unknown tokenizer.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            reader = GGUFReader(path)
+            self._fields = {name: field.contents() for name, field in reader.fields.items()}
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        except Exception as error:  # the reader fails in whatever way the damage leads it to
+            raise InputError(
+                f"{path}: not a complete GGUF file ({error}); fetch it again"
+            ) from None
+        self._path = path
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._rope_factors = tensors.pop(ROPE_FACTORS, None)
+        self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
+        self.config = self._read_config()
+
+    def names(self) -> Collection[str]:
+        """Returns every tensor's Hugging Face name."""
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape, [out, in]."""
+        return tuple(int(size) for size in self._tensors[name].shape[::-1])
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        """Returns a slice of a dequantised tensor in float32."""
+        weight = dequantize(self._tensors[name].data, self._tensors[name].tensor_type)
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            pairs = weight.reshape(-1, self.config.head_dim // 2, 2, weight.shape[-1])
+            weight = pairs.swapaxes(1, 2).reshape(weight.shape)
+        return weight[index]
+
+    def _read_config(self) -> LlamaConfig:
+        architecture = self._field("general.architecture")
+        if architecture != "llama":
+            raise InputError(f"{self._path}: architecture {architecture!r} is not supported")
+        if self._fields.get("llama.rope.scaling.type", "none") != "none":
+            raise InputError(f"{self._path}: llama.rope.scaling.type is not supported")
+        heads = self._field("llama.attention.head_count")
+        width = self._field("llama.embedding_length")
+        factors = self._rope_factors
+        if "model.embed_tokens.weight" not in self._tensors:
+            raise InputError(f"{self._path}: no token_embd.weight")
+        return LlamaConfig(
+            vocab_size=self.shape("model.embed_tokens.weight")[0],
+            hidden_size=width,
+            intermediate_size=self._field("llama.feed_forward_length"),
+            num_layers=self._field("llama.block_count"),
+            num_heads=heads,
+            num_kv_heads=self._fields.get("llama.attention.head_count_kv", heads),
+            head_dim=self._fields.get("llama.attention.key_length", width // heads),
+            rms_norm_eps=self._field("llama.attention.layer_norm_rms_epsilon"),
+            # llama.cpp leaves the key out where the value is its default.
+            rope_theta=self._fields.get("llama.rope.freq_base", 10000.0),
+            rope_factors=None if factors is None else tuple(factors.data.tolist()),
+            tie_word_embeddings="lm_head.weight" not in self._tensors,
+        )
+
+    def _field(self, name: str) -> Any:
+        if name not in self._fields:
+            raise InputError(f"{self._path}: the field {name} is missing")
+        return self._fields[name]
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Returns the file's own tokenizer, with its chat template."""
+        kind = self._field("tokenizer.ggml.model")
+        tokens: list[str] = self._field("tokenizer.ggml.tokens")
+        if kind == "gpt2":
+            tokenizer = self._byte_level(tokens)
+        elif kind == "llama":
+            tokenizer = self._sentencepiece(tokens)
+        else:
+            raise InputError(f"{self._path}: tokenizer.ggml.model {kind!r} is not supported")
+        types = self._field("tokenizer.ggml.token_type")
+        for special, kind_number in ((True, CONTROL), (False, USER_DEFINED)):
+            added = [t for t, n in zip(tokens, types, strict=True) if n == kind_number]
+            tokenizer.add_tokens([AddedToken(t, special=special, normalized=False) for t in added])
+
+        def name_of(role: str) -> str | None:
+            number = self._fields.get(f"tokenizer.ggml.{role}_token_id")
+            return None if number is None else tokens[number]
+
+        bos = name_of("bos")
+        starts_with_bos = kind == "llama" or self._fields.get("tokenizer.ggml.pre") == "llama-bpe"
+        if bos and self._fields.get("tokenizer.ggml.add_bos_token", starts_with_bos):
+            tokenizer.post_processor = TemplateProcessing(
+                single=f"{bos} $A",
+                special_tokens=[(bos, self._fields["tokenizer.ggml.bos_token_id"])],
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=bos,
+            eos_token=name_of("eos"),
+            unk_token=name_of("unknown"),
+            pad_token=name_of("padding"),
+            chat_template=self._fields.get("tokenizer.chat_template"),
+            clean_up_tokenization_spaces=False,
+        )
+
+    def _byte_level(self, tokens: list[str]) -> Tokenizer:
+        pre = self._fields.get("tokenizer.ggml.pre")
+        if pre not in PRE_TOKENIZERS:
+            known = ", ".join(PRE_TOKENIZERS)
+            raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r} is not one of {known}")
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
+        tokenizer = Tokenizer(
+            models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe")  # type: ignore[arg-type]
+        )
+        tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+
+    def _sentencepiece(self, tokens: list[str]) -> Tokenizer:
+        # SentencePiece merges the pair whose joint token scores best; as a merge list, that is
+        # every split of every token, in the order of scores.
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        scores = self._field("tokenizer.ggml.scores")
+        splits = [
+            (-scores[number], number, (token[:cut], token[cut:]))
+            for token, number in vocabulary.items()
+            for cut in range(1, len(token))
+            if token[:cut] in vocabulary and token[cut:] in vocabulary
+        ]
+        merges = [pair for _, _, pair in sorted(splits)]
+        unknown = tokens[self._fields.get("tokenizer.ggml.unknown_token_id", 0)]
+        tokenizer = Tokenizer(
+            models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        )
+        spaces = [normalizers.Replace(" ", "▁")]
+        if self._fields.get("tokenizer.ggml.add_space_prefix", True):
+            spaces.insert(0, normalizers.Prepend("▁"))
+        tokenizer.normalizer = normalizers.Sequence(spaces)
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        return tokenizer
+
+
+def _hf_name(name: str) -> str:
+    prefix, _, rest = name.partition(".")
+    if prefix == "blk":
+        layer, _, rest = rest.partition(".")
+        return f"model.layers.{layer}.{LAYER.get(rest, rest)}"
+    return TOP.get(name, name)

@@ -1,0 +1,57 @@
+"""The model's answer distribution: Eq. 2 and 3 of the paper.
+
+Shapes: C cells of up to K options, R rows, S scored nodes and E edges a row.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from ace_jax.model.llama import Llama
+from ace_jax.prompts.batches import Scoring
+
+
+def option_log_likelihoods(
+    model: Llama, batch: Scoring, key: Key[Array, ""] | None = None
+) -> Float[Array, "C K"]:
+    """Returns l(y | g, q), the sum of an option's token log-probabilities (Eq. 2), in float32.
+
+    Args:
+      model: base model or base model with adapter.
+      batch: prompts and options as scored edges of trie rows.
+      key: for LoRA dropout; None turns it off.
+
+    Options beyond a question's own are 0; mask them with `batch.option_mask`.
+    """
+    hidden = model(batch.tokens, batch.depth, batch.tin, batch.tout, key)
+    scored = jnp.take_along_axis(hidden, batch.scored[:, :, None], axis=1)
+    logits = model.logits(scored)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+
+    def of_edges(
+        logits: Float[Array, "S V"], normaliser: Float[Array, "S"], slot: Array, token: Array
+    ) -> Float[Array, "E"]:
+        return logits[slot, token] - normaliser[slot]
+
+    edges = jax.vmap(of_edges)(logits, normaliser, batch.edge_slot, batch.edge_token)
+    cells, options = batch.option_mask.shape
+    # A padding edge's target lies out of range, where a segment sum drops it.
+    sums = jax.ops.segment_sum(edges.ravel(), batch.edge_target.ravel(), cells * options)
+    return sums.reshape(cells, options)
+
+
+def option_log_probabilities(
+    log_likelihoods: Float[Array, "C K"], option_mask: Bool[Array, "C K"]
+) -> Float[Array, "C K"]:
+    """Returns log p(y | g, q), renormalised over the question's options (Eq. 3).
+
+    An option that the question does not have gets -inf.
+    """
+    return jax.nn.log_softmax(log_likelihoods, axis=-1, where=option_mask)
+
+
+def option_mass(
+    log_likelihoods: Float[Array, "C K"], option_mask: Bool[Array, "C K"]
+) -> Float[Array, "C"]:
+    """Returns the probability that the model puts on the K options before renormalising."""
+    return jnp.sum(jnp.exp(log_likelihoods), axis=-1, where=option_mask)

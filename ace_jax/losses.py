@@ -1,0 +1,47 @@
+"""The objective, Eq. 9-14 of the paper.
+
+Shapes: C cells of up to K options, Q pairs. A pair is the two indices of its endpoints, A=0 first.
+Means over pairs are weighted: weight 0 takes a padding pair out.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def anchor_loss(
+    log_p: Float[Array, "C K"],
+    mode: Int[Array, "C"],
+    pairs: Int[Array, "Q 2"],
+    pair_weight: Float[Array, "Q"],
+) -> Float[Array, ""]:
+    """Returns -log p of the survey's most frequent answer (Eq. 13).
+
+    Summed over the two endpoints of a pair, mean over pairs.
+
+    Args:
+      log_p: Eq. 3 for the normaliser `options`, Eq. 2 for `vocabulary`.
+      mode: index of each cell's most frequent answer.
+      pairs: endpoints.
+      pair_weight: weight of each pair in the mean.
+    """
+    nll = -jnp.take_along_axis(log_p, mode[:, None], axis=1)[:, 0]
+    return jnp.average(nll[pairs].sum(axis=1), weights=pair_weight)
+
+
+def effect_loss(
+    p_model: Float[Array, "C K"],
+    p_data: Float[Array, "C K"],
+    option_mask: Bool[Array, "C K"],
+    pairs: Int[Array, "Q 2"],
+    pair_weight: Float[Array, "Q"],
+) -> Float[Array, ""]:
+    """Returns the delta-CDF distance between the model's and the survey's effects (Eq. 9-12).
+
+    Example: over three options the survey moves 0.3 from the first to the last, the model nothing.
+    The cumulative differences are 0.3, 0.3, 0; the distance is their mean, 0.2.
+    """
+    effect_model, effect_data = (p[pairs[:, 1]] - p[pairs[:, 0]] for p in (p_model, p_data))
+    difference = jnp.cumsum(effect_model - effect_data, axis=-1)
+    options = option_mask[pairs[:, 0]]
+    distance = jnp.mean(jnp.abs(difference), axis=-1, where=options)
+    return jnp.average(distance, weights=pair_weight)

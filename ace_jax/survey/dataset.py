@@ -1,0 +1,198 @@
+"""The DATASET directory: questions, cells and a manifest; never respondents."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ace_jax.errors import InputError
+from ace_jax.survey.codebook import CODEBOOKS, Question
+from ace_jax.survey.personas import ATTRIBUTES
+
+EMBEDDED = ("gss2018",)
+FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
+
+QUESTIONS = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("topic", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("option_codes", pa.list_(pa.int64()), nullable=False),
+        pa.field("option_labels", pa.list_(pa.string()), nullable=False),
+        pa.field("ordinal", pa.bool_(), nullable=False),
+    ]
+)
+CELLS = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("country", pa.string(), nullable=False),
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("granularity", pa.int64(), nullable=False),
+        *(pa.field(attribute.name, pa.string()) for attribute in ATTRIBUTES),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("effective_n", pa.float64(), nullable=False),
+        pa.field("p", pa.list_(pa.float64()), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `prepare` writes and every later stage reads.
+
+    `questions`: source, question_id, topic, text, option_codes (list of int), option_labels
+    (list of str), ordinal. `cells`: the columns of `cells.aggregate`. `manifest`: where it
+    all comes from.
+    """
+
+    questions: pd.DataFrame
+    cells: pd.DataFrame
+    manifest: dict[str, Any]
+
+
+def question_table(questions: Iterable[Question]) -> pd.DataFrame:
+    """Return one row a question, with the columns of `questions.parquet`."""
+    return pd.DataFrame(
+        [
+            {name: getattr(question, name) for name in QUESTIONS.names}
+            | {
+                "option_codes": list(question.option_codes),
+                "option_labels": list(question.option_labels),
+            }
+            for question in questions
+        ]
+    )
+
+
+def write_dataset(dataset: Dataset, directory: str | Path) -> None:
+    """Write the DATASET whole or not at all; one that is already there is replaced.
+
+    Raises InputError for a directory that holds anything else, or that cannot be written.
+    """
+    target = Path(directory)
+    try:
+        _check_replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            new = Path(beside, "new")
+            new.mkdir()
+            _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
+            _write_parquet(dataset.cells, CELLS, new / "cells.parquet")
+            manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
+            (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
+            if target.exists():
+                target.rename(Path(beside, "old"))
+            new.rename(target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}") from None
+
+
+def read_dataset(path_or_name: str | Path) -> Dataset:
+    """Read and check a DATASET directory, or the embedded one called `gss2018`.
+
+    A directory of that very name is read as `./gss2018`. In `cells`, `p` holds float64 arrays.
+    Raises InputError for whatever does not keep to the contract.
+    """
+    directory = CODEBOOKS / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
+    if not directory.is_dir():
+        raise InputError(
+            f"there is no DATASET {directory}; make one with `python -m ace_jax.prepare`, "
+            f"or use {' or '.join(EMBEDDED)}"
+        )
+    for name in sorted(FILES):
+        if not (directory / name).is_file():
+            raise InputError(
+                f"{directory} lacks {name}; prepare it again with `python -m ace_jax.prepare`"
+            )
+    questions = pd.DataFrame(
+        _read_parquet(directory / "questions.parquet", QUESTIONS).to_pylist(),
+        columns=QUESTIONS.names,
+    )
+    cells = _read_parquet(directory / "cells.parquet", CELLS).to_pandas()
+    _check_questions(questions, directory / "questions.parquet")
+    _check_cells(cells, questions, directory / "cells.parquet")
+    return Dataset(questions, cells, _read_manifest(directory / "manifest.json"))
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    found = {path.name for path in target.iterdir()}
+    if found and found != FILES:
+        raise InputError(
+            f"{target} is not empty and holds more or less than a DATASET; choose another --output"
+        )
+
+
+def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+    # Without pandas' own metadata the bytes do not depend on the version of pandas.
+    pq.write_table(table.replace_schema_metadata(None), path)
+
+
+def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a parquet file ({reason}); prepare it again") from None
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
+    try:
+        return table.select(schema.names).cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path} has a column of the wrong type: {error}") from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is not a JSON object ({error}); prepare it again") from None
+
+
+def _check_questions(questions: pd.DataFrame, path: Path) -> None:
+    for question in questions.to_dict("records"):
+        name, codes = question["question_id"], question["option_codes"]
+        if len(codes) < 2:
+            size = "one" if codes else "none"
+            raise InputError(
+                f"{path}: question {name} has an option set of {size}; "
+                "give it two options or more, or leave it out"
+            )
+        if len(question["option_labels"]) != len(codes):
+            raise InputError(
+                f"{path}: question {name} has {len(codes)} option codes and "
+                f"{len(question['option_labels'])} labels; give one label for each code"
+            )
+    _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
+
+
+def _check_cells(cells: pd.DataFrame, questions: pd.DataFrame, path: Path) -> None:
+    options = questions.set_index("question_id")["option_codes"].map(len)
+    expected = cells["question_id"].map(options)
+    _check_rows(expected.isna(), "has a question_id that questions.parquet lacks", path)
+    _check_rows(cells["p"].map(len) != expected, "has a p not as long as its options", path)
+    finite = cells["p"].map(lambda p: bool(np.isfinite(p).all()))
+    _check_rows(~finite, "has a p with NaN or infinity in it", path)
+    _check_rows(cells["p"].map(min) < 0, "has a p with a negative share", path)
+    _check_rows((cells["p"].map(np.sum) - 1).abs() > 1e-6, "has a p that does not sum to 1", path)
+    # A cell is looked up by its persona, so two of the same could not be told apart.
+    persona = ["country", "question_id", *(attribute.name for attribute in ATTRIBUTES)]
+    _check_rows(cells[persona].duplicated(), "repeats the persona and question of another", path)
+
+
+def _check_rows(bad: pd.Series, what: str, path: Path) -> None:
+    if bad.any():
+        raise InputError(
+            f"{path}: row {int(bad.argmax())} {what} ({int(bad.sum())} such rows); correct it or "
+            "prepare it again"
+        )

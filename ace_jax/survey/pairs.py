@@ -1,0 +1,48 @@
+"""Pairs of cells that differ by one toggle, everything else equal (paper 3.2.3)."""
+
+import numpy as np
+import pandas as pd
+
+from ace_jax.errors import InputError
+from ace_jax.survey.personas import ATTRIBUTES, Attribute
+
+
+def toggle_pairs(cells: pd.DataFrame, *, min_n: int) -> pd.DataFrame:
+    """Pair the finest cells (all four attributes named) along each attribute.
+
+    Returned columns: `attribute` (its name), `cell_0` and `cell_1` (int64 row positions in
+    `cells`; A=0 and A=1), `country`, `question_id`, `context` (int64, 0-based). Both cells have
+    n >= `min_n` respondents (paper: 10). A context's pairs are contiguous, contexts in the order
+    in which they first appear in `cells`. Raises InputError if there is no pair.
+    """
+    names = [attribute.name for attribute in ATTRIBUTES]
+    kept = cells[["country", "question_id", *names]].assign(
+        position=np.arange(len(cells)),
+        context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
+    )[cells[names].notna().all(axis=1) & (cells["n"] >= min_n)]
+    pairs = pd.concat([_toggled(kept, attribute, names) for attribute in ATTRIBUTES])
+    if pairs.empty:
+        raise InputError(
+            f"no pair among {len(cells)} cells: none of the {len(kept)} that name all of "
+            f"{', '.join(names)} and have n >= {min_n} differ by one attribute only; "
+            "use a larger survey or a smaller minimum"
+        )
+    pairs = pairs.sort_values("context", kind="stable", ignore_index=True)
+    return pairs.assign(context=pd.factorize(pairs["context"])[0])
+
+
+def mode(p: np.ndarray) -> int:
+    """Return the position of the most frequent option; of equals, the lowest (paper Eq. 13)."""
+    return int(np.argmax(p))
+
+
+def _toggled(kept: pd.DataFrame, attribute: Attribute, names: list[str]) -> pd.DataFrame:
+    fixed = ["context", "country", "question_id", *(n for n in names if n != attribute.name)]
+    cell_0, cell_1 = (
+        kept.loc[kept[attribute.name] == level, [*fixed, "position"]] for level in attribute.levels
+    )
+    pairs = cell_0.merge(cell_1, on=fixed, suffixes=("_0", "_1")).assign(attribute=attribute.name)
+    columns = {"position_0": "cell_0", "position_1": "cell_1"}
+    return pairs.rename(columns=columns)[
+        ["attribute", "cell_0", "cell_1", "country", "question_id", "context"]
+    ]

@@ -1,0 +1,258 @@
+"""Trains a LoRA adapter on a survey's answers, anchor first and effects after.
+
+    python -m ace_jax.train --config configs/quickstart.py --workdir runs/quickstart/train
+
+Run it again with the same --workdir to go on where it stopped; SIGTERM saves and exits with
+status 42. The adapter comes to lie in WORKDIR/adapter, in PEFT format.
+"""
+
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pandas as pd
+from ml_collections import ConfigDict
+
+from ace_jax import command
+from ace_jax.errors import InputError
+from ace_jax.interop.hf_weights import load_base
+from ace_jax.interop.hub import Checkpoint, open_checkpoint
+from ace_jax.interop.peft import export_adapter, load_adapter, model_card, read_lora_config
+from ace_jax.model.llama import base_dtype
+from ace_jax.model.lora import LoRAConfig
+from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
+from ace_jax.prompts.batches import Shapes
+from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.survey.dataset import Dataset, read_dataset
+from ace_jax.survey.holdout import split_questions
+from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.training import checkpoints
+from ace_jax.training.metrics import MetricsLog
+from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
+from ace_jax.training.schedule import Schedule
+from ace_jax.training.state import (
+    abstract_model,
+    initial_lora,
+    initial_state,
+    make_optimizer,
+    state_shardings,
+)
+from ace_jax.training.step import Metrics, check_normalizer, make_train_step
+
+SAVED_AND_STOPPED = 42  # the exit status on which launchers start a job again
+FREE_TO_CHANGE = ("max_steps", "checkpoint")  # config fields that a resumed run may differ in
+
+
+def main(config: ConfigDict, workdir: Path) -> None:
+    """Runs the whole job; see the module's docstring."""
+    # The survey.
+    dataset = read_dataset(config.data.path)
+    pairs = training_pairs(dataset, config)
+    units = Units.cut(pairs, config.batch.unit, config.batch.size)
+    schedule = Schedule.of(config.objective.stages, units.steps_per_epoch)
+    last_step = min(schedule.steps, config.max_steps or schedule.steps)
+    say(
+        f"survey: {config.data.path}, {pairs['question_id'].nunique()} of {len(dataset.questions)} "
+        f"questions, {len(pairs)} pairs in {pairs['context'].nunique()} contexts"
+    )
+
+    # The model.
+    mesh = make_mesh(**config.mesh)
+    lora_config = adapter_config(config)
+    checkpoint = open_checkpoint(config.model.path)
+    model = abstract_model(checkpoint.config, lora_config, base_dtype(config.model.dtype))
+    say(
+        f"model: {checkpoint.name} in {config.model.dtype}, LoRA rank {lora_config.rank} on "
+        f"{', '.join(lora_config.targets)}; {mesh.size} {jax.devices()[0].platform} device(s)"
+    )
+
+    # Prompts and batches.
+    options = int(dataset.questions["option_codes"].map(len).max())
+    shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
+    collate = make_collate(dataset, pairs, units, shapes, checkpoint, config)
+    data = training_batches(units, collate, schedule.epochs, config.data.shuffle, config.seed)
+
+    # State: fresh or from an adapter, then as the latest checkpoint has it.
+    base = load_base(model.base, checkpoint.source, mesh)
+    key = jax.random.key(config.seed)
+    if config.lora.init_from:
+        lora = load_adapter(Path(config.lora.init_from), model.lora, mesh)
+    else:
+        lora = initial_lora(checkpoint.config, lora_config, mesh, key)
+    optimizer = make_optimizer(**config.optimizer)
+    state = initial_state(lora, optimizer, key, mesh)
+    claim(workdir, config)
+    saved = checkpoints.open_checkpoints(workdir / "checkpoints", **config.checkpoint)
+    state = checkpoints.restore(saved, state, data)
+    train_step = make_train_step(
+        model.graph,
+        optimizer,
+        check_normalizer(config.objective.anchor_normalizer),
+        lora_config.dropout,
+        state_shardings(lora, optimizer, mesh),
+        mesh,
+    )
+
+    # The loop. Metrics are fetched one step late, so that the device never waits for the host.
+    first_step = int(state.step)
+    say(f"training: step {first_step} of {last_step}, {len(schedule.stages)} stage(s)")
+    stop = on_sigterm()
+    with saved, MetricsLog(workdir, first_step, last_step) as log:
+        clock = Clock(time.perf_counter())
+        pending = None
+        for step in range(first_step, last_step):
+            batch = next(data)
+            epoch, number, stage = schedule.at(step)
+            state, metrics = train_step(
+                state,
+                base,
+                place_scoring(batch.scoring, mesh),
+                batch.targets,
+                jnp.float32(stage.alpha),
+                jnp.float32(stage.beta),
+            )
+            where = {"step": step + 1, "epoch": epoch, "stage": number}
+            if pending is not None:
+                log.write(report(*pending, pairs, clock))
+            pending = (where, metrics, batch)
+            if stop.is_set() or step + 1 == last_step or saved.should_save(step + 1):
+                log.write(report(*pending, pairs, clock))
+                pending = None
+                checkpoints.save(saved, state, data)
+            if stop.is_set():
+                break
+    if stop.is_set():
+        say(f"stopped at step {int(state.step)}; run the same command again to go on")
+        sys.exit(SAVED_AND_STOPPED)
+
+    card = model_card(checkpoint.name, str(config.data.path), lora_config, last_step)
+    export_adapter(workdir / "adapter", state.lora, lora_config, checkpoint.name, card)
+    say(f"adapter: {workdir / 'adapter'}")
+
+
+def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
+    """Returns the pairs of the questions that are not held out; positions are in `dataset.cells`."""
+    train, _ = split_questions(
+        list(dataset.questions["question_id"]), config.data.holdout, config.seed
+    )
+    pairs = toggle_pairs(dataset.cells, min_n=config.data.min_n)
+    kept = pairs[pairs["question_id"].isin(train)].reset_index(drop=True)
+    if kept.empty:
+        raise InputError(
+            f"data.holdout {config.data.holdout} leaves none of {len(pairs)} pairs to train on"
+        )
+    return kept
+
+
+def make_collate(
+    dataset: Dataset,
+    pairs: pd.DataFrame,
+    units: Units,
+    shapes: Shapes,
+    checkpoint: Checkpoint,
+    config: ConfigDict,
+) -> Collate:
+    """Tokenises every endpoint's prompt."""
+    endpoints = pd.unique(pairs[["cell_0", "cell_1"]].to_numpy().ravel())
+    cells = dataset.cells.iloc[endpoints]
+    style = PromptStyle.of(**config.prompt)
+    prompts = encode_cells(cells, dataset.questions, style, checkpoint.tokenizer)
+    shapes.check(prompts)
+    return Collate(
+        pairs=pairs,
+        prompts=dict(zip(endpoints.tolist(), prompts, strict=True)),
+        answers=dict(zip(endpoints.tolist(), cells["p"], strict=True)),
+        shapes=shapes,
+        max_pairs=units.max_pairs,
+    )
+
+
+def adapter_config(config: ConfigDict) -> LoRAConfig:
+    """Returns the adapter's shape: the config's, or that of the adapter training starts from."""
+    fields = config.lora
+    if fields.init_from:
+        return read_lora_config(Path(fields.init_from), fields.dropout)
+    return LoRAConfig(fields.rank, fields.alpha, fields.dropout, tuple(fields.targets))
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json, or checks that the run already there is this one.
+
+    Raises `InputError` where a run with other settings lies in `workdir`.
+    """
+    settings = json.loads(config.to_json())
+    path = workdir / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        differing = sorted(
+            name
+            for name in settings.keys() | before.keys()
+            if name not in FREE_TO_CHANGE and settings.get(name) != before.get(name)
+        )
+        if differing:
+            raise InputError(
+                f"{workdir} holds a run with other settings of {', '.join(differing)}; "
+                "choose another --workdir"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+@dataclass
+class Clock:
+    """Time of the last report, in seconds."""
+
+    last: float
+
+    def lap(self) -> float:
+        """Returns the seconds since the last lap."""
+        now = time.perf_counter()
+        elapsed, self.last = now - self.last, now
+        return elapsed
+
+
+def report(
+    where: dict[str, int], metrics: Metrics, batch: TrainingBatch, pairs: pd.DataFrame, clock: Clock
+) -> dict[str, float]:
+    """Waits for a step and returns its row of metrics.jsonl.
+
+    Raises `InputError` naming the batch where the loss is not finite.
+    """
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not math.isfinite(values["loss"]):
+        contexts = pairs.iloc[batch.rows][["country", "question_id"]].drop_duplicates()
+        raise InputError(
+            f"the loss is {values['loss']} at step {where['step']} "
+            f"({', '.join(' '.join(row) for row in contexts.to_numpy())}); nothing was saved since "
+            "the last checkpoint; try a lower optimizer.learning_rate, or check the model"
+        )
+    seconds = clock.lap()
+    speed = {
+        "pairs_per_second": len(batch.rows) / seconds,
+        "tokens_per_second": batch.scoring.nodes / seconds,
+        "seconds": seconds,
+    }
+    return where | values | speed
+
+
+def on_sigterm() -> threading.Event:
+    """Returns an event that SIGTERM sets, so that the loop can save before it ends."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    return stop
+
+
+def say(message: str) -> None:
+    """Tells the user what is going on."""
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command.run_with_config(main)

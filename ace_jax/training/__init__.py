@@ -1,0 +1,1 @@
+"""Training: state, one step, the input pipeline, checkpoints and metrics."""

@@ -1,0 +1,109 @@
+"""What training changes: the adapter, the optimizer's moments, the random key and the step."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key, PyTree
+
+from ace_jax.model.llama import Llama, LlamaConfig
+from ace_jax.model.lora import LoRAConfig
+from ace_jax.model.sharding import parameter_shardings, replicated
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """Everything a resumed run needs besides the data's position."""
+
+    step: Int[Array, ""]
+    lora: nnx.State
+    """Adapter parameters, float32."""
+    optimizer: PyTree
+    key: Key[Array, ""]
+    """Root of every dropout mask; step i draws from `fold_in(key, i)`."""
+
+
+@dataclass(frozen=True)
+class AbstractModel:
+    """The model without its arrays.
+
+    Attributes:
+      graph: its structure.
+      lora: shapes of the trainable parameters.
+      base: shapes of the frozen ones.
+    """
+
+    graph: nnx.GraphDef
+    lora: nnx.State
+    base: nnx.State
+
+
+def abstract_model(config: LlamaConfig, lora: LoRAConfig | None, dtype: jnp.dtype) -> AbstractModel:
+    """Returns the model's structure and shapes; no memory is taken."""
+    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0)))
+    return AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
+
+
+def initial_lora(
+    config: LlamaConfig, lora: LoRAConfig, mesh: Mesh, key: Key[Array, ""]
+) -> nnx.State:
+    """Draws a fresh adapter on the mesh. The base weights drawn beside it are never computed."""
+
+    def draw(key: Key[Array, ""]) -> nnx.State:
+        return nnx.state(Llama(config, lora, jnp.float32, nnx.Rngs(key)), nnx.LoRAParam)
+
+    shardings = parameter_shardings(jax.eval_shape(draw, key), mesh)
+    return jax.jit(draw, out_shardings=shardings)(key)
+
+
+def make_optimizer(
+    learning_rate: float,
+    weight_decay: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    grad_clip: float | None,
+    accumulation: int,
+) -> optax.GradientTransformation:
+    """AdamW with optional clipping of the gradient's global norm.
+
+    With `accumulation` k the mean gradient of k steps makes one update.
+    """
+    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
+    chain = optax.chain(clip, adamw)
+    if accumulation == 1:
+        return chain
+    return optax.MultiSteps(chain, accumulation).gradient_transformation()
+
+
+def initial_state(
+    lora: nnx.State, optimizer: optax.GradientTransformation, key: Key[Array, ""], mesh: Mesh
+) -> TrainState:
+    """Returns the state of step 0; the moments lie where their parameters lie."""
+    shardings = state_shardings(lora, optimizer, mesh)
+
+    def create(lora: nnx.State, key: Key[Array, ""]) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
+
+    return jax.jit(create, out_shardings=shardings)(lora, key)
+
+
+def state_shardings(
+    lora: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Returns a `TrainState` of shardings: parameters and moments by table, the rest replicated."""
+    parameters = parameter_shardings(lora, mesh)
+    everywhere = replicated(mesh)
+    moments = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, lora),
+        parameters,
+        transform_non_params=lambda _: everywhere,
+    )
+    return TrainState(everywhere, parameters, moments, everywhere)  # type: ignore[arg-type]

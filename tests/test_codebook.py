@@ -1,0 +1,136 @@
+from collections import Counter
+
+import pytest
+
+from ace_jax.errors import InputError
+from ace_jax.survey.codebook import (
+    CODEBOOKS,
+    Question,
+    Threshold,
+    describe,
+    read_codebook,
+    with_rules,
+)
+from ace_jax.survey.personas import ATTRIBUTES
+
+GOOD = """
+source = "mine"
+citation = "Us, 2020."
+country = "USA"
+
+[[attributes]]
+name = "gender"
+column = "sex"
+levels = ["Male", "Female"]
+codes = [[1], [2]]
+dropped = [-1]
+
+[[attributes]]
+name = "education"
+column = "degree"
+levels = ["College Educated", "Not College Educated"]
+threshold = { name = "college", at_least = 3, level = "College Educated" }
+
+[scales]
+agreement = [[1, "Disagree"], [2, "Agree"]]
+
+[[questions]]
+column = "q1"
+topic = "Work"
+text = "Is work important?"
+options = "agreement"
+dropped = [9]
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "codebook.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_codebook_is_read(tmp_path):
+    codebook = read_codebook(written(tmp_path, GOOD))
+    gender, education = codebook.recodes
+    assert gender.attribute.levels == ("Male", "Female")
+    assert (gender.by, gender.dropped) == ({1: "Male", 2: "Female"}, (-1,))
+    assert education.by == Threshold("college", 3, "College Educated")
+    assert codebook.questions == (
+        Question("mine", "q1", "Work", "Is work important?", (1, 2), ("Disagree", "Agree"), True),
+    )
+    assert codebook.dropped == {"q1": (9,)}
+
+
+def test_a_rule_moves_a_threshold_and_is_described(tmp_path):
+    codebook = read_codebook(written(tmp_path, GOOD))
+    moved = describe(with_rules(codebook, {"education.college": 4.0}))["attributes"]
+    assert moved["education"]["levels"] == {
+        "College Educated": ">= 4",
+        "Not College Educated": "< 4",
+    }
+    assert moved["gender"] == describe(codebook)["attributes"]["gender"]
+
+
+def test_an_unknown_rule_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gender\.x.*it has education\.college"):
+        with_rules(read_codebook(written(tmp_path, GOOD)), {"gender.x": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('options = "agreement"', 'options = [[1, "Yes"]]', "question q1 has one option"),
+        ('options = "agreement"', 'options = [[1, "A"], [1, "B"]]', "same code to two options"),
+        ('options = "agreement"', "options = [1, 2]", "write each option as"),
+        ('options = "agreement"', 'options = "trust"', "scale 'trust'"),
+        ('topic = "Work"\n', "", "question q1 lacks `topic`"),
+        ("dropped = [9]", "droped = [9]", "unknown key `droped`"),
+        ('column = "q1"', 'column = "gender"', "name gender is used twice"),
+        ('column = "q1"', 'column = "weight"', "name weight is used twice, or reserved"),
+        ("codes = [[1], [2]]", "codes = [[1], [1]]", "code 1 to two levels"),
+        ("codes = [[1], [2]]", "codes = [[1]]", "2 levels and codes for 1"),
+        ("codes = [[1], [2]]", "", "either `codes` or `threshold`"),
+        ('["Male", "Female"]', '["Male"]', "at least two different"),
+        ('level = "College Educated" }', 'level = "PhD" }', "the name of one of them"),
+        ('country = "USA"\n', "", "either `country` or `country_column`"),
+        ('source = "mine"', "source = ", "is not TOML"),
+    ],
+)
+def test_a_broken_codebook_is_refused(tmp_path, old, new, message):
+    assert old in GOOD
+    with pytest.raises(InputError, match=message):
+        read_codebook(written(tmp_path, GOOD.replace(old, new)))
+
+
+def test_a_codebook_without_questions_is_refused(tmp_path):
+    text = GOOD[: GOOD.index("[[attributes]]")] + "attributes = []\nquestions = []\n"
+    with pytest.raises(InputError, match="no attribute or no question"):
+        read_codebook(written(tmp_path, text))
+
+
+def test_a_missing_codebook_is_refused(tmp_path):
+    with pytest.raises(InputError, match="there is no codebook"):
+        read_codebook(tmp_path / "none.toml")
+
+
+def test_labels_are_as_many_as_codes():
+    with pytest.raises(InputError, match="2 option codes and 1 labels"):
+        Question("mine", "q1", "Work", "?", (1, 2), ("Yes",), True)
+
+
+def test_the_gss_codebook_is_the_paper_s_attributes_and_29_questions():
+    codebook = read_codebook(CODEBOOKS / "gss2018.toml")
+    assert codebook.attributes == ATTRIBUTES
+    assert Counter(question.topic for question in codebook.questions) == {
+        "National spending": 18,
+        "Politics": 2,
+        "Media": 1,
+        "Religion": 1,
+        "Abortion": 7,
+    }
+    sizes = {question.question_id: len(question.option_codes) for question in codebook.questions}
+    assert (sizes["polviews"], sizes["partyid"], sizes["news"], sizes["relactiv"]) == (7, 7, 5, 10)
+    assert {question.question_id for question in codebook.questions if not question.ordinal} == {
+        name for name, size in sizes.items() if size == 2
+    }
+    assert len({question.text for question in codebook.questions}) == 29

@@ -1,0 +1,174 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ace_jax.errors import InputError
+from ace_jax.survey.codebook import Question
+from ace_jax.survey.dataset import Dataset, question_table, read_dataset, write_dataset
+
+QUESTION = Question("mine", "q1", "Work", "?", (1, 2, 3), ("A", "B", "C"), True)
+
+
+def cells(**changes):
+    row = {
+        "source": "mine",
+        "country": "USA",
+        "question_id": "q1",
+        "granularity": 1,
+        "gender": "Male",
+        "education": None,
+        "residence": None,
+        "marital_status": None,
+        "n": 4,
+        "effective_n": 3.5,
+        "p": np.array([0.25, 0.25, 0.5]),
+    }
+    return pd.DataFrame([row, row | {"gender": "Female"} | changes])
+
+
+def dataset(**changes):
+    return Dataset(question_table([QUESTION]), cells(**changes), {"version": "0"})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    written = dataset()
+    write_dataset(written, tmp_path / "new" / "d")
+    read = read_dataset(tmp_path / "new" / "d")
+    assert read.manifest == written.manifest
+    assert read.questions.to_dict("records") == written.questions.to_dict("records")
+    assert read.cells.columns.tolist() == written.cells.columns.tolist()
+    assert read.cells["gender"].tolist() == ["Male", "Female"]
+    assert read.cells["education"].isna().all()
+    for p in read.cells["p"]:
+        assert p.dtype == np.float64
+        np.testing.assert_array_equal(p, [0.25, 0.25, 0.5])
+
+
+def test_a_dataset_is_replaced_and_anything_else_is_refused(tmp_path):
+    target = tmp_path / "d"
+    target.mkdir()
+    write_dataset(dataset(), target)
+    write_dataset(dataset(n=5), target)
+    assert read_dataset(target).cells["n"].tolist() == [4, 5]
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        write_dataset(dataset(), target)
+    assert (target / "notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="cannot write"):
+        write_dataset(dataset(), target / "notes.txt" / "d")
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    write_dataset(dataset(), tmp_path / "d")
+    with pytest.raises(pa.ArrowException):
+        write_dataset(dataset(n="four"), tmp_path / "d")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert read_dataset(tmp_path / "d").cells["n"].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"p": np.array([0.5, 0.5])}, "row 1 has a p not as long as its options"),
+        ({"p": np.array([0.5, np.nan, 0.5])}, "row 1 has a p with NaN"),
+        ({"p": np.array([1.5, -0.5, 0.0])}, "row 1 has a p with a negative"),
+        ({"p": np.array([0.5, 0.5, 0.5])}, "row 1 has a p that does not sum to 1"),
+        ({"question_id": "q2"}, r"cells.parquet: row 1 has a question_id that"),
+        ({"gender": "Male"}, "row 1 repeats the persona"),
+    ],
+)
+def test_bad_cells_are_refused(tmp_path, changes, message):
+    write_dataset(dataset(**changes), tmp_path / "d")
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"option_codes": [1], "option_labels": ["A"]}, "question q1 has an option set of one"),
+        ({"option_labels": ["A", "B"]}, "3 option codes and 2 labels"),
+    ],
+)
+def test_bad_questions_are_refused(tmp_path, changes, message):
+    row = question_table([QUESTION]).to_dict("records")[0] | changes
+    write_dataset(Dataset(pd.DataFrame([row]), cells(), {}), tmp_path / "d")
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / "d")
+
+
+def test_a_repeated_question_is_refused(tmp_path):
+    write_dataset(Dataset(question_table([QUESTION, QUESTION]), cells(), {}), tmp_path / "d")
+    with pytest.raises(InputError, match="row 1 repeats a question_id"):
+        read_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["questions.parquet", "cells.parquet", "manifest.json"])
+def test_a_missing_or_broken_file_is_refused(tmp_path, name):
+    write_dataset(dataset(), tmp_path / "d")
+    (tmp_path / "d" / name).write_text("nonsense")
+    with pytest.raises(InputError, match=f"{name} is not a"):
+        read_dataset(tmp_path / "d")
+    (tmp_path / "d" / name).unlink()
+    with pytest.raises(InputError, match=f"lacks {name}"):
+        read_dataset(tmp_path / "d")
+
+
+def test_missing_columns_and_wrong_types_are_refused(tmp_path):
+    write_dataset(dataset(), tmp_path / "d")
+    path = tmp_path / "d" / "cells.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns("effective_n"), path)
+    with pytest.raises(InputError, match="lacks the column effective_n"):
+        read_dataset(tmp_path / "d")
+    for values in (["four", "four"], [4, None]):
+        position = table.column_names.index("n")
+        pq.write_table(table.set_column(position, "n", pa.array(values)), path)
+        with pytest.raises(InputError, match="column of the wrong type"):
+            read_dataset(tmp_path / "d")
+
+
+def test_a_missing_directory_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"no DATASET .*gss2018"):
+        read_dataset(tmp_path / "none")
+
+
+def test_the_embedded_dataset():
+    gss = read_dataset("gss2018")
+    assert gss.manifest["counts"] == {
+        "respondents_in": 2348,
+        "respondents_out": 2346,
+        "missing": {"gender": 0, "education": 0, "residence": 0, "marital_status": 2},
+        "questions": 29,
+        "cells": 29 * 80,
+        "pairs_min_n_10": 29 * 32,
+    }
+    assert "General Social Survey" in gss.manifest["citation"]
+    assert [len(entry["sha256"]) for entry in gss.manifest["inputs"]] == [64] * 3
+    assert len(gss.questions) == 29
+    assert len(gss.cells) == 29 * 80
+
+
+# Counted by hand from the three tables, in option order.
+@pytest.mark.parametrize(
+    ("question_id", "persona", "counts"),
+    [
+        ("nateduc", ["Female", "Not College Educated", "Rural", "Not Married"], [8, 34, 131]),
+        (
+            "relactiv",
+            ["Female", "Not College Educated", "Rural", "Not Married"],
+            [76, 11, 36, 16, 12, 17, 2, 6, 0, 0],
+        ),
+        ("partyid", ["Male", "College Educated", None, None], [62, 39, 50, 31, 39, 44, 34]),
+        ("abany", ["Male", "College Educated", None, None], [89, 117]),
+    ],
+)
+def test_embedded_cells_hold_the_counts_of_the_tables(question_id, persona, counts):
+    cells = read_dataset("gss2018").cells
+    names = ["gender", "education", "residence", "marital_status"]
+    same = (cells[names].fillna("") == [level or "" for level in persona]).all(axis=1)
+    (cell,) = cells[same & (cells["question_id"] == question_id)].to_dict("records")
+    assert cell["n"] == cell["effective_n"] == sum(counts)
+    np.testing.assert_allclose(cell["p"] * cell["n"], counts, atol=1e-9)

@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ace_jax.errors import InputError
+from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.pairs import mode, toggle_pairs
+from ace_jax.survey.personas import ATTRIBUTES, personas
+
+NAMES = [attribute.name for attribute in ATTRIBUTES]
+
+
+def cells(contexts=(("USA", "q2"), ("MEX", "q1")), n=10):
+    rows = [
+        {"country": country, "question_id": question_id, "n": n, **persona}
+        # Personas outside: a context's cells are scattered over the table.
+        for granularity in (1, 4)
+        for persona in personas(ATTRIBUTES, granularity)
+        for country, question_id in contexts
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_every_finest_cell_is_paired_along_every_attribute():
+    table = cells()
+    pairs = toggle_pairs(table)
+    assert len(pairs) == 2 * 32
+    assert pairs["context"].tolist() == [0] * 32 + [1] * 32
+    assert pairs["country"].tolist() == ["USA"] * 32 + ["MEX"] * 32
+    treated = {attribute.name: attribute.levels for attribute in ATTRIBUTES}
+    for pair in pairs.itertuples():
+        zero, one = table.iloc[pair.cell_0], table.iloc[pair.cell_1]
+        assert (zero[pair.attribute], one[pair.attribute]) == treated[pair.attribute]
+        others = ["country", "question_id", *(name for name in NAMES if name != pair.attribute)]
+        assert zero[others].tolist() == one[others].tolist()
+        assert (zero["country"], zero["question_id"]) == (pair.country, pair.question_id)
+
+
+def test_positions_do_not_depend_on_the_index():
+    table = cells()
+    shifted = table.set_index(np.arange(len(table)) + 1000)
+    pd.testing.assert_frame_equal(toggle_pairs(shifted), toggle_pairs(table))
+
+
+def test_both_ends_need_min_n():
+    table = cells(contexts=[("USA", "q1")])
+    table.loc[len(table) - 1, "n"] = 9
+    pairs = toggle_pairs(table)
+    assert len(pairs) == 32 - 4
+    assert len(table) - 1 not in set(pairs["cell_0"]) | set(pairs["cell_1"])
+    assert len(toggle_pairs(table, min_n=9)) == 32
+
+
+def test_no_pairs_is_an_error_that_counts():
+    with pytest.raises(InputError, match=r"no pair among 48 cells: none of the 0 .* n >= 11"):
+        toggle_pairs(cells(), min_n=11)
+    with pytest.raises(InputError, match="no pair among 0 cells"):
+        toggle_pairs(cells().iloc[:0])
+
+
+def test_the_embedded_survey_has_704_pairs_without_abortion():
+    gss = read_dataset("gss2018")
+    pairs = toggle_pairs(gss.cells)
+    topic = pairs["question_id"].map(gss.questions.set_index("question_id")["topic"])
+    assert ((topic != "Abortion").sum(), (topic == "Abortion").sum()) == (704, 224)
+
+
+def test_the_mode_breaks_ties_towards_the_lower_option():
+    assert mode(np.array([0.2, 0.4, 0.4])) == 1
