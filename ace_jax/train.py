@@ -21,6 +21,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ace_jax import command
+from ace_jax.command import say
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint
@@ -30,7 +31,7 @@ from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import PromptStyle, encode_cells
-from ace_jax.survey.dataset import Dataset, read_dataset
+from ace_jax.survey.dataset import Dataset, read_dataset, select_questions
 from ace_jax.survey.holdout import split_questions
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training import checkpoints
@@ -53,7 +54,7 @@ FREE_TO_CHANGE = ("max_steps", "checkpoint")  # config fields that a resumed run
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the whole job; see the module's docstring."""
     # The survey.
-    dataset = read_dataset(config.data.path)
+    dataset = select_questions(read_dataset(config.data.path), config.data.questions)
     pairs = training_pairs(dataset, config)
     units = Units.cut(pairs, config.batch.unit, config.batch.size)
     schedule = Schedule.of(config.objective.stages, units.steps_per_epoch)
@@ -138,7 +139,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
-    """Returns the pairs of the questions that are not held out; positions are in `dataset.cells`."""
+    """Returns the pairs of questions that are not held out; positions are in `dataset.cells`."""
     train, _ = split_questions(
         list(dataset.questions["question_id"]), config.data.holdout, config.seed
     )
@@ -247,11 +248,6 @@ def on_sigterm() -> threading.Event:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop
-
-
-def say(message: str) -> None:
-    """Tells the user what is going on."""
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

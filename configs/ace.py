@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.path = "data/wvs7"  # made by: python -m ace_jax.prepare --output data/wvs7 ...
+    config.data.questions = ()  # ids of the questions to use; empty: all
     config.data.shuffle = True
     config.data.holdout = "question:0.2"  # what training must not see; or "none"
 

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.checkpoint.every_steps = 50
     if variant == "smoke":
         config.objective.stages = ((1.0, 0.0, 1), (0.0, 1.0, 1))
-        config.max_steps = 4
+        config.data.questions = ("natspac", "natenvir", "natheal", "nateduc")
     elif variant:
         raise ValueError(f"configs/quickstart.py has no variant {variant!r}; there is: smoke")
     return config.lock()

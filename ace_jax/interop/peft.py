@@ -5,13 +5,13 @@ stacked over layers.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -19,7 +19,7 @@ from ace_jax import __version__
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import PATH_TO_HF
 from ace_jax.model.lora import LoRAConfig
-from ace_jax.model.sharding import parameter_shardings
+from ace_jax.model.sharding import parameter_path, parameter_shardings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -53,8 +53,8 @@ def export_adapter(
     directory.mkdir(parents=True, exist_ok=True)
     weights = {
         name: np.ascontiguousarray(np.asarray(stacked)[layer].T)
-        for path, stacked in _flat(lora)
-        for layer, name in enumerate(_names(path, stacked.shape[0]))
+        for path, stacked in jax.tree_util.tree_leaves_with_path(lora)
+        for layer, name in enumerate(_names(parameter_path(path), stacked.shape[0]))
     }
     save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
     description = REFUSED | {
@@ -135,31 +135,22 @@ def load_adapter(directory: Path, abstract: nnx.State, mesh: Mesh) -> nnx.State:
         weights = load_file(file)
     except SafetensorError as error:
         raise InputError(f"{file}: truncated or damaged ({error})") from None
-    shardings = dict(_flat(parameter_shardings(abstract, mesh)))
 
-    def stack(path: tuple[str, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def stack(tree_path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
         layers = []
-        for name in _names(path, leaf.shape[0]):
+        for name in _names(parameter_path(tree_path), leaf.shape[0]):
             weight = weights.pop(name, None)
             if weight is None or weight.T.shape != leaf.shape[1:]:
                 found = "is missing" if weight is None else f"has shape {weight.shape}"
-                raise InputError(
-                    f"{file}: {name} {found}; the base model needs {leaf.shape[:0:-1]}"
-                )
+                raise InputError(f"{file}: {name} {found}; the model needs {leaf.shape[:0:-1]}")
             layers.append(weight.T.astype(np.float32))
-        return jax.device_put(np.stack(layers), shardings[path])
+        return jax.device_put(np.stack(layers), sharding)
 
-    state = nnx.from_flat_state(
-        (path, leaf.replace(stack(path, leaf.get_value())))
-        for path, leaf in nnx.to_flat_state(abstract)
-    )
+    shardings = parameter_shardings(abstract, mesh)
+    state = jax.tree_util.tree_map_with_path(stack, abstract, shardings)
     if weights:
         raise InputError(f"{file}: {next(iter(weights))} belongs to no layer of the base model")
     return state
-
-
-def _flat(state: nnx.State) -> Iterator[tuple[tuple[str, ...], jax.Array]]:
-    return ((path, leaf.get_value()) for path, leaf in nnx.to_flat_state(state))
 
 
 def _names(path: tuple[str, ...], layers: int) -> list[str]:

@@ -264,7 +264,9 @@ class Llama(nnx.Module):
         keys = None if key is None else jax.random.split(key, self.config.num_layers)
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED))
-        def layer(x, stacked):
+        def layer(
+            x: Float[Array, "R N D"], stacked: tuple[nnx.State, Key[Array, ""] | None]
+        ) -> tuple[Float[Array, "R N D"], None]:
             parameters, key = stacked
             return nnx.merge(block, parameters)(x, angle, mask, key), None
 

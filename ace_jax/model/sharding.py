@@ -89,6 +89,11 @@ def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
     )
 
 
+def parameter_path(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """Returns a parameter's names from the root, ("layers", "q_proj", "kernel"), of a tree path."""
+    return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
 def parameter_shardings(state: nnx.State, mesh: Mesh) -> Any:
     """Returns a tree like `state` with the `NamedSharding` of each parameter.
 
@@ -96,8 +101,7 @@ def parameter_shardings(state: nnx.State, mesh: Mesh) -> Any:
     """
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        names = tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
-        axes = (RULES[axis] for axis in PARAMETER_AXES[names])
+        axes = (RULES[axis] for axis in PARAMETER_AXES[parameter_path(path)])
         spec = (
             axis if axis is None or size % int(np.prod(mesh.shape[axis])) == 0 else None
             for axis, size in zip(axes, leaf.shape, strict=True)

@@ -8,6 +8,7 @@ padding pair has weight 0.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,6 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import Prompt
 from ace_jax.prompts.trie import Tokens, Trie, build_trie, pack
+
+if TYPE_CHECKING:
+    AnyArray = Any
+else:  # NumPy on the host, JAX on the device
+    AnyArray = Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -27,18 +33,18 @@ class Scoring:
     is added to its target, cell * K + option (Eq. 2).
     """
 
-    tokens: Int[Array | np.ndarray, "R N"]
-    depth: Int[Array | np.ndarray, "R N"]
-    tin: Int[Array | np.ndarray, "R N"]
-    tout: Int[Array | np.ndarray, "R N"]
-    scored: Int[Array | np.ndarray, "R S"]
+    tokens: Int[AnyArray, "R N"]
+    depth: Int[AnyArray, "R N"]
+    tin: Int[AnyArray, "R N"]
+    tout: Int[AnyArray, "R N"]
+    scored: Int[AnyArray, "R S"]
     """Nodes with edges; 0 as padding."""
-    edge_slot: Int[Array | np.ndarray, "R E"]
+    edge_slot: Int[AnyArray, "R E"]
     """Index into `scored`."""
-    edge_token: Int[Array | np.ndarray, "R E"]
-    edge_target: Int[Array | np.ndarray, "R E"]
+    edge_token: Int[AnyArray, "R E"]
+    edge_target: Int[AnyArray, "R E"]
     """cell * K + option; C * K as padding."""
-    option_mask: Bool[Array | np.ndarray, "C K"]
+    option_mask: Bool[AnyArray, "C K"]
     """Which options a cell's question has; a padding cell has one."""
 
     @property
@@ -52,11 +58,11 @@ class Scoring:
 class Targets:
     """What the survey says about C cells, and the Q pairs among them."""
 
-    p_data: Float[Array | np.ndarray, "C K"]
-    mode: Int[Array | np.ndarray, "C"]
-    pairs: Int[Array | np.ndarray, "Q 2"]
+    p_data: Float[AnyArray, "C K"]
+    mode: Int[AnyArray, "C"]
+    pairs: Int[AnyArray, "Q 2"]
     """Indices of the endpoints A=0 and A=1."""
-    pair_weight: Float[Array | np.ndarray, "Q"]
+    pair_weight: Float[AnyArray, "Q"]
 
 
 @dataclass(frozen=True)
@@ -109,13 +115,11 @@ def _paths(prompt: Prompt) -> list[Tokens]:
 
 
 def _rows(rows: int, multiple: int) -> int:
-    return _round_up(-(-rows // multiple)) * multiple
+    return _power_of_two(-(-rows // multiple)) * multiple
 
 
-def _round_up(count: int) -> int:
-    """Returns the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: at most half again."""
-    power = 1 << max(0, (count - 1).bit_length())
-    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
+def _power_of_two(count: int, least: int = 1) -> int:
+    return max(least, 1 << (count - 1).bit_length())
 
 
 def _fill(
@@ -124,40 +128,42 @@ def _fill(
     node_of = {
         path: (row, node) for row, trie in enumerate(tries) for path, node in trie.ends.items()
     }
-    edges: list[dict[tuple[int, int, int], None]] = [{} for _ in tries]
+    edges: list[list[tuple[int, int, int]]] = [[] for _ in tries]
     for cell, prompt in enumerate(prompts):
-        for option, tokens in enumerate(prompt.options):
-            for cut, token in enumerate(tokens):
-                row, node = node_of[prompt.tokens + tokens[:cut]]
-                edges[row][node, token, cell * shapes.options + option] = None
+        for option, label in enumerate(prompt.options):
+            for cut, token in enumerate(label):
+                row, node = node_of[prompt.tokens + label[:cut]]
+                edges[row].append((node, token, cell * shapes.options + option))
 
     scored = [sorted({node for node, _, _ in row}) for row in edges]
     rows = _rows(len(tries), shapes.row_multiple)
-    slots, width = (_round_up(max(map(len, part))) for part in (scored, edges))
-    alone = np.arange(length, dtype=np.int32)
-    layout = Scoring(
-        tokens=np.zeros((rows, length), np.int32),
-        depth=np.zeros((rows, length), np.int32),
-        tin=np.tile(alone, (rows, 1)),
-        tout=np.tile(alone + 1, (rows, 1)),
-        scored=np.zeros((rows, slots), np.int32),
-        edge_slot=np.zeros((rows, width), np.int32),
-        edge_token=np.zeros((rows, width), np.int32),
-        edge_target=np.full((rows, width), cells * shapes.options, np.int32),
-        option_mask=np.zeros((cells, shapes.options), bool),
-    )
+    # Both are cheap to pad and every size more is a compilation more.
+    slots = _power_of_two(max(map(len, scored)), least=16)
+    width = _power_of_two(max(map(len, edges)), least=128)
+    tokens = np.zeros((rows, length), np.int32)
+    depth = np.zeros((rows, length), np.int32)
+    tin = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    tout = tin + 1
+    scored_nodes = np.zeros((rows, slots), np.int32)
+    edge_slot = np.zeros((rows, width), np.int32)
+    edge_token = np.zeros((rows, width), np.int32)
+    edge_target = np.full((rows, width), cells * shapes.options, np.int32)
     for row, trie in enumerate(tries):
         nodes = len(trie.tokens)
-        layout.tokens[row, :nodes] = trie.tokens
-        layout.depth[row, :nodes] = trie.depth
-        layout.tout[row, :nodes] = trie.tout
-        layout.scored[row, : len(scored[row])] = scored[row]
+        tokens[row, :nodes] = trie.tokens
+        depth[row, :nodes] = trie.depth
+        tout[row, :nodes] = trie.tout
+        scored_nodes[row, : len(scored[row])] = scored[row]
         slot_of = {node: slot for slot, node in enumerate(scored[row])}
         for edge, (node, token, target) in enumerate(edges[row]):
-            layout.edge_slot[row, edge] = slot_of[node]
-            layout.edge_token[row, edge] = token
-            layout.edge_target[row, edge] = target
-    layout.option_mask[:, 0] = True
+            edge_slot[row, edge] = slot_of[node]
+            edge_token[row, edge] = token
+            edge_target[row, edge] = target
+
+    option_mask = np.zeros((cells, shapes.options), bool)
+    option_mask[:, 0] = True
     for cell, prompt in enumerate(prompts):
-        layout.option_mask[cell, : len(prompt.options)] = True
-    return layout
+        option_mask[cell, : len(prompt.options)] = True
+    return Scoring(
+        tokens, depth, tin, tout, scored_nodes, edge_slot, edge_token, edge_target, option_mask
+    )

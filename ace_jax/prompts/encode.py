@@ -57,11 +57,14 @@ def encode_cells(
       tokenizer: the model's.
 
     Raises:
-      InputError: an option's label melts into the prompt's last token, or there is no chat template.
+      InputError: an option's label melts into the prompt's last token, or no chat template.
     """
     question_of = {
-        row.question_id: (row.text, options_of(tuple(row.option_labels), style.option_style))
-        for row in questions.itertuples()
+        row["question_id"]: (
+            row["text"],
+            options_of(tuple(row["option_labels"]), style.option_style),
+        )
+        for row in questions.to_dict("records")
     }
     names = [attribute.name for attribute in ATTRIBUTES]
     texts, labels = [], []

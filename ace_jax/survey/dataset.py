@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,38 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
         raise InputError(f"cannot write {target}: {error.strerror}") from None
 
 
+def dataset_directory(path_or_name: str | Path) -> Path:
+    """Return where a DATASET lies, given its directory or the name of an embedded one."""
+    return CODEBOOKS / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
+
+
+def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
+    """Keep only some questions and their cells; all of them where none is named.
+
+    Raises InputError for an id that the dataset does not have.
+    """
+    if not question_ids:
+        return dataset
+    known = set(dataset.questions["question_id"])
+    if unknown := [name for name in question_ids if name not in known]:
+        raise InputError(
+            f"data.questions: no question {unknown[0]!r} in this dataset; it has "
+            f"{', '.join(sorted(known)[:5])}, ..."
+        )
+    questions, cells = (
+        table[table["question_id"].isin(question_ids)].reset_index(drop=True)
+        for table in (dataset.questions, dataset.cells)
+    )
+    return Dataset(questions, cells, dataset.manifest)
+
+
 def read_dataset(path_or_name: str | Path) -> Dataset:
     """Read and check a DATASET directory, or the embedded one called `gss2018`.
 
     A directory of that very name is read as `./gss2018`. In `cells`, `p` holds float64 arrays.
     Raises InputError for whatever does not keep to the contract.
     """
-    directory = CODEBOOKS / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
+    directory = dataset_directory(path_or_name)
     if not directory.is_dir():
         raise InputError(
             f"there is no DATASET {directory}; make one with `python -m ace_jax.prepare`, "

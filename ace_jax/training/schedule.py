@@ -32,7 +32,7 @@ class Schedule:
         for stage in stages:
             if len(stage) != 3 or min(stage) < 0 or stage[0] + stage[1] == 0 or stage[2] < 1:
                 raise InputError(
-                    f"objective.stages: {stage} is not (alpha, beta, epochs) with alpha, beta >= 0, "
+                    f"objective.stages: {stage} is not (alpha, beta, epochs) with weights >= 0, "
                     "not both 0, and epochs >= 1"
                 )
         if not stages:
@@ -50,7 +50,7 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def at(self, step: int) -> tuple[int, int, Stage]:
-        """Returns the epoch and the stage's number, both from 1, and the stage of a 0-based step."""
+        """Returns epoch and number of the stage, both from 1, and the stage of a 0-based step."""
         epoch = step // self.steps_per_epoch
         end = 0
         for number, stage in enumerate(self.stages, start=1):

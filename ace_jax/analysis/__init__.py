@@ -1,0 +1,1 @@
+"""From predictions to what a researcher reads: scores, effects, intervals and figures."""

@@ -1,0 +1,34 @@
+"""Scores a model, with or without an adapter, on the cells that training did not see.
+
+    python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/base
+    python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/trained \
+        --config.adapter.path=runs/quickstart/train/adapter
+
+The name after the colon is the experiment whose model, survey, hold-out, prompt and seed are taken,
+`ace` where there is none; `quickstart:smoke` is its variant.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(experiment: str = "ace") -> ConfigDict:
+    name, *variant = experiment.split(":")
+    trained = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"](*variant)
+
+    config = ConfigDict()
+    for field in ("seed", "model", "data", "prompt", "mesh"):
+        config[field] = trained[field]
+    config.unlock()
+    config.data.split = "held_out"  # or "train", or "all"
+
+    config.adapter = ConfigDict()
+    config.adapter.path = placeholder(str)  # a PEFT directory; None: the base model
+
+    config.batch = ConfigDict()
+    config.batch.size = 80  # cells of one question that share a trie: all personas
+    config.batch.row_lengths = trained.batch.row_lengths
+    return config.lock()
