@@ -1,14 +1,13 @@
-"""Turn survey files into a DATASET directory: python -m ace_jax.prepare --help."""
+"""Turns survey files into a DATASET directory: python -m ace_jax.prepare --help."""
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ace_jax import __version__
-from ace_jax.command import run
+from ace_jax.command import run, say
 from ace_jax.errors import InputError
 from ace_jax.survey import cells, gss, pairs, respondents
 from ace_jax.survey.codebook import CODEBOOKS, Codebook, describe, read_codebook, with_rules
@@ -19,33 +18,33 @@ SOURCES = {"gss2018": gss}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the survey's files, aggregate the respondents to cells and write the DATASET."""
+    """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
     if args.input:
         dataset = prepare(args.source, args.input, args.weights, _rules(args.rule))
     elif args.rule or args.weights:
         raise InputError("--rule and --weights need the survey's files; give them with --input")
     else:
-        _say(f"Without --input: taking the {args.source} cells that come with ace_jax.")
+        say(f"Without --input: taking the {args.source} cells that come with ace_jax.")
         dataset = read_dataset(args.source)
     write_dataset(dataset, args.output)
     counts = dataset.manifest["counts"]
-    _say(
+    say(
         f"{counts['questions']} questions, {counts['cells']} cells, "
         f"{counts['pairs_min_n_10']} pairs with n >= 10 at both ends."
     )
-    _say(f"DATASET written to {args.output}")
+    say(f"DATASET written to {args.output}")
 
 
 def prepare(
     source: str, paths: list[Path], weights: str | None, rules: dict[str, float]
 ) -> Dataset:
-    """Return the dataset made from the survey's files; raises InputError if they do not fit."""
+    """Returns the dataset made from the survey's files; raises InputError if they do not fit."""
     codebook = with_rules(read_codebook(CODEBOOKS / f"{source}.toml"), rules)
-    _say(f"Reading {', '.join(path.name for path in paths)} as {source}.")
+    say(f"Reading {', '.join(path.name for path in paths)} as {source}.")
     everyone = respondents.from_table(SOURCES[source].read(paths), codebook, weights)
     complete = respondents.complete_cases(everyone)
-    _say(
+    say(
         f"{len(everyone.frame)} respondents; {len(everyone.frame) - len(complete.frame)} dropped "
         f"because an attribute is missing; {len(complete.frame)} kept."
     )
@@ -137,10 +136,6 @@ def _rules(texts: list[str]) -> dict[str, float]:
                 f"--rule {text}: write KEY=NUMBER, such as education.college=3"
             ) from None
     return rules
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

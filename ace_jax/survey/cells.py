@@ -9,7 +9,7 @@ from ace_jax.survey.respondents import Respondents
 
 
 def aggregate(respondents: Respondents) -> pd.DataFrame:
-    """Return a cell for every persona of every granularity, country and question answered.
+    """Returns a cell for every persona of every granularity, country and question answered.
 
     Columns: `source`, `country` (alpha-3), `question_id`, `granularity` (int64), one column an
     attribute (level name, missing where the persona does not name it), `n` (int64, respondents
@@ -35,7 +35,7 @@ def aggregate(respondents: Respondents) -> pd.DataFrame:
 
 
 def _sums(frame: pd.DataFrame, names: list[str], question: Question, width: int) -> pd.DataFrame:
-    """Sum over the finest personas: `n`, `w2` (squared weights), 0..width-1 (weight an option).
+    """Sums over finest personas: `n`, `w2` (squared weights), 0..width-1 (weight an option).
 
     Everything a coarser cell needs is a sum of these, so respondents are passed over once.
     """

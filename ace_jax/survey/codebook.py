@@ -86,7 +86,7 @@ class Question:
     ordinal: bool
 
     def __post_init__(self) -> None:
-        """Raise InputError unless there are two options or more, each with its own code."""
+        """Raises InputError unless there are two options or more, each with its own code."""
         name, count = self.question_id, len(self.option_codes)
         if len(self.option_labels) != count:
             raise InputError(
@@ -126,7 +126,7 @@ class Codebook:
 
 
 def read_codebook(path: Path) -> Codebook:
-    """Read and check a codebook (format: this module's docstring).
+    """Reads and checks a codebook (format: this module's docstring).
 
     Raises InputError for a file that is not there, is not TOML or breaks the format.
     """
@@ -143,7 +143,7 @@ def read_codebook(path: Path) -> Codebook:
 
 
 def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
-    """Return the codebook with thresholds moved: `{"education.college": 4}`.
+    """Returns the codebook with thresholds moved: `{"education.college": 4}`.
 
     Raises InputError for a rule that the codebook does not have.
     """
@@ -161,7 +161,7 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
 
 
 def describe(codebook: Codebook) -> dict[str, Any]:
-    """Return the rules that turn codes into levels and answers, as the manifest records them."""
+    """Returns the rules that turn codes into levels and answers, as the manifest records them."""
     return {
         "attributes": {recode.attribute.name: _described(recode) for recode in codebook.recodes},
         "dropped_codes": {name: list(codes) for name, codes in codebook.dropped.items()},

@@ -59,7 +59,7 @@ class Dataset:
 
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:
-    """Return one row a question, with the columns of `questions.parquet`."""
+    """Returns one row a question, with the columns of `questions.parquet`."""
     return pd.DataFrame(
         [
             {name: getattr(question, name) for name in QUESTIONS.names}
@@ -73,7 +73,7 @@ def question_table(questions: Iterable[Question]) -> pd.DataFrame:
 
 
 def write_dataset(dataset: Dataset, directory: str | Path) -> None:
-    """Write the DATASET whole or not at all; one that is already there is replaced.
+    """Writes the DATASET whole or not at all; one that is already there is replaced.
 
     Raises InputError for a directory that holds anything else, or that cannot be written.
     """
@@ -96,12 +96,12 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
 
 
 def dataset_directory(path_or_name: str | Path) -> Path:
-    """Return where a DATASET lies, given its directory or the name of an embedded one."""
+    """Returns where a DATASET lies, given its directory or the name of an embedded one."""
     return CODEBOOKS / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
 
 
 def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
-    """Keep only some questions and their cells; all of them where none is named.
+    """Keeps only some questions and their cells; all of them where none is named.
 
     Raises InputError for an id that the dataset does not have.
     """
@@ -121,7 +121,7 @@ def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
 
 
 def read_dataset(path_or_name: str | Path) -> Dataset:
-    """Read and check a DATASET directory, or the embedded one called `gss2018`.
+    """Reads and checks a DATASET directory, or the embedded one called `gss2018`.
 
     A directory of that very name is read as `./gss2018`. In `cells`, `p` holds float64 arrays.
     Raises InputError for whatever does not keep to the contract.

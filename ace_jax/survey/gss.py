@@ -30,7 +30,7 @@ FROM_ABORTION = [
 
 
 def read(paths: list[Path]) -> pd.DataFrame:
-    """Return the raw table of 2018: one row a respondent, columns and codes as in the files.
+    """Returns the raw table of 2018: one row a respondent, columns and codes as in the files.
 
     `paths` are gss_spending.csv, gss_wages.csv and gss_abortion.csv in any order. The tables
     share no key, so that a row is the same respondent in all three is checked (id, age, sex,

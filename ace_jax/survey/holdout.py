@@ -15,7 +15,7 @@ class Holdout:
 
 
 def parse(spec: str) -> Holdout | None:
-    """Read `none` or `question:SHARE`; raises InputError for anything else."""
+    """Reads `none` or `question:SHARE`; raises InputError for anything else."""
     if spec == "none":
         return None
     unit, _, share = spec.partition(":")
@@ -34,7 +34,7 @@ def parse(spec: str) -> Holdout | None:
 def split_questions(
     question_ids: Sequence[str], spec: str, seed: int
 ) -> tuple[list[str], list[str]]:
-    """Split question ids into (train, held out), each in the order given.
+    """Splits question ids into (train, held out), each in the order given.
 
     Which are held out depends on the ids, the spec and the seed alone, not on their order or
     on the machine. Raises InputError for a spec that is not known or leaves nothing to train on.

@@ -8,7 +8,7 @@ from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
 
 def toggle_pairs(cells: pd.DataFrame, *, min_n: int) -> pd.DataFrame:
-    """Pair the finest cells (all four attributes named) along each attribute.
+    """Pairs the finest cells (all four attributes named) along each attribute.
 
     Returned columns: `attribute` (its name), `cell_0` and `cell_1` (int64 row positions in
     `cells`; A=0 and A=1), `country`, `question_id`, `context` (int64, 0-based). Both cells have
@@ -32,7 +32,7 @@ def toggle_pairs(cells: pd.DataFrame, *, min_n: int) -> pd.DataFrame:
 
 
 def mode(p: np.ndarray) -> int:
-    """Return the position of the most frequent option; of equals, the lowest (paper Eq. 13)."""
+    """Returns the position of the most frequent option; of equals, the lowest (paper Eq. 13)."""
     return int(np.argmax(p))
 
 

@@ -24,12 +24,12 @@ ATTRIBUTES = (
 def combinations(
     attributes: tuple[Attribute, ...], granularity: int
 ) -> tuple[tuple[Attribute, ...], ...]:
-    """Return every choice of `granularity` attributes, in the order of `attributes`."""
+    """Returns every choice of `granularity` attributes, in the order of `attributes`."""
     return tuple(subsets(attributes, granularity))
 
 
 def personas(attributes: tuple[Attribute, ...], granularity: int) -> tuple[dict[str, str], ...]:
-    """Return every persona that names exactly `granularity` attributes: attribute -> level."""
+    """Returns every persona that names exactly `granularity` attributes: attribute -> level."""
     return tuple(
         {attribute.name: level for attribute, level in zip(chosen, levels, strict=True)}
         for chosen in combinations(attributes, granularity)

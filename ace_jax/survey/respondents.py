@@ -25,7 +25,7 @@ class Respondents:
 
 
 def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> Respondents:
-    """Read a raw table (one row a respondent, codes as in the file) through its codebook.
+    """Reads a raw table (one row a respondent, codes as in the file) through its codebook.
 
     `weights` names the table's column of survey weights; None gives every respondent weight 1.
     Raises InputError for a column that is not there, a code that the codebook does not declare,
@@ -44,7 +44,7 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
 
 
 def complete_cases(respondents: Respondents) -> Respondents:
-    """Keep the respondents whose level is known for every attribute.
+    """Keeps the respondents whose level is known for every attribute.
 
     They are dropped from every cell, coarse ones too, as in the paper's released data: so a
     coarser cell is exactly the mean of its finer ones.

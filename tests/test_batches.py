@@ -1,0 +1,114 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ace_jax.errors import InputError
+from ace_jax.prompts.batches import Shapes, scoring
+from ace_jax.prompts.encode import Prompt
+
+LENGTHS = (8, 16, 64)
+TOKENS = st.integers(1, 4)
+# Options of several tokens, of other lengths than their neighbours, and prefixes of each other.
+LABELS = st.lists(
+    st.lists(TOKENS, min_size=1, max_size=3).map(tuple), min_size=2, max_size=4, unique=True
+).map(tuple)
+PROMPTS = st.lists(
+    st.builds(Prompt, st.lists(TOKENS, min_size=1, max_size=6).map(tuple), LABELS),
+    min_size=1,
+    max_size=9,
+)
+MULTIPLES = st.sampled_from([1, 2, 3, 8])
+
+
+def lay_out(prompts, multiple=1, cells=12):
+    return scoring(prompts, Shapes(LENGTHS, multiple, 4), cells)
+
+
+def way(batch, row, node):
+    tin, tout = batch.tin[row], batch.tout[row]
+    return [k for k in range(len(tin)) if tin[k] <= tin[node] < tout[k]]
+
+
+def edges_of(batch):
+    """(cell, option, tokens up to and with the edge's), read off the arrays; with their counts."""
+    found = Counter()
+    options = batch.option_mask.shape[1]
+    for row, edge in zip(*np.nonzero(batch.edge_target < batch.option_mask.size), strict=True):
+        nodes = way(batch, row, batch.scored[row, batch.edge_slot[row, edge]])
+        assert batch.depth[row, nodes].tolist() == list(range(len(nodes)))
+        tokens = (*batch.tokens[row, nodes].tolist(), int(batch.edge_token[row, edge]))
+        found[(*divmod(int(batch.edge_target[row, edge]), options), tokens)] += 1
+    return found
+
+
+@given(PROMPTS, MULTIPLES)
+@settings(deadline=None)
+def test_edges_are_every_token_of_every_option_exactly_once(prompts, multiple):
+    assert edges_of(lay_out(prompts, multiple)) == Counter(
+        (cell, option, prompt.tokens + label[: cut + 1])
+        for cell, prompt in enumerate(prompts)
+        for option, label in enumerate(prompt.options)
+        for cut in range(len(label))
+    )
+
+
+@given(PROMPTS, MULTIPLES)
+@settings(deadline=None)
+def test_shapes_are_few(prompts, multiple):
+    batch = lay_out(prompts, multiple)
+    rows, length = batch.tokens.shape
+    assert length in LENGTHS
+    assert rows % multiple == 0
+    for count in (rows // multiple, batch.scored.shape[1], batch.edge_token.shape[1]):
+        assert count & (count - 1) == 0
+    for name in ("tokens", "depth", "tin", "tout"):
+        assert getattr(batch, name).shape == (rows, length)
+    for name in ("edge_slot", "edge_token", "edge_target"):
+        assert getattr(batch, name).shape == batch.edge_token.shape
+    assert batch.option_mask.shape == (12, 4)
+
+
+@given(PROMPTS, MULTIPLES)
+@settings(deadline=None)
+def test_padding_is_inert(prompts, multiple):
+    batch = lay_out(prompts, multiple)
+    used = np.zeros(batch.tokens.shape, bool)
+    for row, edge in zip(*np.nonzero(batch.edge_target < 48), strict=True):
+        used[row, way(batch, row, batch.scored[row, batch.edge_slot[row, edge]])] = True
+    assert batch.nodes == used.sum()
+    # A padding node sees itself and nobody sees it; a padding edge lies out of range.
+    for row, node in zip(*np.nonzero(~used), strict=True):
+        assert way(batch, row, node) == [node]
+        assert (batch.tin[row, node], batch.tout[row, node]) == (node, node + 1)
+    assert set(batch.edge_target[batch.edge_target >= 48].tolist()) <= {48}
+    # Every index is one, also where it is padding.
+    assert (batch.scored < batch.tokens.shape[1]).all()
+    assert (batch.edge_slot < batch.scored.shape[1]).all()
+    expected = [len(prompt.options) for prompt in prompts] + [1] * (12 - len(prompts))
+    assert batch.option_mask.sum(axis=1).tolist() == expected
+
+
+def test_shared_prompts_share_nodes():
+    prompt = Prompt((1, 2, 3), ((1,), (2, 2)))
+    batch = lay_out([prompt, prompt, Prompt((1, 2, 4), ((1,), (2, 2)))])
+    assert batch.nodes == len([1, 2, 3, "3 2", 4, "4 2"])
+
+
+def test_the_row_length_with_the_fewest_nodes_is_taken():
+    apart = [Prompt((1, first, 3, 3, 3, 3, 3, 3), ((1,), (2,))) for first in (1, 2)]
+    assert lay_out(apart).tokens.shape == (2, 8)  # as many nodes as (1, 16): the first listed
+    assert lay_out(apart[:1]).tokens.shape == (1, 8)
+    assert lay_out([Prompt((1,) * 9, ((1,), (2,)))]).tokens.shape == (1, 16)
+
+
+def test_a_prompt_longer_than_the_longest_row_is_refused():
+    shapes = Shapes(LENGTHS, 1, 4)
+    fits = Prompt((1,) * 63, ((1, 2), (2,)))  # the node before the last token is the 64th
+    shapes.check([fits])
+    assert scoring([fits], shapes, 1).tokens.shape == (1, 64)
+    too_long = Prompt((1,) * 64, ((1, 2), (2,)))
+    with pytest.raises(InputError, match=r"row_lengths: the longest prompt has 65 .* row 64"):
+        shapes.check([fits, too_long])

@@ -1,0 +1,106 @@
+import pandas as pd
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from ace_jax.errors import InputError
+from ace_jax.prompts.encode import PromptStyle, country_name, encode_cells
+from ace_jax.survey.dataset import read_dataset
+
+GSS = read_dataset("gss2018")
+TURNS = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% endfor %}"
+CHAT = TURNS + "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+
+
+def tokenizer_with(*merges, chat_template=None, bos=False):
+    """Byte-level BPE that joins nothing but `merges`; digits stay single."""
+    tokens = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.add_special_tokens(["<s>"])
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=chat_template)
+
+
+def cells(question_id="natspac"):
+    return GSS.cells[GSS.cells["question_id"] == question_id].reset_index(drop=True)
+
+
+def encode(tokenizer, table, style="number", chat=False, template="persona_first"):
+    return encode_cells(
+        table, GSS.questions, PromptStyle.of(template, style, chat), tokenizer
+    )
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_prompt_with_an_option_is_the_text_with_its_label(bos):
+    tokenizer = tokenizer_with(("t", "o"), bos=bos)
+    table = cells()
+    prompts = encode(tokenizer, table)
+    assert len(prompts) == len(table) == 80
+    for cell, prompt in zip(table.to_dict("records"), prompts, strict=True):
+        text = tokenizer.decode(prompt.tokens, skip_special_tokens=True)
+        assert (prompt.tokens[0] == 0) == bos
+        assert cell["gender"] is None or cell["gender"] in text
+        assert "United States" in text
+        for option, label in zip(prompt.options, ("1", "2", "3"), strict=True):
+            assert list(prompt.tokens + option) == tokenizer(text + label)["input_ids"]
+
+
+def test_ten_is_two_tokens_where_digits_are_split():
+    tokenizer = tokenizer_with()
+    (prompt, *_) = encode(tokenizer, cells("relactiv"))
+    one, zero = tokenizer("10")["input_ids"]
+    assert [len(option) for option in prompt.options] == [1] * 9 + [2]
+    assert prompt.options[0] == (one,)
+    assert prompt.options[9] == (one, zero)
+
+
+def test_letters():
+    tokenizer = tokenizer_with()
+    (prompt, *_) = encode(tokenizer, cells("relactiv"), style="letter")
+    assert tokenizer.decode([token for option in prompt.options for token in option]) == (
+        "ABCDEFGHIJ"
+    )
+
+
+def test_a_label_that_melts_into_the_prompt_is_refused():
+    melting = tokenizer_with(("Ċ", "2"))  # Ċ is the line break
+    with pytest.raises(InputError, match=r"label '2' melts into the prompt's end 'Answer:\\n'"):
+        encode(melting, cells())
+    encode(melting, cells(), style="letter")
+
+
+def test_the_chat_template_wraps_the_same_prompt():
+    tokenizer = tokenizer_with(chat_template=CHAT, bos=True)
+    table = cells()
+    for plain, chat in zip(encode(tokenizer, table), encode(tokenizer, table, chat=True)):
+        text = tokenizer.decode(plain.tokens, skip_special_tokens=True)
+        wrapped = f"<s>user\n{text.rstrip()}<s>assistant\n"
+        # The template writes the special tokens itself: none is put before them.
+        assert list(chat.tokens) == tokenizer(wrapped, add_special_tokens=False)["input_ids"]
+        assert chat.options == plain.options
+
+
+def test_no_chat_template():
+    with pytest.raises(InputError, match=r"prompt\.chat: .* no chat template"):
+        encode(tokenizer_with(), cells(), chat=True)
+
+
+def test_unknown_option_styles_are_refused():
+    with pytest.raises(InputError, match="option_style: 'roman'"):
+        encode(tokenizer_with(), cells(), style="roman")
+
+
+def test_countries_have_english_names():
+    assert [country_name(code) for code in ("USA", "TWN", "VNM", "XKX")] == [
+        "United States",
+        "Taiwan",
+        "Vietnam",
+        "XKX",
+    ]
+    assert country_name("BOL") == "Bolivia"
