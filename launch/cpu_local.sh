@@ -18,7 +18,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   [ -d .venv ] || python3 -m venv .venv
   . .venv/bin/activate
 fi
-if ! python -c 'import ace_jax' 2>/dev/null; then
+if ! python -m pip show --quiet ace_jax 2>/dev/null; then
   echo "installing ace_jax into $VIRTUAL_ENV" >&2
   python -m pip install --quiet --editable .
 fi

@@ -1,6 +1,6 @@
 import pandas as pd
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
@@ -18,6 +18,7 @@ def tokenizer_with(*merges, chat_template=None, bos=False):
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>"])
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -77,8 +78,8 @@ def test_a_label_that_melts_into_the_prompt_is_refused():
 
 def test_the_chat_template_wraps_the_same_prompt():
     tokenizer = tokenizer_with(chat_template=CHAT, bos=True)
-    table = cells()
-    for plain, chat in zip(encode(tokenizer, table), encode(tokenizer, table, chat=True)):
+    plain_and_chat = (encode(tokenizer, cells(), chat=chat) for chat in (False, True))
+    for plain, chat in zip(*plain_and_chat, strict=True):
         text = tokenizer.decode(plain.tokens, skip_special_tokens=True)
         wrapped = f"<s>user\n{text.rstrip()}<s>assistant\n"
         # The template writes the special tokens itself: none is put before them.
