@@ -224,15 +224,16 @@ def report(
 ) -> dict[str, float]:
     """Waits for a step and returns its row of metrics.jsonl.
 
-    Raises `InputError` naming the batch where the loss is not finite.
+    Raises `InputError` naming the batch where the loss or its gradient is not finite.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]):
+    if not math.isfinite(values["loss"] + values["grad_norm"]):
         contexts = pairs.iloc[batch.rows][["country", "question_id"]].drop_duplicates()
         raise InputError(
-            f"the loss is {values['loss']} at step {where['step']} "
-            f"({', '.join(' '.join(row) for row in contexts.to_numpy())}); nothing was saved since "
-            "the last checkpoint; try a lower optimizer.learning_rate, or check the model"
+            f"step {where['step']} has the loss {values['loss']} and a gradient of norm "
+            f"{values['grad_norm']} ({', '.join(' '.join(row) for row in contexts.to_numpy())}); "
+            "nothing was saved since the last checkpoint; try a lower optimizer.learning_rate, "
+            "or check the model's weights"
         )
     seconds = clock.lap()
     speed = {
