@@ -32,7 +32,9 @@ def logits(model: Llama, trie: Trie, padding: int = 0) -> np.ndarray:
     tin = np.arange(nodes + padding, dtype=np.int32)
     tout = np.concatenate([trie.tout, tin[nodes:] + 1])
     row = (jnp.asarray(part)[None] for part in (tokens, depth, tin, tout))
-    return np.asarray(model.logits(model(*row)))[0, :nodes]
+    return np.asarray(nnx.jit(lambda model, *row: model.logits(model(*row)))(model, *row))[
+        0, :nodes
+    ]
 
 
 def torch_logits(model, tokens) -> np.ndarray:
@@ -63,12 +65,15 @@ def test_logits_of_a_real_model_equal_those_of_transformers(load, smollm2):
     tokens = prompt(smollm2.tokenizer)
     wanted = torch_logits(reference.eval(), tokens)
     found = logits(nnx.merge(*load(smollm2)), build_trie([tokens]))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+    # The node that one-token options are scored at.
+    np.testing.assert_allclose(found[-1], wanted[-1], rtol=0, atol=1e-4)
+    # At logits of up to 37 the float32 reference itself is 8e-5 from float64.
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_every_path_of_a_trie_has_the_logits_it_has_alone(tiny, tokenizer):
     canada = prompt(tokenizer)
-    sequences = sorted({canada, canada[:30], canada[:30] + (5, 6), prompt(tokenizer, "Mexico")})
+    sequences = sorted({canada, canada[:30], (*canada[:30], 5, 6), prompt(tokenizer, "Mexico")})
     trie = build_trie(sequences)
     assert len(trie.tokens) < sum(map(len, sequences))
     together = logits(tiny, trie)
@@ -137,9 +142,14 @@ def test_other_architectures_are_refused_by_name(change, named):
         LlamaConfig.from_hf(CONFIG | {"rope_theta": 1e4} | change)
 
 
-@pytest.mark.parametrize("field", ["rms_norm_eps", "num_hidden_layers", "rope_theta"])
+@pytest.mark.parametrize("field", ["rms_norm_eps", "num_hidden_layers"])
 def test_a_constant_that_config_json_lacks_is_named(field):
     config = CONFIG | {"rope_theta": 1e4}
     del config[field]
     with pytest.raises(InputError, match=f"config.json: '{field}' is missing"):
         LlamaConfig.from_hf(config)
+
+
+def test_a_config_older_than_rope_theta_means_what_transformers_takes_it_to_be():
+    config = TorchLlamaConfig(**CONFIG)
+    assert LlamaConfig.from_hf(CONFIG).rope_theta == config.rope_parameters["rope_theta"]

@@ -7,7 +7,7 @@ Every name of the checkpoint is used exactly once and every parameter is filled,
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ PATH_TO_HF = {path: name for name, path in (TOP | LAYER).items()}
 Index = tuple[slice, ...]
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """Named tensors of a checkpoint, under their Hugging Face names and in [out, in] order."""
 

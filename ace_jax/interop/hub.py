@@ -6,7 +6,6 @@ Nothing is unpickled and no code that comes with a model is run.
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
@@ -84,13 +89,13 @@ def open_checkpoint(path: str) -> Checkpoint:
     Raises `InputError` where there is none, or it is damaged or of another kind.
     """
     local = Path(path)
-    if local.is_dir():
+    if path and local.is_dir():
         return _open_directory(local, path)
     if local.is_file() or path.endswith(".gguf"):
         return _open_gguf(local, path)
     if path in REGISTRY:
         return _open_built_in(REGISTRY[path])
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    if "/" in path and _is_hub_id(path):
         return _open_directory(_hub_snapshot(path), path)
     raise InputError(
         f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(REGISTRY)}"
@@ -121,6 +126,8 @@ def _open_directory(directory: Path, name: str) -> Checkpoint:
         raise InputError(f"{directory}: config.json is missing; not a model directory") from None
     except ValueError as error:
         raise InputError(f"{directory / 'config.json'}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{directory / 'config.json'}: not a model's config")
     architecture = LlamaConfig.from_hf(config)
     source = SafetensorsSource(directory)
     try:
@@ -129,6 +136,14 @@ def _open_directory(directory: Path, name: str) -> Checkpoint:
         reason = str(error).splitlines()[0]
         raise InputError(f"{directory}: no tokenizer can be read ({reason})") from None
     return Checkpoint(name, architecture, source, tokenizer, source.files)
+
+
+def _is_hub_id(path: str) -> bool:
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _hub_snapshot(hub_id: str) -> Path:

@@ -25,17 +25,25 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FACTORS = {"a": "lora_A", "b": "lora_B"}
 
-# What PEFT can express and this model cannot; each with the value that means "not used".
+# What PEFT can express and this model cannot, each with the value that means "not used".
 REFUSED = {
     "use_rslora": False,
     "use_dora": False,
     "fan_in_fan_out": False,
     "bias": "none",
+    "lora_bias": False,
     "rank_pattern": {},
     "alpha_pattern": {},
     "modules_to_save": None,
     "layers_to_transform": None,
+    "layer_replication": None,
+    "exclude_modules": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "alora_invocation_tokens": None,
 }
+# Initialisations that change the base weights too, which an adapter alone does not carry.
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 def export_adapter(
@@ -57,7 +65,7 @@ def export_adapter(
         for layer, name in enumerate(_names(parameter_path(path), stacked.shape[0]))
     }
     save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
-    description = REFUSED | {
+    description = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
@@ -65,6 +73,7 @@ def export_adapter(
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
         "target_modules": list(config.targets),
+        "bias": "none",
         "inference_mode": True,
     }
     (directory / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
@@ -102,19 +111,21 @@ def read_lora_config(directory: Path, dropout: float) -> LoRAConfig:
         raise InputError(f"{directory}: not a PEFT adapter, {CONFIG} is missing") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{directory / CONFIG}: cannot be read ({error})") from None
-    if description.get("peft_type") != "LORA":
+    if not isinstance(description, dict) or description.get("peft_type") != "LORA":
         raise InputError(f"{directory / CONFIG}: peft_type is not LORA")
     for name, unused in REFUSED.items():
         if description.get(name, unused) not in (unused, None):
             raise InputError(f"{directory / CONFIG}: {name} is not supported")
+    initial = str(description.get("init_lora_weights"))
+    if initial.startswith(CHANGES_BASE):
+        raise InputError(f"{directory / CONFIG}: init_lora_weights {initial} is not supported")
     targets = description.get("target_modules")
     if not isinstance(targets, list):
         raise InputError(f"{directory / CONFIG}: target_modules is not a list of layer names")
-    try:
-        rank, alpha = description["r"], description["lora_alpha"]
-    except KeyError as missing:
-        raise InputError(f"{directory / CONFIG}: {missing} is missing") from None
-    return LoRAConfig(rank, alpha, dropout, tuple(targets))
+    rank, alpha = description.get("r"), description.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise InputError(f"{directory / CONFIG}: r {rank!r} or lora_alpha {alpha!r} is no number")
+    return LoRAConfig(rank, float(alpha), dropout, tuple(map(str, targets)))
 
 
 def load_adapter(directory: Path, abstract: nnx.State, mesh: Mesh) -> nnx.State:

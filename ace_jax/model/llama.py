@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ class LlamaConfig:
     tie_word_embeddings: bool
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> Self:
+    def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
         """Reads a Hugging Face config.json.
 
         Raises `InputError` for an architecture, rope type or bias this model does not have.
@@ -59,10 +59,13 @@ class LlamaConfig:
             raise InputError(f"config.json: hidden_act {config['hidden_act']!r} is not supported")
         # transformers 5 writes rope_theta inside rope_parameters, earlier ones beside rope_scaling.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise InputError(f"config.json: rope_scaling {rope!r} is not a table")
         try:
             heads = config["num_attention_heads"]
             head_dim = config.get("head_dim") or config["hidden_size"] // heads
-            rope_theta = rope["rope_theta"] if "rope_theta" in rope else config["rope_theta"]
+            # Configs older than the key (Llama 2) mean what transformers takes it to be.
+            rope_theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
             return cls(
                 vocab_size=config["vocab_size"],
                 hidden_size=config["hidden_size"],
@@ -97,7 +100,9 @@ def _rope_factors(
 
 
 def _frequencies(rope_theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
-    return rope_theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    # In float32, as the models were trained: its rounding grows with the position.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return 1 / np.float32(rope_theta) ** exponent
 
 
 def base_dtype(name: str) -> jnp.dtype:
@@ -114,7 +119,7 @@ def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, "half"]:
     """Returns the rotation in radians per position of each pair of a head's channels."""
     frequencies = _frequencies(config.rope_theta, config.head_dim)
     factors = 1.0 if config.rope_factors is None else np.asarray(config.rope_factors)
-    return (frequencies / factors).astype(np.float32)
+    return np.asarray(frequencies / factors, np.float32)
 
 
 def ancestor_mask(tin: Int[Array, "R N"], tout: Int[Array, "R N"]) -> Bool[Array, "R N N"]:

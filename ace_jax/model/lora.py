@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_positive
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -38,8 +38,7 @@ class LoRAConfig:
                 f"lora.targets: {', '.join(map(repr, unknown)) or 'empty'}; "
                 f"choose from {', '.join(TARGETS)}"
             )
-        if self.rank < 1:
-            raise InputError(f"lora.rank: {self.rank} is not a positive number")
+        check_positive("lora.rank", self.rank)
         if not 0 <= self.dropout < 1:
             raise InputError(f"lora.dropout: {self.dropout} is not in [0, 1)")
 

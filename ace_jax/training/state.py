@@ -1,14 +1,16 @@
 """What training changes: the adapter, the optimizer's moments, the random key and the step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
+from ace_jax.errors import check_positive
 from ace_jax.model.llama import Llama, LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated
@@ -17,14 +19,21 @@ from ace_jax.model.sharding import parameter_shardings, replicated
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything a resumed run needs besides the data's position."""
+    """Everything a resumed run needs besides the data's position.
 
-    step: Int[Array, ""]
+    Attributes:
+      step: number of steps done, an int32 scalar.
+      lora: adapter parameters, float32.
+      optimizer: its moments.
+      key: root of every dropout mask; step i draws from `fold_in(key, i)`.
+
+    The fields are untyped where trees of shardings and of shapes take the arrays' place.
+    """
+
+    step: Any
     lora: nnx.State
-    """Adapter parameters, float32."""
     optimizer: PyTree
-    key: Key[Array, ""]
-    """Root of every dropout mask; step i draws from `fold_in(key, i)`."""
+    key: Any
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def initial_lora(
     """Draws a fresh adapter on the mesh. The base weights drawn beside it are never computed."""
 
     def draw(key: Key[Array, ""]) -> nnx.State:
-        return nnx.state(Llama(config, lora, jnp.float32, nnx.Rngs(key)), nnx.LoRAParam)
+        return nnx.state(Llama(config, lora, jnp.dtype("float32"), nnx.Rngs(key)), nnx.LoRAParam)
 
     shardings = parameter_shardings(jax.eval_shape(draw, key), mesh)
     return jax.jit(draw, out_shardings=shardings)(key)
@@ -71,8 +80,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW with optional clipping of the gradient's global norm.
 
-    With `accumulation` k the mean gradient of k steps makes one update.
+    With `accumulation` k the mean gradient of k steps makes one update; raises `InputError` for a
+    k below one.
     """
+    check_positive("optimizer.accumulation", accumulation)
     adamw = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
     clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
     chain = optax.chain(clip, adamw)
@@ -106,4 +117,4 @@ def state_shardings(
         parameters,
         transform_non_params=lambda _: everywhere,
     )
-    return TrainState(everywhere, parameters, moments, everywhere)  # type: ignore[arg-type]
+    return TrainState(everywhere, parameters, moments, everywhere)

@@ -100,7 +100,7 @@ def make_train_step(
         )
         updates, moments = optimizer.update(gradient, state.optimizer, state.lora)
         lora = optax.apply_updates(state.lora, updates)
-        metrics["grad_norm"] = optax.global_norm(gradient)
+        metrics["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(state.step + 1, lora, moments, state.key), metrics
 
     return step
