@@ -32,7 +32,7 @@ def run_with_config(main: Callable[[ConfigDict, Path], None]) -> None:
     for name in ("config", "workdir"):  # --help shows the main program's own flags
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(
-        lambda _: run(lambda: main(config.value, Path(str(workdir.value)))),
+        lambda _: run(lambda: main(config.value, _directory(Path(str(workdir.value))))),
         flags_parser=lambda argv: _parse(argv, config),
     )
 
@@ -40,6 +40,12 @@ def run_with_config(main: Callable[[ConfigDict, Path], None]) -> None:
 def say(message: str) -> None:
     """Tells the user on standard error what is going on."""
     print(message, file=sys.stderr, flush=True)
+
+
+def _directory(path: Path) -> Path:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--workdir {path} is a file; name a directory")
+    return path
 
 
 def _parse(argv: list[str], config: flags.FlagHolder) -> list[str]:

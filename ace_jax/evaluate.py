@@ -23,7 +23,7 @@ from ace_jax import __version__, command
 from ace_jax.analysis.alignment import alignment_distance, score_table
 from ace_jax.analysis.figures import score_by_granularity
 from ace_jax.command import say
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_positive
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
 from ace_jax.interop.peft import load_adapter, read_lora_config
@@ -31,7 +31,7 @@ from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities,
 from ace_jax.model.llama import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
-from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory, read_dataset, select_questions
 from ace_jax.survey.holdout import split_questions
 from ace_jax.training.state import abstract_model
@@ -39,6 +39,7 @@ from ace_jax.training.state import abstract_model
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the whole job; see the module's docstring."""
+    check_positive("batch.size", config.batch.size)
     dataset = select_questions(read_dataset(config.data.path), config.data.questions)
     cells = cells_to_score(dataset, config)
     say(
@@ -55,6 +56,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     style = PromptStyle.of(**config.prompt)
     prompts = encode_cells(cells, dataset.questions, style, checkpoint.tokenizer)
+    check_vocabulary(prompts, checkpoint.config.vocab_size)
     options = int(dataset.questions["option_codes"].map(len).max())
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
     shapes.check(prompts)

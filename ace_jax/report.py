@@ -78,10 +78,8 @@ def _side_by_side(gains: pd.DataFrame) -> str:
         for name, row in rows.set_index("run").loc[names].iterrows():
             line[str(name)] = f"{row['score']:.1f}"
             if name != names[0]:
-                interval = f"[{row['gain_low']:+.1f}, {row['gain_high']:+.1f}]"
-                line["gain (95 %)" if len(names) == 2 else f"gain of {name} (95 %)"] = (
-                    f"{row['gain']:+.1f} {interval}"
-                )
+                gain = "{gain:+.1f} [{gain_low:+.1f}, {gain_high:+.1f}]".format_map(row)
+                line[f"gain of {name} (95 %)"] = gain
         lines.append(line)
     return pd.DataFrame(lines).to_string(index=False)
 

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from ace_jax.model.llama import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode_cells
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions
 from ace_jax.survey.holdout import split_questions
 from ace_jax.survey.pairs import toggle_pairs
@@ -48,17 +49,24 @@ from ace_jax.training.state import (
 from ace_jax.training.step import Metrics, check_normalizer, make_train_step
 
 SAVED_AND_STOPPED = 42  # the exit status on which launchers start a job again
+CONFIG = "config.json"
 FREE_TO_CHANGE = ("max_steps", "checkpoint")  # config fields that a resumed run may differ in
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the whole job; see the module's docstring."""
+    settings = json.loads(config.to_json())
+    check_claim(workdir, settings)
+    normalizer = check_normalizer(config.objective.anchor_normalizer)
+    optimizer = make_optimizer(**config.optimizer)
+    policy = checkpoints.Policy(**config.checkpoint)
+
     # The survey.
     dataset = select_questions(read_dataset(config.data.path), config.data.questions)
     pairs = training_pairs(dataset, config)
     units = Units.cut(pairs, config.batch.unit, config.batch.size)
     schedule = Schedule.of(config.objective.stages, units.steps_per_epoch)
-    last_step = min(schedule.steps, config.max_steps or schedule.steps)
+    last_step = schedule.last_step(config.max_steps)
     say(
         f"survey: {config.data.path}, {pairs['question_id'].nunique()} of {len(dataset.questions)} "
         f"questions, {len(pairs)} pairs in {pairs['context'].nunique()} contexts"
@@ -87,15 +95,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
         lora = load_adapter(Path(config.lora.init_from), model.lora, mesh)
     else:
         lora = initial_lora(checkpoint.config, lora_config, mesh, key)
-    optimizer = make_optimizer(**config.optimizer)
     state = initial_state(lora, optimizer, key, mesh)
-    claim(workdir, config)
-    saved = checkpoints.open_checkpoints(workdir / "checkpoints", **config.checkpoint)
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    saved = checkpoints.open_checkpoints(workdir / "checkpoints", policy)
     state = checkpoints.restore(saved, state, data)
     train_step = make_train_step(
         model.graph,
         optimizer,
-        check_normalizer(config.objective.anchor_normalizer),
+        normalizer,
         lora_config.dropout,
         state_shardings(lora, optimizer, mesh),
         mesh,
@@ -165,6 +173,7 @@ def make_collate(
     cells = dataset.cells.iloc[endpoints]
     style = PromptStyle.of(**config.prompt)
     prompts = encode_cells(cells, dataset.questions, style, checkpoint.tokenizer)
+    check_vocabulary(prompts, checkpoint.config.vocab_size)
     shapes.check(prompts)
     return Collate(
         pairs=pairs,
@@ -183,27 +192,28 @@ def adapter_config(config: ConfigDict) -> LoRAConfig:
     return LoRAConfig(fields.rank, fields.alpha, fields.dropout, tuple(fields.targets))
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json, or checks that the run already there is this one.
+def check_claim(workdir: Path, settings: dict[str, Any]) -> None:
+    """Checks that a run already in `workdir` is this one.
 
-    Raises `InputError` where a run with other settings lies in `workdir`.
+    Raises `InputError` where it has other settings, or its config.json cannot be read.
     """
-    settings = json.loads(config.to_json())
-    path = workdir / "config.json"
-    if path.exists():
+    path = workdir / CONFIG
+    try:
         before = json.loads(path.read_text())
-        differing = sorted(
-            name
-            for name in settings.keys() | before.keys()
-            if name not in FREE_TO_CHANGE and settings.get(name) != before.get(name)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); choose another --workdir") from None
+    differing = sorted(
+        name
+        for name in settings.keys() | before.keys()
+        if name not in FREE_TO_CHANGE and settings.get(name) != before.get(name)
+    )
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run with other settings of {', '.join(differing)}; "
+            "choose another --workdir"
         )
-        if differing:
-            raise InputError(
-                f"{workdir} holds a run with other settings of {', '.join(differing)}; "
-                "choose another --workdir"
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 @dataclass
@@ -221,7 +231,7 @@ class Clock:
 
 def report(
     where: dict[str, int], metrics: Metrics, batch: TrainingBatch, pairs: pd.DataFrame, clock: Clock
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Waits for a step and returns its row of metrics.jsonl.
 
     Raises `InputError` naming the batch where the loss or its gradient is not finite.

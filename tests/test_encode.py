@@ -32,9 +32,7 @@ def cells(question_id="natspac"):
 
 
 def encode(tokenizer, table, style="number", chat=False, template="persona_first"):
-    return encode_cells(
-        table, GSS.questions, PromptStyle.of(template, style, chat), tokenizer
-    )
+    return encode_cells(table, GSS.questions, PromptStyle.of(template, style, chat), tokenizer)
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -46,7 +44,7 @@ def test_a_prompt_with_an_option_is_the_text_with_its_label(bos):
     for cell, prompt in zip(table.to_dict("records"), prompts, strict=True):
         text = tokenizer.decode(prompt.tokens, skip_special_tokens=True)
         assert (prompt.tokens[0] == 0) == bos
-        assert cell["gender"] is None or cell["gender"] in text
+        assert pd.isna(cell["gender"]) or cell["gender"] in text
         assert "United States" in text
         for option, label in zip(prompt.options, ("1", "2", "3"), strict=True):
             assert list(prompt.tokens + option) == tokenizer(text + label)["input_ids"]

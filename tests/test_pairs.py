@@ -23,7 +23,7 @@ def cells(contexts=(("USA", "q2"), ("MEX", "q1")), n=10):
 
 def test_every_finest_cell_is_paired_along_every_attribute():
     table = cells()
-    pairs = toggle_pairs(table)
+    pairs = toggle_pairs(table, min_n=10)
     assert len(pairs) == 2 * 32
     assert pairs["context"].tolist() == [0] * 32 + [1] * 32
     assert pairs["country"].tolist() == ["USA"] * 32 + ["MEX"] * 32
@@ -39,13 +39,13 @@ def test_every_finest_cell_is_paired_along_every_attribute():
 def test_positions_do_not_depend_on_the_index():
     table = cells()
     shifted = table.set_index(np.arange(len(table)) + 1000)
-    pd.testing.assert_frame_equal(toggle_pairs(shifted), toggle_pairs(table))
+    pd.testing.assert_frame_equal(toggle_pairs(shifted, min_n=10), toggle_pairs(table, min_n=10))
 
 
 def test_both_ends_need_min_n():
     table = cells(contexts=[("USA", "q1")])
     table.loc[len(table) - 1, "n"] = 9
-    pairs = toggle_pairs(table)
+    pairs = toggle_pairs(table, min_n=10)
     assert len(pairs) == 32 - 4
     assert len(table) - 1 not in set(pairs["cell_0"]) | set(pairs["cell_1"])
     assert len(toggle_pairs(table, min_n=9)) == 32
@@ -55,12 +55,12 @@ def test_no_pairs_is_an_error_that_counts():
     with pytest.raises(InputError, match=r"no pair among 48 cells: none of the 0 .* n >= 11"):
         toggle_pairs(cells(), min_n=11)
     with pytest.raises(InputError, match="no pair among 0 cells"):
-        toggle_pairs(cells().iloc[:0])
+        toggle_pairs(cells().iloc[:0], min_n=10)
 
 
 def test_the_embedded_survey_has_704_pairs_without_abortion():
     gss = read_dataset("gss2018")
-    pairs = toggle_pairs(gss.cells)
+    pairs = toggle_pairs(gss.cells, min_n=10)
     topic = pairs["question_id"].map(gss.questions.set_index("question_id")["topic"])
     assert ((topic != "Abortion").sum(), (topic == "Abortion").sum()) == (704, 224)
 

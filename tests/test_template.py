@@ -73,7 +73,7 @@ def test_a_text_ends_with_one_newline(tmp_path):
 )
 def test_the_sandbox_refuses(tmp_path, source):
     persona = {"gender": "Male"}
-    with pytest.raises(InputError, match="prompt.template: "):
+    with pytest.raises(InputError, match=r"prompt\.template: "):
         render(from_source(tmp_path, source), persona)
     assert persona == {"gender": "Male"}
 
@@ -82,12 +82,11 @@ def test_a_class_alone_is_nothing(tmp_path):
     assert render(from_source(tmp_path, "[{{ country.__class__ }}]")) == "[]\n"
 
 
-@pytest.mark.xfail(strict=True, reason="only Jinja's own errors are caught")
 @pytest.mark.parametrize(
     "source", ["{{ 1 // 0 }}", "{{ country + 1 }}", "{% for i in range(10**9) %}{% endfor %}"]
 )
 def test_a_template_that_fails_is_an_input_error(tmp_path, source):
-    with pytest.raises(InputError, match="prompt.template: "):
+    with pytest.raises(InputError, match=r"prompt\.template: "):
         render(from_source(tmp_path, source))
 
 
@@ -101,7 +100,6 @@ def test_a_syntax_error_is_located(tmp_path):
         from_source(tmp_path, "fine\n{% for %}")
 
 
-@pytest.mark.xfail(strict=True, reason="UnicodeDecodeError escapes")
 def test_a_file_that_is_no_text_is_an_input_error(tmp_path):
     (tmp_path / "own.j2").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"own\.j2"):

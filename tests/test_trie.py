@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +47,7 @@ def test_rows_hold_every_sequence_once_in_order_and_are_never_too_long(sequences
     assert [sequence for row in rows for sequence in row] == sequences
     assert all(0 < len(prefixes(row)) <= length for row in rows)
     # A row is only begun where the sequence did not fit into the one before.
-    for row, after in zip(rows, rows[1:], strict=False):
+    for row, after in pairwise(rows):
         assert len(prefixes([*row, after[0]])) > length
 
 

@@ -10,7 +10,8 @@ def bootstrap_means(cells: pd.DataFrame, column: str, seed: int) -> tuple[float,
     """Returns a mean and its 95 % percentile interval under resampling of questions.
 
     Cells of one question share its difficulty, so questions are drawn, not cells (a cluster
-    bootstrap). A mean is flat within a country and flat over countries.
+    bootstrap). A mean is flat within a country and flat over countries. One question alone says
+    nothing about others: its interval is NaN.
 
     Args:
       cells: columns country, question_id and `column`.
@@ -26,8 +27,11 @@ def bootstrap_means(cells: pd.DataFrame, column: str, seed: int) -> tuple[float,
         return np.nanmean(by_country, axis=1)
 
     questions = sums.shape[1]
+    centre = float(mean(np.ones((1, questions)))[0])
+    if questions == 1:
+        return centre, np.nan, np.nan
     draws = np.random.default_rng(seed).multinomial(
         questions, np.full(questions, 1 / questions), size=REPLICATES
     )
     low, high = np.percentile(mean(draws), [2.5, 97.5])
-    return float(mean(np.ones((1, questions)))[0]), float(low), float(high)
+    return centre, float(low), float(high)

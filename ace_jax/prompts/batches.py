@@ -2,12 +2,13 @@
 
 Shapes: R rows of N nodes, S scored nodes and E edges a row, C cells of up to K options, Q pairs.
 A few row lengths and rounded counts keep the number of distinct shapes, and so of compilations,
-small. Padding is inert: a padding node sees only itself, a padding edge adds to no option, a
-padding pair has weight 0.
+small. Padding is inert: padding nodes (tin -1, tout 0) see only each other, a padding edge adds to
+no option, a padding pair has weight 0.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -49,8 +50,8 @@ class Scoring:
 
     @property
     def nodes(self) -> int:
-        """Distinct tokens: trie nodes without padding (which sits at depth 0 behind the first)."""
-        return int((self.depth > 0).sum() + (self.depth[:, 0] == 0).sum())
+        """Distinct tokens: trie nodes without padding."""
+        return int((self.tin >= 0).sum())
 
 
 @jax.tree_util.register_dataclass
@@ -73,11 +74,20 @@ class Shapes:
       row_lengths: allowed numbers of nodes a row, ascending.
       row_multiple: the number of rows is a multiple of it (the devices that rows are spread over).
       options: K.
+
+    Raises `InputError` where there are no lengths or they do not ascend.
     """
 
     row_lengths: tuple[int, ...]
     row_multiple: int
     options: int
+
+    def __post_init__(self) -> None:
+        lengths = (0, *self.row_lengths)
+        if lengths == (0,) or any(after <= before for before, after in pairwise(lengths)):
+            raise InputError(
+                f"batch.row_lengths: {self.row_lengths} is not a sequence of ascending lengths"
+            )
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raises `InputError` where a prompt is longer than the longest row."""
@@ -142,8 +152,8 @@ def _fill(
     width = _power_of_two(max(map(len, edges)), least=128)
     tokens = np.zeros((rows, length), np.int32)
     depth = np.zeros((rows, length), np.int32)
-    tin = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
-    tout = tin + 1
+    tin = np.full((rows, length), -1, np.int32)
+    tout = np.zeros((rows, length), np.int32)
     scored_nodes = np.zeros((rows, slots), np.int32)
     edge_slot = np.zeros((rows, width), np.int32)
     edge_token = np.zeros((rows, width), np.int32)
@@ -152,6 +162,7 @@ def _fill(
         nodes = len(trie.tokens)
         tokens[row, :nodes] = trie.tokens
         depth[row, :nodes] = trie.depth
+        tin[row, :nodes] = trie.tin
         tout[row, :nodes] = trie.tout
         scored_nodes[row, : len(scored[row])] = scored[row]
         slot_of = {node: slot for slot, node in enumerate(scored[row])}

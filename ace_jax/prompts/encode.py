@@ -1,6 +1,7 @@
 """Cells to token sequences: a prompt and the tokens of each of its options."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -88,6 +89,16 @@ def encode_cells(
         Prompt(tuple(tokens), tuple(continuation(_end(text), label) for label in cell_labels))
         for text, tokens, cell_labels in zip(texts, encoded, labels, strict=True)
     ]
+
+
+def check_vocabulary(prompts: Sequence[Prompt], vocab_size: int) -> None:
+    """Raises `InputError` where a token has no row in the model's embedding."""
+    largest = max(max(tokens) for prompt in prompts for tokens in (prompt.tokens, *prompt.options))
+    if largest >= vocab_size:
+        raise InputError(
+            f"the tokenizer gives token {largest}, but the model has {vocab_size}; "
+            "put the model's own tokenizer beside its weights"
+        )
 
 
 @cache

@@ -58,7 +58,7 @@ class PromptTemplate:
             file = resources.files("ace_jax.prompts") / "templates" / f"{name}.j2"
             source = file.read_text(encoding="utf-8")
         elif Path(name).is_file():
-            source = Path(name).read_text(encoding="utf-8")
+            source = _read(Path(name))
         else:
             known = ", ".join(BUILT_IN)
             raise InputError(f"prompt.template: {name!r} is neither a file nor one of {known}")
@@ -86,6 +86,13 @@ class PromptTemplate:
             text = self.template.render(
                 country=country, persona=persona, question=question, options=options, **persona
             )
-        except jinja2.TemplateError as error:
-            raise InputError(f"prompt.template: {error}") from None
+        except Exception as error:  # a user's program: what it can raise has no bound
+            raise InputError(f"prompt.template: {type(error).__name__}: {error}") from None
         return text.rstrip() + "\n"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompt.template: {path} cannot be read ({error})") from None

@@ -4,31 +4,41 @@ orbax commits a checkpoint atomically: it is complete or absent. The base model 
 """
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import grain
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ace_jax.errors import InputError
+from ace_jax.errors import check_positive
 from ace_jax.training.state import TrainState
 
 
-def open_checkpoints(directory: Path, every_steps: int, keep: int) -> ocp.training.Checkpointer:
-    """Opens a run's checkpoints: one every `every_steps`, the latest `keep` of them kept.
+@dataclass(frozen=True)
+class Policy:
+    """One checkpoint every `every_steps`, of which the latest `keep` are kept.
 
     Raises `InputError` for counts below one.
     """
-    for name, count in (("every_steps", every_steps), ("keep", keep)):
-        if count < 1:
-            raise InputError(f"checkpoint.{name}: {count} is not a positive number")
+
+    every_steps: int
+    keep: int
+
+    def __post_init__(self) -> None:
+        check_positive("checkpoint.every_steps", self.every_steps)
+        check_positive("checkpoint.keep", self.keep)
+
+
+def open_checkpoints(directory: Path, policy: Policy) -> ocp.training.Checkpointer:
+    """Opens a run's checkpoints; makes the directory."""
     # orbax and absl report every save on standard error, over the progress bar.
     logging.getLogger("absl").setLevel(logging.WARNING)
     policies = ocp.training.save_decision_policies
     return ocp.training.Checkpointer(
         directory.absolute(),
-        save_decision_policy=policies.FixedIntervalPolicy(every_steps),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        save_decision_policy=policies.FixedIntervalPolicy(policy.every_steps),
+        preservation_policy=ocp.training.preservation_policies.LatestN(policy.keep),
     )
 
 

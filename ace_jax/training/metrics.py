@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -18,7 +17,7 @@ class MetricsLog:
 
     def __init__(self, directory: Path, first_step: int, last_step: int):
         path = directory / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # the last may be torn
         kept = [line for line in lines if json.loads(line)["step"] <= first_step]
         path.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
@@ -27,7 +26,7 @@ class MetricsLog:
             total=last_step, initial=first_step, unit="step", desc="train", dynamic_ncols=True
         )
 
-    def write(self, row: Mapping[str, float]) -> None:
+    def write(self, row: Mapping[str, int | float]) -> None:
         """Records one step; `row` holds at least step, loss and pairs_per_second."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
@@ -39,7 +38,7 @@ class MetricsLog:
         )
         self._bar.update()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_positive
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt
 from ace_jax.survey.pairs import mode
@@ -50,8 +50,7 @@ class Units:
         """
         if unit not in UNITS:
             raise InputError(f"batch.unit: {unit!r} is not one of {', '.join(UNITS)}")
-        if size < 1:
-            raise InputError(f"batch.size: {size} is not a positive number")
+        check_positive("batch.size", size)
         rows = np.arange(len(pairs))
         if unit == "pair":
             return cls(list(rows[:, None]), size)

@@ -1,9 +1,10 @@
 """Which losses a step minimises: the paper's two stages, anchor then effect."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from typing import Any
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_positive
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,17 @@ class Schedule:
     steps_per_epoch: int
 
     @classmethod
-    def of(cls, stages: Sequence[tuple[float, float, int]], steps_per_epoch: int) -> "Schedule":
+    def of(cls, stages: tuple[Any, ...], steps_per_epoch: int) -> "Schedule":
         """Reads `objective.stages`.
 
         Raises `InputError` unless each is (alpha, beta, epochs), with weights and epochs that make
         a stage.
         """
-        for stage in stages:
-            if len(stage) != 3 or min(stage) < 0 or stage[0] + stage[1] == 0 or stage[2] < 1:
-                raise InputError(
-                    f"objective.stages: {stage} is not (alpha, beta, epochs) with weights >= 0, "
-                    "not both 0, and epochs >= 1"
-                )
-        if not stages:
-            raise InputError("objective.stages: empty; name at least one (alpha, beta, epochs)")
+        if not stages or not all(map(_is_stage, stages)):
+            raise InputError(
+                f"objective.stages: {stages} is not a sequence of (alpha, beta, epochs), each with "
+                "finite weights >= 0, not both 0, and a whole number of epochs >= 1"
+            )
         return cls(tuple(Stage(*stage) for stage in stages), steps_per_epoch)
 
     @property
@@ -49,6 +47,13 @@ class Schedule:
         """Steps of all stages together."""
         return self.epochs * self.steps_per_epoch
 
+    def last_step(self, max_steps: int | None) -> int:
+        """Returns the number of steps to do; raises `InputError` for a limit below one."""
+        if max_steps is None:
+            return self.steps
+        check_positive("max_steps", max_steps)
+        return min(self.steps, max_steps)
+
     def at(self, step: int) -> tuple[int, int, Stage]:
         """Returns epoch and number of the stage, both from 1, and the stage of a 0-based step."""
         epoch = step // self.steps_per_epoch
@@ -58,3 +63,10 @@ class Schedule:
             if epoch < end:
                 return epoch + 1, number, stage
         raise IndexError(step)
+
+
+def _is_stage(stage: Any) -> bool:
+    match stage:
+        case int() | float() as alpha, int() | float() as beta, int() as epochs:
+            return min(alpha, beta) >= 0 and 0 < alpha + beta < math.inf and epochs >= 1
+    return False

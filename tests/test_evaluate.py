@@ -1,0 +1,200 @@
+import json
+import runpy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scipy.stats import wasserstein_distance
+from test_train import ROOT, quick_commands
+from torch_reference import option_distribution, option_log_likelihoods
+from transformers import AutoModelForCausalLM
+
+from ace_jax import evaluate
+from ace_jax.errors import InputError
+from ace_jax.interop.hub import open_checkpoint, sha256_of
+from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
+
+COLUMNS = [
+    "source",
+    "country",
+    "question_id",
+    "granularity",
+    "gender",
+    "education",
+    "residence",
+    "marital_status",
+    "n",
+    "effective_n",
+    "p_data",
+    "p_model",
+    "option_mass",
+    "distance",
+    "score",
+]
+SCORES = ["country", "granularity", "n_cells", "score", "ci_low", "ci_high"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(mesh, tmp_path_factory):
+    with quick_commands(mesh, tmp_path_factory):
+        yield
+
+
+@pytest.fixture(scope="module")
+def survey_path(tmp_path_factory):
+    """Two countries of unlike size, in an order that is not that of the questions."""
+    gss = select_questions(read_dataset("gss2018"), ("natspac", "abany"))
+    usa = gss.cells
+    mexico = usa[(usa["question_id"] == "natspac") & (usa["granularity"] != 2)]
+    mexico = mexico.assign(country="MEX", p=[p[::-1].copy() for p in mexico["p"]])
+    cells = pd.concat([mexico, usa]).sample(frac=1, random_state=0, ignore_index=True)
+    path = tmp_path_factory.mktemp("data") / "two"
+    write_dataset(Dataset(gss.questions, cells, gss.manifest), path)
+    return path
+
+
+def config_for(checkpoint, survey, **changes):
+    config = runpy.run_path(str(ROOT / "configs/evaluate.py"))["get_config"]("quickstart")
+    settings = {
+        "model.path": str(checkpoint),
+        "data.path": str(survey),
+        "data.holdout": "none",
+        "data.split": "all",
+        "batch.row_lengths": (2048,),
+    }
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(settings | changed)
+    return config
+
+
+def predictions_of(workdir):
+    return pd.read_parquet(workdir / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def base(tiny_checkpoint, survey_path, tmp_path_factory):
+    """The base model, evaluated."""
+    workdir = tmp_path_factory.mktemp("base") / "new"
+    evaluate.main(config_for(tiny_checkpoint, survey_path), workdir)
+    return workdir
+
+
+def test_every_cell_is_predicted_in_order(base, survey_path):
+    predictions, cells = predictions_of(base), read_dataset(survey_path).cells
+    assert list(predictions.columns) == COLUMNS
+    same = [name for name in COLUMNS[:10]]
+    pd.testing.assert_frame_equal(predictions[same], cells[same])
+    for p, p_data in zip(cells["p"], predictions["p_data"], strict=True):
+        np.testing.assert_array_equal(p, p_data)
+
+
+def test_answers_are_distributions_and_scores_are_right(base):
+    for cell in predictions_of(base).to_dict("records"):
+        positions = np.arange(len(cell["p_data"]))
+        assert cell["p_model"].shape == cell["p_data"].shape
+        assert cell["p_model"].sum() == pytest.approx(1, abs=1e-6)
+        assert 0 < cell["option_mass"] <= 1
+        moved = wasserstein_distance(positions, positions, cell["p_model"], cell["p_data"])
+        assert cell["distance"] == pytest.approx(moved / (len(positions) - 1), abs=1e-6)
+        assert cell["score"] == 1 - cell["distance"]
+
+
+def test_answers_are_those_of_the_reference(base, survey_path, tiny_checkpoint, tiny_torch):
+    dataset = read_dataset(survey_path)
+    style = PromptStyle.of("question_first", "number", False)
+    some = [0, 1, len(dataset.cells) - 1]
+    tokenizer = open_checkpoint(str(tiny_checkpoint)).tokenizer
+    prompts = encode_cells(dataset.cells.iloc[some], dataset.questions, style, tokenizer)
+    for prompt, (_, row) in zip(prompts, predictions_of(base).iloc[some].iterrows(), strict=True):
+        with torch.no_grad():
+            options = [list(option) for option in prompt.options]
+            expected = option_log_likelihoods(tiny_torch, list(prompt.tokens), options)
+        np.testing.assert_allclose(row["p_model"], option_distribution(expected), atol=1e-5)
+        assert row["option_mass"] == pytest.approx(expected.exp().sum().item(), rel=1e-4)
+
+
+def test_scores_are_flat_means(base):
+    scores, cells = pd.read_csv(base / "scores.csv"), predictions_of(base)
+    assert list(scores.columns) == SCORES
+    assert set(zip(scores["country"], scores["granularity"], strict=True)) == {
+        *((country, g) for country in ("USA", "ALL") for g in (1, 2, 3, 4)),
+        *(("MEX", g) for g in (1, 3, 4)),
+    }
+    for row in scores.itertuples():
+        part = cells[cells["granularity"] == row.granularity]
+        if row.country != "ALL":
+            part = part[part["country"] == row.country]
+        # Every cell alike in its country, every country alike in ALL.
+        assert row.score == pytest.approx(part.groupby("country")["score"].mean().mean())
+        assert row.n_cells == len(part)
+        if row.country == "MEX":  # one question says nothing about others
+            assert np.isnan([row.ci_low, row.ci_high]).all()
+        else:
+            assert 0 <= row.ci_low <= row.score <= row.ci_high <= 1
+
+
+def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
+    run = json.loads((base / "run.json").read_text())
+    weights = sorted(tiny_checkpoint.glob("*.safetensors"))
+    assert run["model"]["sha256"] == sha256_of(weights)
+    assert run["data"]["sha256"] == sha256_of(sorted(survey_path.glob("*.parquet")))
+    assert run["adapter"] is None
+    assert run["prompt"]["template"] == "question_first"
+    assert (base / "scores.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    names = {"predictions.parquet", "scores.csv", "scores.png", "run.json"}
+    assert {path.name for path in base.iterdir()} == names
+
+
+def test_the_same_again_is_the_same(base, tiny_checkpoint, survey_path, tmp_path):
+    evaluate.main(config_for(tiny_checkpoint, survey_path), tmp_path)
+    pd.testing.assert_frame_equal(predictions_of(tmp_path), predictions_of(base))
+    for name in ("scores.csv", "run.json"):
+        assert (tmp_path / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_an_adapter_of_zeros_is_the_base_and_a_trained_one_is_not(
+    base, tiny_checkpoint, survey_path, peft_adapter, tmp_path
+):
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    get_peft_model(model, config).save_pretrained(tmp_path / "zeros")
+    answers = {}
+    for name, adapter in (("zeros", tmp_path / "zeros"), ("random", peft_adapter("q_proj")[1])):
+        config = config_for(tiny_checkpoint, survey_path, adapter__path=str(adapter))
+        evaluate.main(config, tmp_path / "out" / name)
+        answers[name] = np.concatenate(predictions_of(tmp_path / "out" / name)["p_model"])
+        run = json.loads((tmp_path / "out" / name / "run.json").read_text())
+        assert run["adapter"]["path"] == str(adapter)
+        assert len(run["adapter"]["sha256"]) == 64
+    of_base = np.concatenate(predictions_of(base)["p_model"])
+    np.testing.assert_allclose(answers["zeros"], of_base, atol=1e-6)
+    assert np.abs(answers["random"] - of_base).max() > 1e-2
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_the_split_is_that_of_training(split, survey_path):
+    config = config_for("", survey_path, data__split=split, data__holdout="question:0.5")
+    cells = evaluate.cells_to_score(read_dataset(survey_path), config)
+    other = config_for("", survey_path, data__holdout="question:0.5", data__split="all")
+    assert cells["question_id"].nunique() == 1
+    assert len(evaluate.cells_to_score(read_dataset(survey_path), other)) > len(cells)
+
+
+def test_unknown_splits_and_no_cells_are_refused(tiny_checkpoint, survey_path, tmp_path):
+    for changes, message in (
+        ({"data__split": "test"}, r"data\.split: 'test' is not one of held_out, train, all"),
+        ({"data__min_n": 10**6}, r"no cells to score: .* data\.min_n 1000000"),
+        ({"data__split": "held_out"}, r"no cells to score: data\.split held_out, .*none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.main(config_for(tiny_checkpoint, survey_path, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_nothing_is_refused(tiny_checkpoint, survey_path, tmp_path):
+    config = config_for(tiny_checkpoint, survey_path, batch__size=0)
+    with pytest.raises(InputError, match=r"batch\.size"):
+        evaluate.main(config, tmp_path / "out")

@@ -1,0 +1,216 @@
+"""The train command. Its helpers serve the other tests that run whole commands, too."""
+
+import json
+import runpy
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from jax.experimental.compilation_cache import compilation_cache
+from peft import PeftModel
+from safetensors.numpy import load_file, save_file
+from torch_reference import Endpoint, Pair, total_loss
+from transformers import AutoModelForCausalLM
+
+from ace_jax import evaluate, train
+from ace_jax.errors import InputError
+from ace_jax.interop.hub import open_checkpoint
+from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.survey.dataset import read_dataset, select_questions
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "data.questions": ("natspac", "natenvir", "abany"),
+    "data.holdout": "none",
+    "data.min_n": 140,  # 15 pairs
+    "lora.rank": 2,
+    "lora.dropout": 0.1,
+    "lora.targets": ("q_proj", "v_proj"),
+    "objective.stages": ((1.0, 0.0, 2), (0.0, 1.0, 1)),
+    "optimizer.learning_rate": 1e-2,
+    "batch.unit": "pair",
+    "batch.size": 4,  # 4 steps an epoch, the last of 3 pairs
+    "batch.row_lengths": (1024,),
+    "checkpoint.every_steps": 100,
+}
+
+
+def small_config(checkpoint, **changes):
+    """The quickstart in small; changes are given as `batch__size=2` for `batch.size`."""
+    config = runpy.run_path(str(ROOT / "configs/quickstart.py"))["get_config"]()
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    config.update_from_flattened_dict(SMALL | {"model.path": str(checkpoint)} | changed)
+    return config
+
+
+@contextmanager
+def quick_commands(mesh, temporary):
+    """Commands run in this process take one device and compile nothing twice."""
+    before = jax.config.jax_compilation_cache_dir
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (train, evaluate):
+            patch.setattr(module, "make_mesh", lambda **_: mesh)
+        _cache_compilations(temporary.getbasetemp() / "compiled")
+        yield
+        _cache_compilations(before)
+
+
+def _cache_compilations(directory):
+    jax.config.update("jax_compilation_cache_dir", directory and str(directory))
+    compilation_cache.reset_cache()
+
+
+def command(name, config, workdir, *arguments):
+    """The command line that runs a command as a user does."""
+    module = [sys.executable, "-m", f"ace_jax.{name}"]
+    return [*module, f"--config={ROOT / 'configs' / config}", f"--workdir={workdir}", *arguments]
+
+
+def metrics_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(mesh, tmp_path_factory):
+    with quick_commands(mesh, tmp_path_factory):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tiny_checkpoint, tmp_path_factory):
+    """A finished run."""
+    workdir = tmp_path_factory.mktemp("runs") / "deep" / "run"
+    train.main(small_config(tiny_checkpoint), workdir)
+    return workdir
+
+
+def test_a_run_directory_has_all_that_is_documented(run, tiny_checkpoint):
+    events = {path.name for path in run.glob("events.out.tfevents.*")}
+    assert len(events) == 1
+    assert {path.name for path in run.iterdir()} - events == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "adapter",
+    }
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["12"]
+    assert {path.name for path in (run / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["model"]["path"] == str(tiny_checkpoint)
+    assert settings["objective"]["stages"] == [[1.0, 0.0, 2], [0.0, 1.0, 1]]
+
+
+def test_metrics_have_a_row_a_step(run):
+    rows = metrics_of(run)
+    assert [(row["step"], row["epoch"], row["stage"]) for row in rows] == [
+        (step + 1, step // 4 + 1, step // 8 + 1) for step in range(12)
+    ]
+    for row in rows:
+        assert row["loss"] == row["anchor_loss" if row["stage"] == 1 else "effect_loss"]
+        assert 0 < row["option_mass"] < 1
+        assert min(row[name] for name in ("grad_norm", "seconds")) > 0
+        pairs, tokens = row["pairs_per_second"], row["tokens_per_second"]
+        assert pairs * row["seconds"] == pytest.approx(3 if row["step"] % 4 == 0 else 4)
+        assert tokens > 50 * pairs
+    first, second = (np.mean([row["loss"] for row in rows[start : start + 4]]) for start in (0, 4))
+    assert second < first
+
+
+def test_tensorboard_gets_the_same_metrics(run):
+    (events,) = run.glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    for name in metrics_of(run)[0].keys() - {"step"}:
+        assert content.count(b"\n" + bytes([len(name)]) + name.encode()) == 12
+
+
+def test_the_adapter_is_one_that_peft_loads(run, tiny_checkpoint):
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, run / "adapter")
+    (config,) = model.peft_config.values()
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (2, 16, 0.1)
+    assert set(config.target_modules) == {"q_proj", "v_proj"}
+    loaded = {name: value for name, value in model.state_dict().items() if "lora_" in name}
+    written = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert len(loaded) == len(written) == 2 * 2 * 2
+    for name, value in written.items():
+        assert value.any()
+        other = loaded[name.replace(".weight", ".default.weight")]
+        np.testing.assert_array_equal(value, other.numpy())
+
+
+def test_a_finished_run_is_left_as_it_is(run, tiny_checkpoint):
+    def content():
+        adapter = (run / "adapter" / "adapter_model.safetensors").read_bytes()
+        return adapter, (run / "metrics.jsonl").read_text(), (run / "config.json").read_text()
+
+    before = content()
+    train.main(small_config(tiny_checkpoint), run)
+    assert content() == before
+
+
+def test_a_directory_with_a_run_of_other_settings_is_refused(run, tiny_checkpoint):
+    before = (run / "config.json").read_text()
+    other = small_config(tiny_checkpoint, seed=1, lora__dropout=0.0)
+    with pytest.raises(InputError, match="holds a run with other settings of lora, seed; choose"):
+        train.main(other, run)
+    assert (run / "config.json").read_text() == before
+
+
+def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, tmp_path):
+    model, adapter = peft_adapter("q_proj", "down_proj")  # of rank 4
+    config = small_config(
+        tiny_checkpoint,
+        lora__init_from=str(adapter),
+        lora__dropout=0.0,
+        objective__stages=((0.5, 2.0, 1),),
+        data__min_n=180,  # 4 pairs
+        max_steps=1,
+    )
+    train.main(config, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert (written["r"], written["lora_alpha"]) == (4, 8)
+    assert set(written["target_modules"]) == {"q_proj", "down_proj"}
+
+    # The first step's loss is that of the adapter as it came, over all 4 pairs.
+    dataset = select_questions(read_dataset("gss2018"), config.data.questions)
+    tokenizer = open_checkpoint(str(tiny_checkpoint)).tokenizer
+    style = PromptStyle.of(**config.prompt)
+
+    def endpoint(cell):
+        (prompt,) = encode_cells(dataset.cells.iloc[[cell]], dataset.questions, style, tokenizer)
+        p = dataset.cells["p"][cell]
+        return Endpoint(list(prompt.tokens), [list(o) for o in prompt.options], p, int(p.argmax()))
+
+    pairs = train.training_pairs(dataset, config)
+    ends = [Pair(endpoint(row.cell_0), endpoint(row.cell_1)) for row in pairs.itertuples()]
+    (row,) = metrics_of(tmp_path / "run")
+    with torch.no_grad():
+        expected = total_loss(model, ends, 0.5, 2.0, "options").item()
+    assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def broken_checkpoint(tiny_checkpoint, tmp_path):
+    """A model with NaN among its weights."""
+    broken = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    (file,) = broken.glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
+    save_file(weights, file, metadata={"format": "pt"})
+    return broken
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(broken_checkpoint, tmp_path):
+    with pytest.raises(InputError, match=r"step 1 .*nan.* \(USA nat\w+\); .*checkpoint"):
+        train.main(small_config(broken_checkpoint, data__shuffle=False), tmp_path / "run")
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
