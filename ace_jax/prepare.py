@@ -9,19 +9,29 @@ from typing import Any
 from ace_jax import __version__
 from ace_jax.command import run, say
 from ace_jax.errors import InputError
-from ace_jax.survey import cells, gss, pairs, respondents
+from ace_jax.survey import cells, gss, pairs, respondents, selection, wvs
 from ace_jax.survey.codebook import CODEBOOKS, Codebook, describe, read_codebook, with_rules
-from ace_jax.survey.dataset import Dataset, question_table, read_dataset, write_dataset
+from ace_jax.survey.dataset import (
+    EMBEDDED,
+    Dataset,
+    question_table,
+    read_dataset,
+    write_dataset,
+)
 from ace_jax.survey.respondents import Respondents
+from ace_jax.survey.selection import Selection
 
-SOURCES = {"gss2018": gss}
+SOURCES = {"gss2018": gss, "wvs7": wvs}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
+    chosen = _selection(args)
     if args.input:
-        dataset = prepare(args.source, args.input, args.weights, _rules(args.rule))
+        dataset = prepare(args.source, args.input, args.weights, _rules(args.rule), chosen)
+    elif args.source not in EMBEDDED:
+        raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
     elif args.rule or args.weights:
         raise InputError("--rule and --weights need the survey's files; give them with --input")
     else:
@@ -37,12 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prepare(
-    source: str, paths: list[Path], weights: str | None, rules: dict[str, float]
+    source: str,
+    paths: list[Path],
+    weights: str | None,
+    rules: dict[str, float],
+    chosen: Selection | None = None,
 ) -> Dataset:
-    """Returns the dataset made from the survey's files; raises InputError if they do not fit."""
+    """Returns the dataset made from the survey's files; raises InputError if they do not fit.
+
+    `chosen` is for surveys of many countries (wvs7).
+    """
     codebook = with_rules(read_codebook(CODEBOOKS / f"{source}.toml"), rules)
     say(f"Reading {', '.join(path.name for path in paths)} as {source}.")
-    everyone = respondents.from_table(SOURCES[source].read(paths), codebook, weights)
+    table = SOURCES[source].read(paths)
+    taken: dict[str, Any] = {}
+    if chosen is not None:
+        labels = wvs.read_labels(paths) if chosen.labels == "file" else {}
+        table, codebook, taken = selection.select(table, codebook, chosen, labels)
+        if absent := taken["countries_not_in_input"]:
+            say(f"Not in the input: {', '.join(absent)}.")
+    everyone = respondents.from_table(table, codebook, weights)
     complete = respondents.complete_cases(everyone)
     say(
         f"{len(everyone.frame)} respondents; {len(everyone.frame) - len(complete.frame)} dropped "
@@ -54,11 +78,9 @@ def prepare(
         "cells": len(made),
         "pairs_min_n_10": len(pairs.toggle_pairs(made, min_n=10)),
     }
-    return Dataset(
-        question_table(codebook.questions),
-        made,
-        _manifest(codebook, paths, weights, SOURCES[source].FILTERS) | {"counts": counts},
-    )
+    manifest = _manifest(codebook, paths, weights, SOURCES[source].FILTERS)
+    manifest["rules"] |= taken
+    return Dataset(question_table(codebook.questions), made, manifest | {"counts": counts})
 
 
 def _manifest(
@@ -103,7 +125,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         metavar="FILE",
         help="the survey's files (gss2018: gss_spending.csv, gss_wages.csv and gss_abortion.csv "
-        "in any order; without them, the cells that come with ace_jax)",
+        "in any order; without them, the cells that come with ace_jax; wvs7: the cross-national "
+        ".csv, .sav or .dta, or any number of single-country .csv files with labels)",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DATASET", help="directory to write"
@@ -122,7 +145,39 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="move a cut of the codebook, such as education.college=3 (lowest code that is "
         "College Educated) or residence.rural=5 (lowest code that is Rural)",
     )
+    parser.add_argument(
+        "--countries",
+        nargs="+",
+        type=str.upper,
+        metavar="CODE",
+        help="wvs7: ISO 3166-1 alpha-3 codes of the countries to take, or all (default: the "
+        "fourteen of the paper's Table 1)",
+    )
+    parser.add_argument(
+        "--questions",
+        choices=selection.QUESTIONS,
+        help="wvs7: the paper's 240 (the default), or only the ordinal ones among them",
+    )
+    parser.add_argument(
+        "--labels",
+        choices=["codebook", "file"],
+        help="wvs7: label options as ace_jax's codebook does (the default), or as the .sav or "
+        ".dta file does",
+    )
     return parser.parse_args(argv)
+
+
+def _selection(args: argparse.Namespace) -> Selection | None:
+    given = {
+        name: value
+        for name in ("countries", "questions", "labels")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.source == "wvs7":
+        return Selection(**given)
+    if given:
+        raise InputError(f"--{next(iter(given))} is for --source wvs7; leave it out")
+    return None
 
 
 def _rules(texts: list[str]) -> dict[str, float]:

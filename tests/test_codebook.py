@@ -71,6 +71,27 @@ def test_a_rule_moves_a_threshold_and_is_described(tmp_path):
     assert moved["gender"] == describe(codebook)["attributes"]["gender"]
 
 
+def test_codes_can_be_missing_everywhere_merged_and_called_by_other_names(tmp_path):
+    everywhere = (
+        'country_column = "land"\ncountries = ["USA"]\nmissing = [[-3, "?"], [-3, "None"]]\n'
+    )
+    text = GOOD.replace('country = "USA"\n', everywhere) + (
+        'merged = [[0, 1]]\nlabels = [[9, "Hard to say"]]\npaper = false\n'
+    )
+    codebook = read_codebook(written(tmp_path, text))
+    assert (codebook.missing, codebook.countries) == ((-3,), ("USA",))
+    assert codebook.recodes[0].dropped == (-3, -1)
+    assert codebook.dropped == {"q1": (-3, 9)}
+    assert codebook.merged == {"q1": {0: 1}}
+    own = ((1, "Disagree"), (2, "Agree"), (9, "Hard to say"))
+    assert codebook.labels["q1"] == (*own, (-3, "?"), (-3, "None"))
+    assert not codebook.questions[0].paper
+    rules = describe(codebook)
+    assert rules["attributes"]["gender"]["dropped_codes"] == [-1]
+    assert rules["dropped_codes"] == {"q1": [9]}
+    assert (rules["missing_codes"], rules["merged_codes"]) == ([-3], {"q1": [[0, 1]]})
+
+
 def test_an_unknown_rule_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"gender\.x.*it has education\.college"):
         with_rules(read_codebook(written(tmp_path, GOOD)), {"gender.x": 1.0})

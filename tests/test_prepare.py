@@ -113,6 +113,9 @@ def test_rules_and_weights_are_applied_and_recorded(tmp_path, tables):
         (["--input", "TABLES", "--rule", "education.college"], "write KEY=NUMBER"),
         (["--input", "TABLES", "--rule", "income.high=3"], "no such rule"),
         (["--input", "TABLES", "--weights", "w8"], "no column w8"),
+        (["--countries", "USA"], "--countries is for --source wvs7"),
+        (["--input", "TABLES", "--questions", "all-240"], "--questions is for --source wvs7"),
+        (["--source", "wvs7"], "--source wvs7 needs the survey's files"),
     ],
 )
 def test_mistakes_are_named(tmp_path, tables, arguments, message):
@@ -140,4 +143,6 @@ def test_the_command_fails_with_one_line(tmp_path):
 
 def test_the_command_has_help_and_offers_only_known_sources(tmp_path):
     assert "--rule KEY=VALUE" in command("--help").stdout
-    assert "gss2018" in command("--source", "wvs7", "--output", str(tmp_path)).stderr
+    refused = command("--source", "wvs8", "--output", str(tmp_path)).stderr
+    assert "gss2018" in refused
+    assert "wvs7" in refused

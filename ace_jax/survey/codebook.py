@@ -6,6 +6,10 @@ The file is TOML (`codebooks/gss2018.toml` is one to copy from):
     citation = "Who made it, when."  # copied into the manifest
     country = "USA"                  # ISO 3166-1 alpha-3; or
     country_column = "B_COUNTRY"     # the column that holds it
+    countries = ["CHL", "MEX"]       # those prepared unless others are asked for; may be left out
+    # Codes that count as no answer, or as no level, in every column, each with what files call
+    # it; a code may be there several times; may be left out.
+    missing = [[-1, "Don't know"], [-2, "No answer"]]
 
     [[attributes]]                   # in the order in which a prompt names them
     name = "gender"
@@ -13,6 +17,8 @@ The file is TOML (`codebooks/gss2018.toml` is one to copy from):
     levels = ["Male", "Female"]      # the first is the reference (A=0), the second A=1
     codes = [[1], [2]]               # the column's codes (numbers or text) of each level
     dropped = [-1, -2]               # codes that count as missing; may be left out
+    # What files with labels in their cells call the codes; may be left out.
+    labels = [[1, "Male"], [2, "Female"], [2, "Woman"]]
 
     [[attributes]]
     name = "education"
@@ -32,12 +38,15 @@ The file is TOML (`codebooks/gss2018.toml` is one to copy from):
     options = [[1, "No"], [2, "A little"], [3, "Very"]]  # code and label, in order; or a scale
     ordinal = true                   # false for yes/no and unordered options; true if left out
     dropped = [-1, 9]                # codes that count as no answer; may be left out
+    merged = [[0, 1]]                # code 0 counts as code 1; may be left out
+    labels = [[9, "Can't choose"]]   # as of attributes, beside the options' own; may be left out
+    paper = false                    # not one of the paper's questions; true if left out
 """
 
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +93,7 @@ class Question:
     option_codes: tuple[int, ...]
     option_labels: tuple[str, ...]
     ordinal: bool
+    paper: bool = True
 
     def __post_init__(self) -> None:
         """Raises InputError unless there are two options or more, each with its own code."""
@@ -108,7 +118,9 @@ class Codebook:
     """All that is known of a survey before its answers are read.
 
     One of `country` (alpha-3, for all respondents) and `country_column` is set.
-    `dropped` maps a question's id to the codes that count as no answer.
+    `dropped` maps a question's id to the codes that count as no answer, `merged` to the codes that
+    count as another one. The codes of `missing` are dropped from every column and stand in each
+    `dropped` too. `labels` maps a column to codes and what files call them.
     """
 
     source: str
@@ -118,6 +130,10 @@ class Codebook:
     recodes: tuple[Recode, ...]
     questions: tuple[Question, ...]
     dropped: Mapping[str, tuple[Code, ...]]
+    missing: tuple[Code, ...] = ()
+    merged: Mapping[str, Mapping[Code, Code]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[tuple[Code, str], ...]] = field(default_factory=dict)
+    countries: tuple[str, ...] = ()
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -162,10 +178,26 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
 
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Returns the rules that turn codes into levels and answers, as the manifest records them."""
-    return {
-        "attributes": {recode.attribute.name: _described(recode) for recode in codebook.recodes},
-        "dropped_codes": {name: list(codes) for name, codes in codebook.dropped.items()},
+    own = {name: _own(codes, codebook) for name, codes in codebook.dropped.items()}
+    rules: dict[str, Any] = {
+        "attributes": {
+            recode.attribute.name: _described(recode)
+            | {"dropped_codes": _own(recode.dropped, codebook)}
+            for recode in codebook.recodes
+        },
+        "dropped_codes": {name: codes for name, codes in own.items() if codes},
     }
+    if codebook.missing:
+        rules["missing_codes"] = list(codebook.missing)
+    if codebook.merged:
+        rules["merged_codes"] = {
+            name: [list(pair) for pair in of.items()] for name, of in codebook.merged.items()
+        }
+    return rules
+
+
+def _own(dropped: tuple[Code, ...], codebook: Codebook) -> list[Code]:
+    return [code for code in dropped if code not in codebook.missing]
 
 
 def _described(recode: Recode) -> dict[str, Any]:
@@ -179,7 +211,7 @@ def _described(recode: Recode) -> dict[str, Any]:
             level: [code for code, its in recode.by.items() if its == level]
             for level in recode.attribute.levels
         }
-    return {"column": recode.column, "levels": rule, "dropped_codes": list(recode.dropped)}
+    return {"column": recode.column, "levels": rule}
 
 
 def _moved(recode: Recode, rules: Mapping[str, float]) -> Recode:
@@ -194,14 +226,16 @@ def _codebook(content: dict[str, Any]) -> Codebook:
         content,
         "the file",
         {"source", "citation", "attributes", "questions"},
-        {"country", "country_column", "scales"},
+        {"country", "country_column", "countries", "missing", "scales"},
     )
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
     if not (content["attributes"] and content["questions"]):
         raise InputError("there is no attribute or no question; give at least one of each")
     source, scales = content["source"], content.get("scales", {})
-    recodes = tuple(_recode(entry) for entry in content["attributes"])
+    called = _labelled(content.get("missing", []), "missing")
+    missing = tuple(dict.fromkeys(code for code, _ in called))
+    recodes = tuple(_recode(entry, missing) for entry in content["attributes"])
     questions = tuple(_question(entry, source, scales) for entry in content["questions"])
     _check_names([r.attribute.name for r in recodes], [q.question_id for q in questions])
     return Codebook(
@@ -212,25 +246,40 @@ def _codebook(content: dict[str, Any]) -> Codebook:
         recodes=recodes,
         questions=questions,
         dropped={
-            entry["column"]: tuple(entry["dropped"])
+            entry["column"]: (*missing, *entry.get("dropped", ()))
             for entry in content["questions"]
-            if "dropped" in entry
+            if missing or "dropped" in entry
         },
+        missing=missing,
+        merged={
+            entry["column"]: dict(entry["merged"])
+            for entry in content["questions"]
+            if "merged" in entry
+        },
+        labels={
+            entry["column"]: (
+                *_labelled(_options(entry, scales), entry["column"]),
+                *_labelled(entry.get("labels", []), entry["column"]),
+                *called,
+            )
+            for entry in [*content["attributes"], *content["questions"]]
+        },
+        countries=tuple(content.get("countries", ())),
     )
 
 
-def _recode(entry: dict[str, Any]) -> Recode:
+def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
     where = f"attribute {entry.get('name')}"
-    _check_keys(entry, where, {"name", "column", "levels"}, {"codes", "threshold", "dropped"})
+    optional = {"codes", "threshold", "dropped", "labels"}
+    _check_keys(entry, where, {"name", "column", "levels"}, optional)
     levels = tuple(entry["levels"])
     if len(levels) < 2 or len(set(levels)) < len(levels):
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
     if ("codes" in entry) == ("threshold" in entry):
         raise InputError(f"{where}: give either `codes` or `threshold`")
     by = _by_threshold(entry, where) if "threshold" in entry else _by_codes(entry, where)
-    return Recode(
-        Attribute(entry["name"], levels), entry["column"], by, tuple(entry.get("dropped", ()))
-    )
+    dropped = (*missing, *entry.get("dropped", ()))
+    return Recode(Attribute(entry["name"], levels), entry["column"], by, dropped)
 
 
 def _by_codes(entry: dict[str, Any], where: str) -> dict[Code, str]:
@@ -253,27 +302,39 @@ def _by_threshold(entry: dict[str, Any], where: str) -> Threshold:
 
 def _question(entry: dict[str, Any], source: str, scales: dict[str, Any]) -> Question:
     where = f"question {entry.get('column')}"
-    _check_keys(entry, where, {"column", "topic", "text", "options"}, {"ordinal", "dropped"})
-    options = entry["options"]
-    if isinstance(options, str):
-        if options not in scales:
-            raise InputError(f"{where} uses the scale {options!r}, which [scales] does not have")
-        options = scales[options]
-    try:
-        codes, labels = [int(code) for code, _ in options], [str(label) for _, label in options]
-    except (TypeError, ValueError):
-        raise InputError(
-            f'{where}: write each option as [code, "label"], the code a whole number'
-        ) from None
+    optional = {"ordinal", "dropped", "merged", "labels", "paper"}
+    _check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
+    options = _labelled(_options(entry, scales), where)
     return Question(
         source=source,
         question_id=entry["column"],
         topic=entry["topic"],
         text=entry["text"],
-        option_codes=tuple(codes),
-        option_labels=tuple(labels),
+        option_codes=tuple(int(code) for code, _ in options),
+        option_labels=tuple(label for _, label in options),
         ordinal=entry.get("ordinal", True),
+        paper=entry.get("paper", True),
     )
+
+
+def _options(entry: dict[str, Any], scales: dict[str, Any]) -> Any:
+    options = entry.get("options", [])
+    if not isinstance(options, str):
+        return options
+    if options not in scales:
+        raise InputError(
+            f"question {entry['column']} uses the scale {options!r}, which [scales] does not have"
+        )
+    return scales[options]
+
+
+def _labelled(pairs: Any, where: str) -> tuple[tuple[int, str], ...]:
+    try:
+        return tuple((int(code), str(label)) for code, label in pairs)
+    except (TypeError, ValueError):
+        raise InputError(
+            f'{where}: write each option as [code, "label"], the code a whole number'
+        ) from None
 
 
 def _check_keys(entry: dict[str, Any], where: str, required: set[str], optional: set[str]) -> None:

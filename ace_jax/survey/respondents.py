@@ -35,10 +35,9 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
     for recode in codebook.recodes:
         columns[recode.attribute.name] = _levels(_column(table, recode.column), recode)
     for question in codebook.questions:
-        answers = _column(table, question.question_id)
-        columns[question.question_id] = _answers(
-            answers, question, codebook.dropped.get(question.question_id, ())
-        )
+        name = question.question_id
+        answers = _column(table, name).replace(dict(codebook.merged.get(name, {})))
+        columns[name] = _answers(answers, question, codebook.dropped.get(name, ()))
     columns["weight"] = _weights(table, weights)
     return Respondents(pd.DataFrame(columns), codebook.attributes, codebook.questions)
 

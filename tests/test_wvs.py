@@ -1,0 +1,357 @@
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pyreadstat
+import pytest
+
+from ace_jax.errors import InputError
+from ace_jax.prepare import main
+from ace_jax.survey import wvs
+from ace_jax.survey.cells import aggregate
+from ace_jax.survey.codebook import CODEBOOKS, describe, read_codebook, with_rules
+from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.respondents import complete_cases, from_table
+from ace_jax.survey.selection import (
+    EVERY_COUNTRY,
+    Selection,
+    select,
+    with_labels,
+    with_questions,
+)
+
+CODEBOOK = read_codebook(CODEBOOKS / "wvs7.toml")
+SIZE = 600  # respondents of Egypt and of Chile; a tenth as many of Uruguay, which is not one of 14
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Codes as the cross-national file has them, with every kind that a rule is about."""
+    random = np.random.default_rng(7)
+    countries = ["EGY"] * SIZE + ["CHL"] * SIZE + ["URY"] * (SIZE // 10)
+    size = len(countries)
+    columns = {
+        "A_WAVE": np.full(size, 7),
+        "B_COUNTRY_ALPHA": countries,
+        "W_WEIGHT": random.uniform(0.5, 2, size).round(3),
+        "Q260": random.choice([1, 2, 1, 2, 1, 2, -5], size),
+        "Q275": random.choice([0, 2, 4, 5, 6, 7, 8, -2], size),
+        "H_URBRURAL": random.integers(1, 3, size),
+        "Q273": random.choice([1, 1, 1, 2, 3, 6], size),
+    }
+    for question in CODEBOOK.questions:
+        if question.paper:
+            name = question.question_id
+            codes = {
+                *question.option_codes,
+                *CODEBOOK.dropped[name],
+                *CODEBOOK.merged.get(name, ()),
+            }
+            columns[name] = random.choice(sorted(codes), size)
+    columns["Q1"] = random.choice([1, 1, 1, 1, 1, 1, 1, 2, 3, 4, -1], size)
+    return pd.DataFrame(columns)
+
+
+def comma_csv(table, directory):
+    path = directory / "one.txt"
+    table.assign(Q2=table["Q2"].astype(float)).to_csv(path, index=False)
+    return [path]
+
+
+def sav(table, directory):
+    path = directory / "two.bin"
+    ranges = {"Q3": [{"lo": -5, "hi": -1}]}
+    labels = {"Q1": {1: "Vital", 2: "Rather", 3: "Hardly", 4: "Never"}, "Q260": {1: "Man"}}
+    pyreadstat.write_sav(table, path, missing_ranges=ranges, variable_value_labels=labels)
+    return [path]
+
+
+def dta(table, directory):
+    path = directory / "three.csv"  # whatever it is called
+    labels = {"Q4": {1: "Vital", 2: "Rather", 3: "Hardly", 4: "Never", -1: "Dunno"}}
+    pyreadstat.write_dta(table, path, variable_value_labels=labels)
+    return [path]
+
+
+def labelled_csv(table, directory):
+    """A file a country, as they are handed out one by one."""
+    paths = []
+    for country, rows in table.groupby("B_COUNTRY_ALPHA"):
+        cells = {"": range(len(rows))}
+        for name, column in rows.items():
+            label = dict(reversed(CODEBOOK.labels.get(name, ())))
+            spelled = [str(label.get(code, code)) for code in column]
+            cells[f'{name} The "{name}", or: so; {country}'] = spelled
+        frame = pd.DataFrame(cells)
+        odd = {"Very important": "1.-  very Important ", "Don't know": "Don\u00b4t know"}
+        paths.append(directory / f"{country}.csv")
+        frame.replace(odd).to_csv(paths[-1], index=False, sep=";")
+    return paths
+
+
+CHECKED = ("Q1", "Q3", "Q56", "Q94", "Q111", "Q119", "Q221", "Q241", "Q254")
+FORMS = [comma_csv, sav, dta, labelled_csv]
+
+
+def expected(answers, question_id, weighted):
+    """The cells of a question, counted one respondent at a time."""
+    question = next(q for q in CODEBOOK.questions if q.question_id == question_id)
+    sums = {}
+    for row in answers.to_dict("records"):
+        level = {
+            "gender": {1: "Male", 2: "Female"}.get(row["Q260"]),
+            "education": "College Educated" if row["Q275"] >= 6 else "Not College Educated",
+            "residence": {1: "Urban", 2: "Rural"}[row["H_URBRURAL"]],
+            "marital_status": "Married" if row["Q273"] == 1 else "Not Married",
+        }
+        code = row[question_id]
+        if question_id in ("Q241", "Q249") and code == 0:
+            code = 1
+        out = row["B_COUNTRY_ALPHA"] == "URY" or level["gender"] is None or row["Q275"] < 0
+        if out or code not in question.option_codes:
+            continue
+        for size in (1, 2, 3, 4):
+            for named in combinations(level, size):
+                key = (row["B_COUNTRY_ALPHA"], *(level[a] if a in named else "" for a in level))
+                shares = sums.setdefault(key, [])
+                weight = row["W_WEIGHT"] if weighted else 1.0
+                shares.append((question.option_codes.index(code), weight))
+    cells = {}
+    for key, given in sums.items():
+        weights = np.array([weight for _, weight in given])
+        p = np.zeros(len(question.option_codes))
+        for position, weight in given:
+            p[position] += weight / weights.sum()
+        cells[key] = (len(given), weights.sum() ** 2 / (weights**2).sum(), p)
+    return cells
+
+
+def prepared(directory, paths, *arguments):
+    output = directory / "dataset"
+    files = ["--input", *map(str, paths), "--output", str(output)]
+    main(["--source", "wvs7", *files, *arguments])
+    return read_dataset(output)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_codes(tmp_path, answers, form):
+    read = wvs.read(form(answers, tmp_path))
+    assert set(read) == set(answers) - {"A_WAVE"}
+    read = read.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
+    kept = answers.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
+    for name in read:
+        given = kept[name]
+        if form is sav and name == "Q3":
+            given = given.where(given > 0)  # the file itself declares these missing
+        if read[name].dtype.kind == "f":
+            np.testing.assert_array_equal(read[name], given.astype(float), name)
+        else:
+            assert read[name].tolist() == given.tolist(), name
+
+
+def check_cells(made, answers, weighted):
+    for question_id in CHECKED:
+        cells = made[made["question_id"] == question_id]
+        known = expected(answers, question_id, weighted)
+        names = ["country", *(attribute.name for attribute in ATTRIBUTES)]
+        keys = cells[names].astype(object).fillna("").itertuples(index=False, name=None)
+        found = dict(zip(keys, cells[["n", "effective_n", "p"]].to_numpy(), strict=True))
+        assert found.keys() == known.keys()
+        for key, (n, effective_n, p) in known.items():
+            assert found[key][0] == n
+            assert found[key][1] == pytest.approx(effective_n, rel=1e-9)
+            np.testing.assert_allclose(found[key][2], p, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, "W_WEIGHT"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form, weights):
+    few = tuple(q for q in CODEBOOK.questions if q.question_id in CHECKED)
+    few = replace(CODEBOOK, questions=few)
+    table, codebook, _ = select(wvs.read(form(answers, tmp_path)), few, Selection(), {})
+    check_cells(
+        aggregate(complete_cases(from_table(table, codebook, weights))), answers, bool(weights)
+    )
+
+
+def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
+    made = prepared(tmp_path, comma_csv(answers, tmp_path), "--weights", "W_WEIGHT")
+    check_cells(made.cells, answers, weighted=True)
+    assert len(made.questions) == 240
+    rules = made.manifest["rules"]
+    assert rules["weights"] == "W_WEIGHT"
+    assert rules["countries"] == ["CHL", "EGY"]
+    assert len(rules["countries_not_in_input"]) == 12
+    assert "Not in the input: AUS, DEU," in capsys.readouterr().err
+
+
+def test_what_is_chosen_is_recorded(tmp_path, answers):
+    ruled = ["--rule", "education.college=4", "--questions", "strictly-ordinal"]
+    made = prepared(tmp_path, comma_csv(answers, tmp_path), "--countries", "ury", "EGY", *ruled)
+    rules = made.manifest["rules"]
+    assert rules["countries"] == ["EGY", "URY"] == sorted(made.cells["country"].unique())
+    assert (rules["questions"], rules["labels"]) == ("strictly-ordinal", "codebook")
+    assert rules["attributes"]["education"]["levels"]["College Educated"] == ">= 4"
+    assert rules["missing_codes"] == [-1, -2, -3, -4, -5]
+    assert rules["dropped_codes"] == {"Q221": [4], "Q222": [4], "Q254": [5]}
+    assert rules["merged_codes"]["Q241"] == [[0, 1]]
+    assert len(made.questions) == 203
+    assert made.questions["ordinal"].all()
+
+
+def test_all_countries_can_be_taken(tmp_path, answers):
+    table = wvs.read(comma_csv(answers, tmp_path))
+    _, _, taken = select(table, CODEBOOK, Selection(countries=EVERY_COUNTRY), {})
+    assert taken["countries"] == ["CHL", "EGY", "URY"]
+
+
+@pytest.mark.parametrize(("form", "question_id"), [(sav, "Q1"), (dta, "Q4")])
+def test_labels_of_the_file_can_be_used(tmp_path, answers, form, question_id):
+    codebook = with_labels(CODEBOOK, wvs.read_labels(form(answers, tmp_path)))
+    labels = {question.question_id: question.option_labels for question in codebook.questions}
+    assert labels[question_id] == ("Vital", "Rather", "Hardly", "Never")
+    assert labels["Q5"][0] == "Very important"
+
+
+def test_labels_of_the_file_are_written(tmp_path, answers):
+    made = prepared(tmp_path, sav(answers, tmp_path), "--labels", "file")
+    assert made.questions["option_labels"].iloc[0] == ["Vital", "Rather", "Hardly", "Never"]
+    assert made.manifest["rules"]["labels"] == "file"
+
+
+def broken(answers, directory, how):
+    """Writes a file that is wrong in one way."""
+    path = comma_csv(answers, directory)[0]
+    if how == "tabs":
+        answers.to_csv(path, index=False, sep="\t")
+    elif how == "inverted":
+        answers.assign(Q1=5 - answers["Q1"]).to_csv(path, index=False)
+    elif how == "renamed":
+        answers.rename(columns={"Q57": "Q57P"}).to_csv(path, index=False)
+    elif how == "labels":
+        answers.replace({"Q6": {1: "Very important"}}).to_csv(path, index=False)
+    elif how == "latin-1":
+        path.write_bytes(path.read_bytes().replace(b"EGY", b"EG\xdd", 1))
+    elif how == "latin-1 header":
+        path.write_bytes(path.read_bytes().replace(b"A_WAVE", b"A_WAV\xc9", 1))
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "no rows":
+        answers.head(0).to_csv(path, index=False)
+    elif how == "something else":
+        path.write_text("a,b\n1,2\n", encoding="utf-8")
+    elif how == "ragged":
+        path.write_text(path.read_text("utf-8") + "1,2" * 900 + "\n", encoding="utf-8")
+    elif how == "cut sav header":
+        path = sav(answers, directory)[0]
+        path.write_bytes(path.read_bytes()[:500])
+    elif how.startswith("cut"):
+        path = {"cut sav": sav, "cut dta": dta}[how](answers, directory)[0]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    elif how == "unknown label":
+        path = labelled_csv(answers, directory)[1]
+        path.write_text(
+            path.read_text("utf-8").replace("Rather important", "Rather so", 1), "utf-8"
+        )
+    return [path]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("tabs", r"separates its columns by '\\t'; save it with commas"),
+        ("inverted", r"seems to be the inverted edition: \d+% of its .*the standard edition"),
+        ("renamed", r"lacks the column Q57 \(1 of 245 .*nearest it has is Q57P"),
+        ("labels", r"column Q6 holds the text 'Very important' \(\d+ .*codes are expected"),
+        ("latin-1", r"is not UTF-8 \(byte 0xdd\)"),
+        ("latin-1 header", r"is not UTF-8 \(byte 0xc9\)"),
+        ("empty", "is empty; download it again"),
+        ("no rows", "a header and no respondents"),
+        ("something else", "lacks the column B_COUNTRY_ALPHA .*it has none like it"),
+        ("ragged", "holds '2.*' .1 respondents.*no ISO 3166-1 alpha-3 code"),
+        ("cut sav", "two.bin is (damaged or )?cut off"),
+        ("cut dta", "three.csv is (damaged or )?cut off"),
+        ("cut sav header", "two.bin is damaged or cut off"),
+        ("unknown label", r"the label 'Rather so' .*it knows 'rather important'"),
+    ],
+)
+def test_bad_files_are_refused_and_nothing_is_written(tmp_path, answers, how, message):
+    with pytest.raises(InputError, match=message) as error:
+        prepared(tmp_path, broken(answers, tmp_path, how))
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*dataset*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--countries", "EGX"], "--countries EGX: no respondent .* 3 countries, such as EGY"),
+        (["--labels", "file"], "carries no labels of its own"),
+        (["--weights", "PWGHT"], "no column PWGHT"),
+    ],
+)
+def test_what_the_file_lacks_cannot_be_chosen(tmp_path, answers, arguments, message):
+    with pytest.raises(InputError, match=message):
+        prepared(tmp_path, comma_csv(answers, tmp_path), *arguments)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_country_is_given_once_and_files_exist(tmp_path, answers):
+    paths = labelled_csv(answers, tmp_path)
+    with pytest.raises(InputError, match=r"has respondents of EGY, as .*EGY\.csv has"):
+        wvs.read([*paths, *comma_csv(answers, tmp_path)])
+    with pytest.raises(InputError, match=r"cannot read .*none\.csv: No such file"):
+        wvs.read([tmp_path / "none.csv"])
+
+
+def test_only_other_countries_ask_for_a_list(tmp_path, answers):
+    paths = comma_csv(answers[answers["B_COUNTRY_ALPHA"] == "URY"], tmp_path)
+    with pytest.raises(InputError, match="only URY; name those wanted with --countries"):
+        prepared(tmp_path, paths)
+
+
+def test_the_codebook_has_the_paper_s_240_questions_by_topic():
+    assert CODEBOOK.attributes == ATTRIBUTES
+    assert len(CODEBOOK.questions) == 260
+    chosen = with_questions(CODEBOOK, "all-240").questions
+    # Table 2a of the paper.
+    assert Counter(question.topic for question in chosen) == {
+        "Social values, attitudes & stereotypes": 44,
+        "Social capital, trust & organizational membership": 36,
+        "Political interest & participation": 36,
+        "Political culture & regimes": 25,
+        "Ethical values & norms": 23,
+        "Security": 21,
+        "Religious values": 12,
+        "Happiness & well-being": 11,
+        "Migration": 10,
+        "Corruption": 9,
+        "Economic values": 6,
+        "Science & technology": 6,
+        "Demographics": 1,
+    }
+    assert len(with_questions(CODEBOOK, "strictly-ordinal").questions) == 203
+    assert len({question.text for question in CODEBOOK.questions}) == 260
+    assert not [q.text for q in CODEBOOK.questions if not q.text.endswith("?") or "[" in q.text]
+
+
+def test_the_codebook_repairs_orders():
+    options = {question.question_id: question.option_codes for question in CODEBOOK.questions}
+    assert options["Q56"] == (1, 3, 2)
+    assert options["Q119"] == (1, 2, 0, 3, 4)
+    assert options["Q111"] == (1, 2)
+    assert options["Q221"] == options["Q222"] == (1, 2, 3)
+    assert options["Q254"] == (1, 2, 3, 4)
+    assert all(options[f"Q{number}"] == tuple(range(1, 11)) for number in range(241, 250))
+    assert CODEBOOK.merged.keys() == {f"Q{number}" for number in range(241, 250)}
+
+
+@pytest.mark.parametrize("cut", [4, 5])
+def test_the_cut_of_education_moves(cut):
+    levels = describe(with_rules(CODEBOOK, {"education.college": float(cut)}))["attributes"][
+        "education"
+    ]
+    assert levels["levels"] == {"College Educated": f">= {cut}", "Not College Educated": f"< {cut}"}
