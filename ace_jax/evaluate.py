@@ -31,9 +31,9 @@ from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities,
 from ace_jax.model.llama import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
-from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode_cells
+from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode, render_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory, read_dataset, select_questions
-from ace_jax.survey.holdout import split_questions
+from ace_jax.survey.holdout import held_out_cells
 from ace_jax.training.state import abstract_model
 
 
@@ -54,8 +54,9 @@ def main(config: ConfigDict, workdir: Path) -> None:
     model = abstract_model(checkpoint.config, lora_config, base_dtype(config.model.dtype))
     say(f"model: {checkpoint.name} in {config.model.dtype}, adapter: {adapter or 'none'}")
 
-    style = PromptStyle.of(**config.prompt)
-    prompts = encode_cells(cells, dataset.questions, style, checkpoint.tokenizer)
+    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
+    texts = render_cells(cells, dataset, style)
+    prompts = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
     check_vocabulary(prompts, checkpoint.config.vocab_size)
     options = int(dataset.questions["option_codes"].map(len).max())
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
@@ -88,7 +89,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     predictions.to_parquet(workdir / "predictions.parquet", index=False)
     scores.to_csv(workdir / "scores.csv", index=False)
     score_by_granularity({"adapter" if adapter else "base model": scores}, workdir / "scores.png")
-    run = json.dumps(identity(config, checkpoint, adapter, style), indent=2)
+    run = json.dumps(identity(config, dataset, checkpoint, adapter, style), indent=2)
     (workdir / "run.json").write_text(run + "\n")
     print(scores.to_string(index=False, float_format="{:.4f}".format))
     say(f"predictions and scores: {workdir}")
@@ -97,14 +98,11 @@ def main(config: ConfigDict, workdir: Path) -> None:
 def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     """Returns the cells of `data.split` with at least `data.min_n` respondents."""
     split = config.data.split
-    train, held_out = split_questions(
-        list(dataset.questions["question_id"]), config.data.holdout, config.seed
-    )
-    questions = {"train": train, "held_out": held_out, "all": train + held_out}.get(split)
-    if questions is None:
-        raise InputError(f"data.split: {split!r} is not one of held_out, train, all")
-    cells = dataset.cells
-    cells = cells[cells["question_id"].isin(questions) & (cells["n"] >= config.data.min_n)]
+    held_out = held_out_cells(dataset, config.data.holdout, config.seed)
+    splits = {"held_out": held_out, "train": ~held_out, "all": np.full(len(held_out), True)}
+    if split not in splits:
+        raise InputError(f"data.split: {split!r} is not one of {', '.join(splits)}")
+    cells = dataset.cells[splits[split] & (dataset.cells["n"] >= config.data.min_n)]
     if cells.empty:
         raise InputError(
             f"no cells to score: data.split {split}, data.holdout {config.data.holdout}, "
@@ -137,7 +135,11 @@ def predict(cells: pd.DataFrame, p_model: np.ndarray, mass: np.ndarray) -> pd.Da
 
 
 def identity(
-    config: ConfigDict, checkpoint: Checkpoint, adapter: Path | None, style: PromptStyle
+    config: ConfigDict,
+    dataset: Dataset,
+    checkpoint: Checkpoint,
+    adapter: Path | None,
+    style: PromptStyle,
 ) -> dict[str, object]:
     """Returns what was scored, each part with the SHA-256 of what it was read from."""
     template = hashlib.sha256(style.template.source.encode()).hexdigest()
@@ -154,6 +156,7 @@ def identity(
         "adapter": adapter
         and {"path": str(adapter), "sha256": sha256_of(sorted(adapter.glob("adapter_*")))},
         "data": config.data.to_dict() | {"sha256": sha256_of(data)},
+        "attributes": {attribute.name: attribute.levels for attribute in dataset.attributes},
         "prompt": config.prompt.to_dict() | {"sha256": template},
     }
 

@@ -76,7 +76,7 @@ def prepare(
     counts = _counts(everyone, complete) | {
         "questions": len(codebook.questions),
         "cells": len(made),
-        "pairs_min_n_10": len(pairs.toggle_pairs(made, min_n=10)),
+        "pairs_min_n_10": len(pairs.toggle_pairs(made, codebook.attributes, min_n=10)),
     }
     manifest = _manifest(codebook, paths, weights, SOURCES[source].FILTERS)
     manifest["rules"] |= taken

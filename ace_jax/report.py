@@ -19,6 +19,7 @@ from ace_jax.analysis.comparison import effect_distances, score_gains
 from ace_jax.analysis.figures import score_by_granularity
 from ace_jax.command import say
 from ace_jax.errors import InputError
+from ace_jax.survey.personas import attributes_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     directories = dict(_named(argument) for argument in options.run)
     runs = {name: pd.read_parquet(out / "predictions.parquet") for name, out in directories.items()}
     first = json.loads((next(iter(directories.values())) / "run.json").read_text())
-    gains = score_gains(runs, first["seed"])
-    effects = effect_distances(runs, first["data"]["min_n"])
+    attributes = attributes_of(first["attributes"])
+    gains = score_gains(runs, attributes, first["seed"])
+    effects = effect_distances(runs, attributes, first["data"]["min_n"])
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     gains.to_csv(output / "scores.csv", index=False)
@@ -78,8 +80,9 @@ def _side_by_side(gains: pd.DataFrame) -> str:
         for name, row in rows.set_index("run").loc[names].iterrows():
             line[str(name)] = f"{row['score']:.1f}"
             if name != names[0]:
-                gain = "{gain:+.1f} [{gain_low:+.1f}, {gain_high:+.1f}]".format_map(row)
-                line[f"gain of {name} (95 %)"] = gain
+                # Where there is one question only, there is no interval.
+                known = "" if pd.isna(row["gain_low"]) else " [{gain_low:+.1f}, {gain_high:+.1f}]"
+                line[f"gain of {name} (95 %)"] = ("{gain:+.1f}" + known).format_map(row)
         lines.append(line)
     return pd.DataFrame(lines).to_string(index=False)
 

@@ -31,9 +31,9 @@ from ace_jax.model.llama import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode_cells
+from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode, render_cells
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions
-from ace_jax.survey.holdout import split_questions
+from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training import checkpoints
 from ace_jax.training.metrics import MetricsLog
@@ -147,12 +147,11 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
 
 def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
-    """Returns the pairs of questions that are not held out; positions are in `dataset.cells`."""
-    train, _ = split_questions(
-        list(dataset.questions["question_id"]), config.data.holdout, config.seed
-    )
-    pairs = toggle_pairs(dataset.cells, min_n=config.data.min_n)
-    kept = pairs[pairs["question_id"].isin(train)].reset_index(drop=True)
+    """Returns the pairs with no endpoint held out; positions are in `dataset.cells`."""
+    held_out = held_out_cells(dataset, config.data.holdout, config.seed)
+    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
+    seen = held_out[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
+    kept = pairs[~seen].reset_index(drop=True)
     if kept.empty:
         raise InputError(
             f"data.holdout {config.data.holdout} leaves none of {len(pairs)} pairs to train on"
@@ -171,8 +170,9 @@ def make_collate(
     """Tokenises every endpoint's prompt."""
     endpoints = pd.unique(pairs[["cell_0", "cell_1"]].to_numpy().ravel())
     cells = dataset.cells.iloc[endpoints]
-    style = PromptStyle.of(**config.prompt)
-    prompts = encode_cells(cells, dataset.questions, style, checkpoint.tokenizer)
+    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
+    texts = render_cells(cells, dataset, style)
+    prompts = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
     check_vocabulary(prompts, checkpoint.config.vocab_size)
     shapes.check(prompts)
     return Collate(

@@ -34,7 +34,8 @@ from ace_jax.interop.peft import load_adapter, read_lora_config
 from ace_jax.model.llama import base_dtype
 from ace_jax.model.sharding import MESH_AXES
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import Prompt, PromptStyle, encode_cells
+from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells
+from ace_jax.survey.dataset import Dataset
 from ace_jax.training.pipeline import Collate, TrainingBatch
 from ace_jax.training.state import abstract_model
 
@@ -236,5 +237,6 @@ def survey(tokenizer) -> Survey:
     answers = [draw.dirichlet(np.ones(sizes[question])) for question in cells["question_id"]]
     toggles = np.array([(0, 1), (0, 2), (1, 3), (2, 3)])
     pairs = pd.DataFrame(np.concatenate([toggles, toggles + 4]), columns=["cell_0", "cell_1"])
-    style = PromptStyle.of(template="persona_first", option_style="number", chat=False)
-    return Survey(encode_cells(cells, QUESTIONS, style, tokenizer), answers, pairs)
+    style = PromptStyle.of(template="persona_first", option_style="number")
+    texts = render_cells(cells, Dataset(QUESTIONS, cells, {}), style)
+    return Survey(encode(texts, tokenizer, chat=False), answers, pairs)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -7,6 +9,7 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Question
 from ace_jax.survey.dataset import Dataset, question_table, read_dataset, write_dataset
+from ace_jax.survey.personas import Attribute
 
 QUESTION = Question("mine", "q1", "Work", "?", (1, 2, 3), ("A", "B", "C"), True)
 
@@ -46,6 +49,25 @@ def test_what_is_written_is_read_back(tmp_path):
         np.testing.assert_array_equal(p, [0.25, 0.25, 0.5])
 
 
+def test_attributes_of_its_own_are_read_back(tmp_path):
+    row = {"source": "mine", "country": "USA", "question_id": "q1", "granularity": 1}
+    row |= {"age": "Old", "n": 1, "effective_n": 1.0, "p": np.array([0.0, 0.0, 1.0])}
+    table = pd.DataFrame([row, row | {"age": "Young"}])
+    manifest = {"attributes": {"age": ["Young", "Middle", "Old"]}}
+    write_dataset(Dataset(question_table([QUESTION]), table, manifest), tmp_path / "d")
+    read = read_dataset(tmp_path / "d")
+    assert read.attributes == (Attribute("age", ("Young", "Middle", "Old")),)
+    assert read.cells["age"].tolist() == ["Old", "Young"]
+
+
+@pytest.mark.parametrize("attributes", ["age", {"age": 3}, 7])
+def test_attributes_that_are_none_are_refused(tmp_path, attributes):
+    write_dataset(dataset(), tmp_path / "d")
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps({"attributes": attributes}))
+    with pytest.raises(InputError, match=r"manifest\.json is not a manifest"):
+        read_dataset(tmp_path / "d")
+
+
 def test_a_dataset_is_replaced_and_anything_else_is_refused(tmp_path):
     target = tmp_path / "d"
     target.mkdir()
@@ -77,6 +99,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
         ({"p": np.array([0.5, 0.5, 0.5])}, "row 1 has a p that does not sum to 1"),
         ({"question_id": "q2"}, r"cells.parquet: row 1 has a question_id that"),
         ({"gender": "Male"}, "row 1 repeats the persona"),
+        ({"gender": "Female "}, "row 1 has a gender that is no level of it"),
     ],
 )
 def test_bad_cells_are_refused(tmp_path, changes, message):

@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
-from ace_jax.prompts.encode import PromptStyle, country_name, encode_cells
+from ace_jax.prompts.encode import PromptStyle, country_name, encode, render_cells
 from ace_jax.survey.dataset import read_dataset
 
 GSS = read_dataset("gss2018")
@@ -31,15 +31,16 @@ def cells(question_id="natspac"):
     return GSS.cells[GSS.cells["question_id"] == question_id].reset_index(drop=True)
 
 
-def encode(tokenizer, table, style="number", chat=False, template="persona_first"):
-    return encode_cells(table, GSS.questions, PromptStyle.of(template, style, chat), tokenizer)
+def encoded(tokenizer, table, style="number", chat=False, template="persona_first"):
+    texts = render_cells(table, GSS, PromptStyle.of(template, style))
+    return encode(texts, tokenizer, chat=chat)
 
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_prompt_with_an_option_is_the_text_with_its_label(bos):
     tokenizer = tokenizer_with(("t", "o"), bos=bos)
     table = cells()
-    prompts = encode(tokenizer, table)
+    prompts = encoded(tokenizer, table)
     assert len(prompts) == len(table) == 80
     for cell, prompt in zip(table.to_dict("records"), prompts, strict=True):
         text = tokenizer.decode(prompt.tokens, skip_special_tokens=True)
@@ -52,7 +53,7 @@ def test_a_prompt_with_an_option_is_the_text_with_its_label(bos):
 
 def test_ten_is_two_tokens_where_digits_are_split():
     tokenizer = tokenizer_with()
-    (prompt, *_) = encode(tokenizer, cells("relactiv"))
+    (prompt, *_) = encoded(tokenizer, cells("relactiv"))
     one, zero = tokenizer("10")["input_ids"]
     assert [len(option) for option in prompt.options] == [1] * 9 + [2]
     assert prompt.options[0] == (one,)
@@ -61,7 +62,7 @@ def test_ten_is_two_tokens_where_digits_are_split():
 
 def test_letters():
     tokenizer = tokenizer_with()
-    (prompt, *_) = encode(tokenizer, cells("relactiv"), style="letter")
+    (prompt, *_) = encoded(tokenizer, cells("relactiv"), style="letter")
     assert tokenizer.decode([token for option in prompt.options for token in option]) == (
         "ABCDEFGHIJ"
     )
@@ -70,13 +71,13 @@ def test_letters():
 def test_a_label_that_melts_into_the_prompt_is_refused():
     melting = tokenizer_with(("Ċ", "2"))  # Ċ is the line break
     with pytest.raises(InputError, match=r"label '2' melts into the prompt's end 'Answer:\\n'"):
-        encode(melting, cells())
-    encode(melting, cells(), style="letter")
+        encoded(melting, cells())
+    encoded(melting, cells(), style="letter")
 
 
 def test_the_chat_template_wraps_the_same_prompt():
     tokenizer = tokenizer_with(chat_template=CHAT, bos=True)
-    plain_and_chat = (encode(tokenizer, cells(), chat=chat) for chat in (False, True))
+    plain_and_chat = (encoded(tokenizer, cells(), chat=chat) for chat in (False, True))
     for plain, chat in zip(*plain_and_chat, strict=True):
         text = tokenizer.decode(plain.tokens, skip_special_tokens=True)
         wrapped = f"<s>user\n{text.rstrip()}<s>assistant\n"
@@ -87,12 +88,12 @@ def test_the_chat_template_wraps_the_same_prompt():
 
 def test_no_chat_template():
     with pytest.raises(InputError, match=r"prompt\.chat: .* no chat template"):
-        encode(tokenizer_with(), cells(), chat=True)
+        encoded(tokenizer_with(), cells(), chat=True)
 
 
 def test_unknown_option_styles_are_refused():
     with pytest.raises(InputError, match="option_style: 'roman'"):
-        encode(tokenizer_with(), cells(), style="roman")
+        encoded(tokenizer_with(), cells(), style="roman")
 
 
 def test_countries_have_english_names():

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from ace_jax import evaluate
 from ace_jax.errors import InputError
 from ace_jax.interop.hub import open_checkpoint, sha256_of
-from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.prompts.encode import PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
 
 COLUMNS = [
@@ -104,10 +104,11 @@ def test_answers_are_distributions_and_scores_are_right(base):
 
 def test_answers_are_those_of_the_reference(base, survey_path, tiny_checkpoint, tiny_torch):
     dataset = read_dataset(survey_path)
-    style = PromptStyle.of("question_first", "number", False)
+    style = PromptStyle.of("question_first", "number")
     some = [0, 1, len(dataset.cells) - 1]
     tokenizer = open_checkpoint(str(tiny_checkpoint)).tokenizer
-    prompts = encode_cells(dataset.cells.iloc[some], dataset.questions, style, tokenizer)
+    texts = render_cells(dataset.cells.iloc[some], dataset, style)
+    prompts = encode(texts, tokenizer, chat=False)
     for prompt, (_, row) in zip(prompts, predictions_of(base).iloc[some].iterrows(), strict=True):
         with torch.no_grad():
             options = [list(option) for option in prompt.options]

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.interop.hub import open_checkpoint
-from ace_jax.prompts.encode import PromptStyle, encode_cells
+from ace_jax.prompts.encode import PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import read_dataset, select_questions
 
 ROOT = Path(__file__).parents[1]
@@ -183,10 +183,11 @@ def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, 
     # The first step's loss is that of the adapter as it came, over all 4 pairs.
     dataset = select_questions(read_dataset("gss2018"), config.data.questions)
     tokenizer = open_checkpoint(str(tiny_checkpoint)).tokenizer
-    style = PromptStyle.of(**config.prompt)
+    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
 
     def endpoint(cell):
-        (prompt,) = encode_cells(dataset.cells.iloc[[cell]], dataset.questions, style, tokenizer)
+        texts = render_cells(dataset.cells.iloc[[cell]], dataset, style)
+        (prompt,) = encode(texts, tokenizer, chat=False)
         p = dataset.cells["p"][cell]
         return Endpoint(list(prompt.tokens), [list(o) for o in prompt.options], p, int(p.argmax()))
 

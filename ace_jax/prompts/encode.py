@@ -12,7 +12,16 @@ from transformers import PreTrainedTokenizerBase
 from ace_jax.errors import InputError
 from ace_jax.prompts.template import PromptTemplate, options_of
 from ace_jax.prompts.trie import Tokens
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """What the model reads, and each option's verbalisation in option order."""
+
+    text: str
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,64 +39,67 @@ class PromptStyle:
     Attributes:
       template: what the prompt says.
       option_style: how options are labelled, `number` or `letter`.
-      chat: whether the prompt is a user's turn in the tokenizer's chat template.
     """
 
     template: PromptTemplate
     option_style: str
-    chat: bool
 
     @classmethod
-    def of(cls, template: str, option_style: str, chat: bool) -> "PromptStyle":
-        """Reads the config's `prompt`."""
-        return cls(PromptTemplate.load(template), option_style, chat)
+    def of(cls, template: str, option_style: str) -> "PromptStyle":
+        """Reads `prompt.template` and `prompt.option_style`."""
+        return cls(PromptTemplate.load(template), option_style)
 
 
-def encode_cells(
-    cells: pd.DataFrame,
-    questions: pd.DataFrame,
-    style: PromptStyle,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Prompt]:
+def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> list[PromptText]:
     """Returns the prompt of each cell, in order.
 
     Args:
       cells: columns country (ISO 3166-1 alpha-3), question_id and the attributes.
-      questions: columns question_id, text, option_labels.
+      dataset: what the cells are of: its questions and attributes.
       style: how a cell is put to the model.
-      tokenizer: the model's.
-
-    Raises:
-      InputError: an option's label melts into the prompt's last token, or no chat template.
     """
     question_of = {
         row["question_id"]: (
             row["text"],
             options_of(tuple(row["option_labels"]), style.option_style),
         )
-        for row in questions.to_dict("records")
+        for row in dataset.questions.to_dict("records")
     }
-    names = [attribute.name for attribute in ATTRIBUTES]
-    texts, labels = [], []
+    names = [attribute.name for attribute in dataset.attributes]
+    prompts = []
     for cell in cells.to_dict("records"):
         persona = {name: cell[name] for name in names if isinstance(cell[name], str)}
+        country = country_name(cell["country"])
         question, options = question_of[cell["question_id"]]
-        texts.append(
-            style.template.render(country_name(cell["country"]), persona, question, options)
-        )
-        labels.append(tuple(option.label for option in options))
-    if style.chat:
+        question = question.replace(COUNTRY, country)
+        text = style.template.render(country, persona, question, options)
+        prompts.append(PromptText(text, tuple(option.label for option in options)))
+    return prompts
+
+
+def encode(
+    prompts: Sequence[PromptText], tokenizer: PreTrainedTokenizerBase, *, chat: bool
+) -> list[Prompt]:
+    """Returns each prompt's tokens, in order.
+
+    With `chat`, a prompt is a user's turn in the tokenizer's chat template.
+
+    Raises:
+      InputError: an option's label melts into the prompt's last token, or no chat template.
+    """
+    texts = [prompt.text for prompt in prompts]
+    if chat:
         texts = [_as_chat(text, tokenizer) for text in texts]
     # A chat template writes its own special tokens.
-    encoded = tokenizer(texts, add_special_tokens=not style.chat)["input_ids"]
+    encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
 
     @cache
     def continuation(end: str, label: str) -> Tokens:
         return _continuation(end, label, tokenizer)
 
     return [
-        Prompt(tuple(tokens), tuple(continuation(_end(text), label) for label in cell_labels))
-        for text, tokens, cell_labels in zip(texts, encoded, labels, strict=True)
+        Prompt(tuple(tokens), tuple(continuation(_end(text), label) for label in prompt.labels))
+        for prompt, text, tokens in zip(prompts, texts, encoded, strict=True)
     ]
 
 

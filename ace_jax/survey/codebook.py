@@ -60,6 +60,9 @@ RESERVED = frozenset(
     ["source", "country", "question_id", "granularity", "n", "effective_n", "p", "weight"]
 )
 
+# Stands in a question's text for the name of the country in which it is asked.
+COUNTRY = "[COUNTRY]"
+
 Code = int | float | str
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import CODEBOOKS, Question
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 
 EMBEDDED = ("gss2018",)
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
@@ -30,18 +30,22 @@ QUESTIONS = pa.schema(
         pa.field("ordinal", pa.bool_(), nullable=False),
     ]
 )
-CELLS = pa.schema(
-    [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("country", pa.string(), nullable=False),
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field("granularity", pa.int64(), nullable=False),
-        *(pa.field(attribute.name, pa.string()) for attribute in ATTRIBUTES),
-        pa.field("n", pa.int64(), nullable=False),
-        pa.field("effective_n", pa.float64(), nullable=False),
-        pa.field("p", pa.list_(pa.float64()), nullable=False),
-    ]
-)
+
+
+def cell_schema(attributes: tuple[Attribute, ...]) -> pa.Schema:
+    """Returns the columns of `cells.parquet`."""
+    return pa.schema(
+        [
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("country", pa.string(), nullable=False),
+            pa.field("question_id", pa.string(), nullable=False),
+            pa.field("granularity", pa.int64(), nullable=False),
+            *(pa.field(attribute.name, pa.string()) for attribute in attributes),
+            pa.field("n", pa.int64(), nullable=False),
+            pa.field("effective_n", pa.float64(), nullable=False),
+            pa.field("p", pa.list_(pa.float64()), nullable=False),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,17 @@ class Dataset:
 
     `questions`: source, question_id, topic, text, option_codes (list of int), option_labels
     (list of str), ordinal. `cells`: the columns of `cells.aggregate`. `manifest`: where it
-    all comes from.
+    all comes from; its `attributes` map each attribute to its levels, the paper's where absent.
     """
 
     questions: pd.DataFrame
     cells: pd.DataFrame
     manifest: dict[str, Any]
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """What personas are made of, in the order in which a prompt names them."""
+        return _attributes(self.manifest)
 
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:
@@ -85,7 +94,7 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
             new = Path(beside, "new")
             new.mkdir()
             _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
-            _write_parquet(dataset.cells, CELLS, new / "cells.parquet")
+            _write_parquet(dataset.cells, cell_schema(dataset.attributes), new / "cells.parquet")
             manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
             (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
             if target.exists():
@@ -141,10 +150,12 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
         _read_parquet(directory / "questions.parquet", QUESTIONS).to_pylist(),
         columns=QUESTIONS.names,
     )
-    cells = _read_parquet(directory / "cells.parquet", CELLS).to_pandas()
+    manifest = _read_manifest(directory / "manifest.json")
+    attributes = _attributes(manifest)
+    cells = _read_parquet(directory / "cells.parquet", cell_schema(attributes)).to_pandas()
     _check_questions(questions, directory / "questions.parquet")
-    _check_cells(cells, questions, directory / "cells.parquet")
-    return Dataset(questions, cells, _read_manifest(directory / "manifest.json"))
+    _check_cells(cells, questions, attributes, directory / "cells.parquet")
+    return Dataset(questions, cells, manifest)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -179,9 +190,16 @@ def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is not a JSON object ({error}); prepare it again") from None
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        _attributes(manifest)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a manifest ({error}); prepare it again") from None
+    return manifest
+
+
+def _attributes(manifest: dict[str, Any]) -> tuple[Attribute, ...]:
+    named = manifest.get("attributes")
+    return attributes_of(named) if named else ATTRIBUTES
 
 
 def _check_questions(questions: pd.DataFrame, path: Path) -> None:
@@ -201,7 +219,9 @@ def _check_questions(questions: pd.DataFrame, path: Path) -> None:
     _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
 
 
-def _check_cells(cells: pd.DataFrame, questions: pd.DataFrame, path: Path) -> None:
+def _check_cells(
+    cells: pd.DataFrame, questions: pd.DataFrame, attributes: tuple[Attribute, ...], path: Path
+) -> None:
     options = questions.set_index("question_id")["option_codes"].map(len)
     expected = cells["question_id"].map(options)
     _check_rows(expected.isna(), "has a question_id that questions.parquet lacks", path)
@@ -211,8 +231,13 @@ def _check_cells(cells: pd.DataFrame, questions: pd.DataFrame, path: Path) -> No
     _check_rows(cells["p"].map(min) < 0, "has a p with a negative share", path)
     _check_rows((cells["p"].map(np.sum) - 1).abs() > 1e-6, "has a p that does not sum to 1", path)
     # A cell is looked up by its persona, so two of the same could not be told apart.
-    persona = ["country", "question_id", *(attribute.name for attribute in ATTRIBUTES)]
-    _check_rows(cells[persona].duplicated(), "repeats the persona and question of another", path)
+    names = [attribute.name for attribute in attributes]
+    same = cells[["country", "question_id", *names]].duplicated()
+    _check_rows(same, "repeats the persona and question of another", path)
+    for attribute in attributes:
+        level = cells[attribute.name]
+        unknown = level.notna() & ~level.isin(attribute.levels)
+        _check_rows(unknown, f"has a {attribute.name} that is no level of it", path)
 
 
 def _check_rows(bad: pd.Series, what: str, path: Path) -> None:

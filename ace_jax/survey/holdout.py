@@ -1,58 +1,95 @@
-"""What training must not see (`data.holdout`)."""
+"""What training must not see (`data.holdout`).
+
+none
+question:0.2                      a share of the questions, drawn by the seed
+topic:Security+Religious values   the questions of some topics
+country:EGY+ETH                   some countries
+persona:Female/College Educated/Urban/Married+...
+                                  some full personas, levels in the attributes' order
+persona:paper                     the paper's two (section 4.2, RQ2)
+"""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
 
 from ace_jax.errors import InputError
+from ace_jax.survey.dataset import Dataset
+
+PAPER_PERSONAS = (
+    "Female/College Educated/Urban/Married",
+    "Male/Not College Educated/Rural/Not Married",
+)
 
 
-@dataclass(frozen=True)
-class Holdout:
-    """A share (0 < share < 1) of the questions, kept from training."""
+def held_out_cells(dataset: Dataset, spec: str, seed: int) -> Bool[np.ndarray, "cells"]:
+    """Returns which cells training must not see; a pair is out with either of its endpoints.
 
-    share: float
-
-
-def parse(spec: str) -> Holdout | None:
-    """Reads `none` or `question:SHARE`; raises InputError for anything else."""
-    if spec == "none":
-        return None
-    unit, _, share = spec.partition(":")
-    try:
-        holdout = Holdout(float(share))
-    except ValueError:
-        holdout = Holdout(0.0)
-    if unit != "question" or not 0 < holdout.share < 1:
-        raise InputError(
-            f"data.holdout is {spec!r}; use none, or question:SHARE with 0 < SHARE < 1 "
-            "(question:0.2 holds out a fifth of the questions)"
-        )
-    return holdout
-
-
-def split_questions(
-    question_ids: Sequence[str], spec: str, seed: int
-) -> tuple[list[str], list[str]]:
-    """Splits question ids into (train, held out), each in the order given.
-
-    Which are held out depends on the ids, the spec and the seed alone, not on their order or
-    on the machine. Raises InputError for a spec that is not known or leaves nothing to train on.
+    A persona that is held out is so only where all its attributes are named.
+    Raises InputError for a spec that is not known, that names something the dataset does not
+    have, or that leaves no question to train on.
     """
-    holdout = parse(spec)
-    if holdout is None:
-        return list(question_ids), []
-    count = max(1, round(holdout.share * len(question_ids)))
+    cells = dataset.cells
+    unit, _, value = spec.partition(":")
+    if spec == "none":
+        return np.zeros(len(cells), bool)
+    if unit == "question":
+        ids = draw_questions(list(dataset.questions["question_id"]), spec, seed)
+        return cells["question_id"].isin(ids).to_numpy()
+    if unit == "topic":
+        topic = cells["question_id"].map(dataset.questions.set_index("question_id")["topic"])
+        return _among(topic, value.split("+"), spec)
+    if unit == "country":
+        return _among(cells["country"], value.split("+"), spec)
+    if unit == "persona":
+        names = [attribute.name for attribute in dataset.attributes]
+        persona = cells[names[0]].str.cat(cells[names[1:]], sep="/")
+        return _among(persona, PAPER_PERSONAS if value == "paper" else value.split("+"), spec)
+    raise _unknown(spec)
+
+
+def draw_questions(question_ids: Sequence[str], spec: str, seed: int) -> set[str]:
+    """Returns the questions that `question:SHARE` holds out, at least one.
+
+    Which they are depends on the ids, the share and the seed alone, not on their order or on the
+    machine. Raises InputError for a share that is none or leaves nothing to train on.
+    """
+    try:
+        share = float(spec.removeprefix("question:"))
+    except ValueError:
+        raise _unknown(spec) from None
+    if not 0 < share < 1:
+        raise _unknown(spec)
+    count = max(1, round(share * len(question_ids)))
     if count >= len(question_ids):
         raise InputError(
             f"data.holdout {spec} holds out all {len(question_ids)} questions; use a smaller share"
         )
-    held_out = set(sorted(question_ids, key=lambda name: _rank(name, seed))[:count])
-    return (
-        [name for name in question_ids if name not in held_out],
-        [name for name in question_ids if name in held_out],
-    )
+    return set(sorted(question_ids, key=lambda name: _rank(name, seed))[:count])
 
 
 def _rank(question_id: str, seed: int) -> str:
     return hashlib.sha256(f"{seed}:{question_id}".encode()).hexdigest()
+
+
+def _among(column: pd.Series, values: Sequence[str], spec: str) -> Bool[np.ndarray, "cells"]:
+    known = sorted(column.dropna().unique())
+    for value in values:
+        if value not in known:
+            near = get_close_matches(value, known, 1) or known[:1]
+            raise InputError(
+                f"data.holdout {spec}: the dataset has no {value!r}; it has {len(known)} others, "
+                f"such as {', '.join(near)}"
+            )
+    return column.isin(values).to_numpy()
+
+
+def _unknown(spec: str) -> InputError:
+    return InputError(
+        f"data.holdout is {spec!r}; use none, question:SHARE with 0 < SHARE < 1, topic:NAME, "
+        "country:CODE, persona:LEVEL/LEVEL/... or persona:paper (several joined by +)"
+    )

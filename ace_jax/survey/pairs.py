@@ -1,26 +1,39 @@
 """Pairs of cells that differ by one toggle, everything else equal (paper 3.2.3)."""
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.personas import ATTRIBUTES, Attribute
+from ace_jax.survey.personas import Attribute
 
 
-def toggle_pairs(cells: pd.DataFrame, *, min_n: int) -> pd.DataFrame:
-    """Pairs the finest cells (all four attributes named) along each attribute.
+def toggle_pairs(
+    cells: pd.DataFrame, attributes: tuple[Attribute, ...], *, min_n: int
+) -> pd.DataFrame:
+    """Pairs the finest cells (all attributes named) along each attribute.
+
+    An attribute of more than two levels is toggled between every two of them.
 
     Returned columns: `attribute` (its name), `cell_0` and `cell_1` (int64 row positions in
-    `cells`; A=0 and A=1), `country`, `question_id`, `context` (int64, 0-based). Both cells have
-    n >= `min_n` respondents (paper: 10). A context's pairs are contiguous, contexts in the order
-    in which they first appear in `cells`. Raises InputError if there is no pair.
+    `cells`; A=0, the earlier level, and A=1), `country`, `question_id`, `context` (int64,
+    0-based). Both cells have n >= `min_n` respondents (paper: 10). A context's pairs are
+    contiguous, contexts in the order in which they first appear in `cells`. Raises InputError if
+    there is no pair.
     """
-    names = [attribute.name for attribute in ATTRIBUTES]
+    names = [attribute.name for attribute in attributes]
     kept = cells[["country", "question_id", *names]].assign(
         position=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
     )[cells[names].notna().all(axis=1) & (cells["n"] >= min_n)]
-    pairs = pd.concat([_toggled(kept, attribute, names) for attribute in ATTRIBUTES])
+    pairs = pd.concat(
+        [
+            _toggled(kept, attribute, levels, names)
+            for attribute in attributes
+            for levels in combinations(attribute.levels, 2)
+        ]
+    )
     if pairs.empty:
         raise InputError(
             f"no pair among {len(cells)} cells: none of the {len(kept)} that name all of "
@@ -36,10 +49,12 @@ def mode(p: np.ndarray) -> int:
     return int(np.argmax(p))
 
 
-def _toggled(kept: pd.DataFrame, attribute: Attribute, names: list[str]) -> pd.DataFrame:
+def _toggled(
+    kept: pd.DataFrame, attribute: Attribute, levels: tuple[str, str], names: list[str]
+) -> pd.DataFrame:
     fixed = ["context", "country", "question_id", *(n for n in names if n != attribute.name)]
     cell_0, cell_1 = (
-        kept.loc[kept[attribute.name] == level, [*fixed, "position"]] for level in attribute.levels
+        kept.loc[kept[attribute.name] == level, [*fixed, "position"]] for level in levels
     )
     pairs = cell_0.merge(cell_1, on=fixed, suffixes=("_0", "_1")).assign(attribute=attribute.name)
     columns = {"position_0": "cell_0", "position_1": "cell_1"}

@@ -1,5 +1,6 @@
 """Attributes, and the personas made of them (paper 3.1 and 3.2.1)."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations as subsets
 from itertools import product
@@ -7,18 +8,27 @@ from itertools import product
 
 @dataclass(frozen=True)
 class Attribute:
-    """A demographic attribute; `levels[0]` is A=0 (the reference), `levels[1]` is A=1."""
+    """A demographic attribute with two levels or more.
+
+    A toggle goes from one level to a later one; with two, `levels[0]` is A=0, `levels[1]` A=1.
+    """
 
     name: str
     levels: tuple[str, ...]
 
 
+# The paper's.
 ATTRIBUTES = (
     Attribute("gender", ("Male", "Female")),
     Attribute("education", ("College Educated", "Not College Educated")),
     Attribute("residence", ("Urban", "Rural")),
     Attribute("marital_status", ("Married", "Not Married")),
 )
+
+
+def attributes_of(levels: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
+    """Returns the attributes that map to their levels, as the manifest has them."""
+    return tuple(Attribute(name, tuple(its)) for name, its in levels.items())
 
 
 def combinations(
