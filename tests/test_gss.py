@@ -86,5 +86,5 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a CSV file"):
         gss.read([tmp_path / "empty.csv"])
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match="is not a CSV file"):
+    with pytest.raises(InputError, match=r"is not UTF-8 \(byte 0xff\)"):
         gss.read([tmp_path / "binary.csv"])

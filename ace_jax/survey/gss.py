@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from ace_jax.errors import InputError
+from ace_jax.survey.csv_files import read_csv
 
 YEAR = 2018
-FILTERS = (f"year == {YEAR}",)
+FILTER = f"year == {YEAR}"
 
 # A table is recognised by columns that the other two lack.
 TABLES = {
@@ -39,7 +40,7 @@ def read(paths: list[Path]) -> pd.DataFrame:
     """
     tables: dict[str, pd.DataFrame] = {}
     for path in paths:
-        table = _read_csv(path)
+        table = read_csv(path, ",")
         name = _recognise(table, path)
         if name in tables:
             raise InputError(f"{path} is a second {name}; give each of the three tables once")
@@ -49,15 +50,6 @@ def read(paths: list[Path]) -> pd.DataFrame:
     spending, wages, abortion = (tables[name] for name in TABLES)
     _check_aligned(spending, wages, abortion)
     return pd.concat([spending, wages[["maritalcat"]], abortion[FROM_ABORTION]], axis=1)
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # pandas' parser errors and decoding errors are ValueErrors
-        raise InputError(f"{path} is not a CSV file: {str(error).splitlines()[0]}") from None
 
 
 def _recognise(table: pd.DataFrame, path: Path) -> str:

@@ -5,21 +5,26 @@ single country's .csv: semicolons, headers such as "Q1 Important in life: Family
 the cells. Forms are told apart by content, whatever a file is called.
 """
 
-import csv
 import re
-from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import CODEBOOKS, Code, Codebook, read_codebook
+from ace_jax.survey.csv_files import header, read_csv
+from ace_jax.survey.statistics_files import (
+    Reader,
+    binary_reader,
+    check_columns,
+    codes,
+    head,
+    read_binary,
+)
 
-FILTERS: tuple[str, ...] = ()
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
+WHOLE = "the complete file of wave 7"
 # In the standard edition 1 is "very important" (about nine in ten, everywhere a clear majority).
 FAMILY = "Q1"
 EDITION_MAJORITY = 0.5
@@ -61,13 +66,13 @@ def read_labels(paths: list[Path]) -> dict[str, dict[Code, str]]:
     """
     labels: dict[str, dict[Code, str]] = {}
     for path in paths:
-        reader = _binary_reader(_head(path))
+        reader = binary_reader(head(path))
         if reader is None:
             raise InputError(
                 f"{path} carries no labels of its own for --labels file; "
                 "give the .sav or .dta file, or leave --labels out"
             )
-        _, metadata = _binary(reader, path, metadataonly=True)
+        _, metadata = read_binary(reader, path, metadataonly=True)
         labels = metadata.variable_value_labels | labels
     return labels
 
@@ -78,137 +83,58 @@ def _read(path: Path, codebook: Codebook) -> pd.DataFrame:
         *(recode.column for recode in codebook.recodes),
         *(question.question_id for question in codebook.questions if question.paper),
     ]
-    head = _head(path)
-    reader = _binary_reader(head)
+    reader = binary_reader(head(path))
     if reader is not None:
         return _coded(_read_binary(reader, path, needed), codebook, path)
     delimiter, names = _header(path, needed)
-    _check_columns(needed, names.values(), path)
+    check_columns(needed, names.values(), path, WHOLE)
     table = _read_csv(path, delimiter, names, needed, as_text=delimiter == ";")
     return (_unlabelled if delimiter == ";" else _coded)(table, codebook, path)
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not head.strip():
-        raise InputError(f"{path} is empty; download it again")
-    return head
-
-
-def _binary_reader(head: bytes) -> Callable[..., Any] | None:
-    if head[:4] in (b"$FL2", b"$FL3"):
-        return pyreadstat.read_sav
-    old_stata = head[0] in (113, 114, 115) and head[1] in (1, 2) and head[2] == 1
-    return pyreadstat.read_dta if head.startswith(b"<stata_dta>") or old_stata else None
-
-
-def _binary(reader: Callable[..., Any], path: Path, **options: Any) -> tuple[pd.DataFrame, Any]:
-    try:
-        return reader(path, **options)
-    except (pyreadstat.ReadstatError, pyreadstat.PyreadstatError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); download it again") from None
-
-
-def _read_binary(reader: Callable[..., Any], path: Path, needed: list[str]) -> pd.DataFrame:
-    _, metadata = _binary(reader, path, metadataonly=True)
-    _check_columns(needed, metadata.column_names, path)
+def _read_binary(reader: Reader, path: Path, needed: list[str]) -> pd.DataFrame:
+    _, metadata = read_binary(reader, path, metadataonly=True)
+    check_columns(needed, metadata.column_names, path, WHOLE)
     weights = [name for name in WEIGHTS if name in metadata.column_names]
-    table, _ = _binary(reader, path, usecols=[*needed, *weights])
-    if metadata.number_rows is not None and len(table) < metadata.number_rows:
-        raise InputError(
-            f"{path} is cut off: it has {len(table)} of {metadata.number_rows} respondents; "
-            "download it again"
-        )
+    table, _ = read_binary(reader, path, usecols=[*needed, *weights])
     return table
 
 
 def _header(path: Path, needed: list[str]) -> tuple[str, dict[str, str]]:
     """Returns a CSV file's delimiter, and the variable's name by header cell."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    rows = {
-        delimiter: {
-            cell: cell.strip().partition(" ")[0]
-            for cell in next(csv.reader([line], delimiter=delimiter), [])
-        }
-        for delimiter in ",;\t|"
-    }
-    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
+    delimiter, names = header(path, needed, lambda cell: cell.strip().partition(" ")[0])
     if delimiter not in ",;":
         raise InputError(
             f"{path} separates its columns by {delimiter!r}; save it with commas, as the "
             "cross-national file comes"
         )
-    return delimiter, rows[delimiter]
+    return delimiter, names
 
 
 def _read_csv(
     path: Path, delimiter: str, names: dict[str, str], needed: list[str], *, as_text: bool
 ) -> pd.DataFrame:
     wanted = {cell: name for cell, name in names.items() if name in {*needed, *WEIGHTS}}
-    try:
-        table = pd.read_csv(
-            path,
-            sep=delimiter,
-            usecols=list(wanted),
-            encoding="utf-8-sig",
-            dtype=str if as_text else None,
-            # A label such as "None" is an answer.
-            keep_default_na=not as_text,
-            na_values=[""],
-            low_memory=False,
-        )
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path} is not a CSV file: {str(error).splitlines()[0]}") from None
-    if table.empty:
-        raise InputError(f"{path} has a header and no respondents; download it again")
-    return table.rename(columns=wanted)
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
-    byte = error.object[error.start]
-    return InputError(
-        f"{path} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, or download it again"
+    table = read_csv(
+        path,
+        delimiter,
+        usecols=list(wanted),
+        dtype=str if as_text else None,
+        # A label such as "None" is an answer.
+        keep_default_na=not as_text,
+        na_values=[""],
     )
-
-
-def _check_columns(needed: list[str], found: Iterable[str], path: Path) -> None:
-    has = list(found)
-    missing = [name for name in needed if name not in {*has}]
-    if missing:
-        near = get_close_matches(missing[0], has, 1)
-        nearest = f"the nearest it has is {near[0]}" if near else "it has none like it"
-        raise InputError(
-            f"{path} lacks the column {missing[0]} ({len(missing)} of {len(needed)} are missing); "
-            f"{nearest}; give the complete file of wave 7"
-        )
+    return table.rename(columns=wanted)
 
 
 def _coded(table: pd.DataFrame, codebook: Codebook, path: Path) -> pd.DataFrame:
     """Returns the table with numbers in every column but the country's."""
     columns: dict[str, pd.Series] = {}
     for name in table.columns:
-        column = table[name]
         if name == codebook.country_column:
-            columns[name] = column.astype(str).str.strip()
-            continue
-        columns[name] = pd.to_numeric(column, errors="coerce")
-        text = column[columns[name].isna() & column.notna()].astype(str)
-        text = text[text.str.strip() != ""]
-        if len(text):
-            raise InputError(
-                f"{path}: column {name} holds the text {text.iloc[0]!r} ({len(text)} respondents) "
-                "where codes are expected; export the file with codes, not labels"
-            )
+            columns[name] = table[name].astype(str).str.strip()
+        else:
+            columns[name] = codes(table[name], path)
     return pd.DataFrame(columns)
 
 

@@ -1,0 +1,510 @@
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pyreadstat
+import pytest
+
+from ace_jax.errors import InputError
+from ace_jax.survey import issp
+from ace_jax.survey.cells import aggregate
+from ace_jax.survey.codebook import describe, with_rules
+from ace_jax.survey.issp_rules import degrees
+from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.respondents import complete_cases, from_table
+from ace_jax.survey.value_labels import (
+    NotAQuestionError,
+    is_missing,
+    option_label,
+    options_of,
+    question_text,
+    with_country,
+)
+
+SIZE = 400
+# Names in the old file are in upper case, in the new one in lower case but for the background.
+OLD_COUNTRIES = {"DE-W": 276, "DE-E": 276, "GB-GBN": 826, "PH": 608, "BE-FLA": 56, "IL-J": 376}
+NEW_COUNTRIES = {"DE": 276, "GB-GBN": 826, "CL": 152}
+ALPHA3 = {"DE": "DEU", "GB": "GBR", "PH": "PHL", "BE": "BEL", "IL": "ISR", "CL": "CHL"}
+LEVELS = [attribute.name for attribute in ATTRIBUTES]
+
+AGREE = {1: "Strongly agree", 2: "Agree", 3: "Neither", 4: "Disagree", 5: "Strongly disagree"}
+OLD_ITEMS = {
+    # name: text, labels, the codes that occur
+    "V5": (
+        "Q1a How close do you feel to [R's COUNTRY]?",
+        AGREE | {8: "Can't choose", 9: "No answer"},
+        (1, 2, 3, 4, 5, 8, 9),
+    ),
+    "V6": (
+        "Q2 Trust in [COUNTRY NATIONALITY] parliament",
+        {0: "0, No trust at all", 10: "10, Complete trust", 98: "Don't know", 99: "No answer"},
+        (*range(11), 98, 99),
+    ),
+    "V7": ("Q3 Voted?", {0: "NAP", 1: "Yes", 2: "No", 9: "NA, refused"}, (0, 1, 2, 9)),
+    "V8": (
+        "Q4 Most important",
+        {1: "Health", 2: "Crime", 8: "The economy", 9: "None of these", 98: "Can't choose"},
+        (1, 2, 8, 9, 98),
+    ),
+    "V9": ("Q5 Hours a week", {0: "None", 95: "95 hours or more"}, (0, 12, 40, 95)),
+    "V10": ("Q6 Birth year", {}, (1950, 1990)),
+    "V11": ("Q7 Only here", {1: "Yes", 2: "No", 9: "No answer"}, (9,)),
+    "V12": ("Q8 Stray", AGREE, (1, 5, 7)),
+    "V13": (None, AGREE, (1, 5)),
+}
+NEW_ITEMS = {
+    "v1": (
+        "Q1 It is hard to get ahead in <COUNTRY>",
+        {code: f"{code}. {label}" for code, label in AGREE.items()}
+        | {-8: "-8. Can\u00b4t choose", -9: "-9. No answer"},
+        (1, 2, 3, 4, 5, -8, -9),
+    ),
+    "v2": ("Q2a Top or bottom", {1: "1 Lowest", 10: "10 Highest", -9: "No answer"}, range(1, 11)),
+    "v3": (
+        "Q3 Recycles",
+        {1: "Always", 2: "Often", 3: "Never", -4: "There is none where I live"},
+        (1, 2, 3, -4),
+    ),
+}
+BACKGROUND = {
+    "SEX": ("", {1: "Male", 2: "Female"}, (1, 2)),
+    "URBRURAL": ("", {1: "A big city", 5: "A farm"}, (1, 2, 3, 4, 5)),
+    "MARITAL": ("", {1: "Married", 6: "Never"}, (1, 1, 1, 2, 3, 4, 5, 6)),
+}
+DEGREE = ("", {0: "No formal education", 6: "Upper level tertiary"}, (0, 1, 2, 3, 4, 5, 6))
+EDULEVEL = (
+    "",
+    {
+        0: "No formal education",
+        1: "Primary school",
+        2: "Lower secondary",
+        3: "Upper secondary",
+        4: "Post secondary, non-tertiary",
+        5: "Short-cycle tertiary",
+        6: "Lower level tertiary, first stage (Bachelor)",
+        7: "Upper level tertiary (Master)",
+        8: "Post tertiary, doctor",
+        9: "Other",
+        -9: "No answer",
+    },
+    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, -9),
+)
+
+
+def drawn(seed, countries, variables, first):
+    random = np.random.default_rng(seed)
+    codes = {name: random.choice(list(its), SIZE) for name, (_, _, its) in variables.items()}
+    where = random.choice(list(countries), SIZE)
+    weight = random.uniform(0.5, 2, SIZE).round(3)
+    frame = pd.DataFrame(first | {"C_ALPHAN": where} | codes | {"WEIGHT": weight})
+    return frame.astype(dict.fromkeys(codes, float))
+
+
+@pytest.fixture(scope="module")
+def old():
+    """National Identity, 2013: V1 to V4 are administration, 8, 9, 98 and 99 no answer."""
+    degree = DEGREE[0], DEGREE[1] | {9: "No answer"}, (*DEGREE[2], 9)
+    marital = "", BACKGROUND["MARITAL"][1] | {7: "Concubinage", 9: "No answer"}, (1, 2, 6, 7, 9)
+    items = OLD_ITEMS | BACKGROUND | {"DEGREE": degree, "MARITAL": marital}
+    table = drawn(13, OLD_COUNTRIES, items, {"V1": 5950.0, "V2": "2.0.0", "V3": 1.0})
+    return table.assign(V4=table["C_ALPHAN"].map(OLD_COUNTRIES), DE_V70=1.0, BIRTH=1970.0)
+
+
+@pytest.fixture(scope="module")
+def new():
+    """Environment, 2020: items from v1, EDULEVEL in place of DEGREE, negative no answers."""
+    items = NEW_ITEMS | BACKGROUND | {"EDULEVEL": EDULEVEL}
+    table = drawn(20, NEW_COUNTRIES, items, {"studyno": 7650.0})
+    table = table.rename(columns={"C_ALPHAN": "c_alphan"})
+    return table.assign(country=table["c_alphan"].map(NEW_COUNTRIES))
+
+
+def labelled(variables):
+    texts = {name: text for name, (text, _, _) in variables.items()}
+    return texts, {name: labels for name, (_, labels, _) in variables.items() if labels}
+
+
+def sav(table, path, **changes):
+    """2013 as SPSS has it. V6 and V8 declare their missing values; V5 and V7 only label them."""
+    texts, labels = labelled(OLD_ITEMS | BACKGROUND | {"DEGREE": DEGREE})
+    labels["MARITAL"] = labels["MARITAL"] | {7: "Concubinage", 9: "No answer"}
+    labels["DEGREE"] = labels["DEGREE"] | {9: "No answer"}
+    ranges = {"V6": [{"lo": 98, "hi": 99}], "V8": [98, 99], "MARITAL": [9], "V11": [9]}
+    options = {"column_labels": texts, "variable_value_labels": labels, "missing_ranges": ranges}
+    pyreadstat.write_sav(table, path, **(options | changes))
+    return path
+
+
+def dta(table, path, **changes):
+    """2020 as Stata has it: no answer is a code with a label, and nothing else says so."""
+    texts, labels = labelled(NEW_ITEMS | BACKGROUND | {"EDULEVEL": EDULEVEL})
+    options = {"column_labels": texts, "variable_value_labels": labels}
+    pyreadstat.write_dta(table, path, **(options | changes))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(old, new, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("issp")
+    # Whatever they are called.
+    return [dta(new, directory / "one.sav"), sav(old, directory / "two.dta")]
+
+
+@pytest.fixture(scope="module")
+def read(files):
+    return issp.read(files)
+
+
+def levels(table, education):
+    """The attributes of respondents, by the documented rules, independently of the reader."""
+    alpha = table["c_alphan" if "c_alphan" in table else "C_ALPHAN"]
+    marital = table["MARITAL"].map({1: "Married"} | dict.fromkeys(range(2, 7), "Not Married"))
+    return pd.DataFrame(
+        {
+            "country": alpha.str[:2].map(ALPHA3),
+            "gender": table["SEX"].map({1: "Male", 2: "Female"}),
+            "education": education,
+            "residence": np.where(table["URBRURAL"] >= 4, "Rural", "Urban"),
+            "marital_status": marital,
+            "weight": table["WEIGHT"],
+        }
+    )
+
+
+def counted(people, answers, codes):
+    """The cells of one question by plain groupbys."""
+    frame = people.assign(answer=answers)[answers.isin(codes)].dropna()
+    cells = {}
+    for size in (1, 2, 3, 4):
+        for named in combinations(LEVELS, size):
+            for key, rows in frame.groupby(["country", *named]):
+                level = dict(zip(["country", *named], key, strict=True))
+                shares = rows.groupby("answer")["weight"].sum() / rows["weight"].sum()
+                effective_n = rows["weight"].sum() ** 2 / (rows["weight"] ** 2).sum()
+                persona = (level["country"], *(level.get(name, "") for name in LEVELS))
+                cells[persona] = (len(rows), effective_n, [shares.get(c, 0.0) for c in codes])
+    return cells
+
+
+KNOWN = {
+    "issp2013_v5": (1, 2, 3, 4, 5),
+    "issp2013_v6": tuple(range(11)),
+    "issp2013_v7": (1, 2),
+    "issp2013_v8": (1, 2, 8, 9),
+    "issp2020_v1": (1, 2, 3, 4, 5),
+    "issp2020_v2": tuple(range(1, 11)),
+    "issp2020_v3": (1, 2, 3),
+}
+
+
+@pytest.mark.parametrize("weights", [None, "WEIGHT"])
+def test_two_modules_give_exactly_the_known_cells(read, old, new, weights):
+    made = aggregate(complete_cases(from_table(read.table, read.codebook, weights)))
+    degree = old["DEGREE"].where(old["DEGREE"] <= 6)
+    level = new["EDULEVEL"].where(new["EDULEVEL"].between(0, 8))
+    names = {True: "College Educated", False: "Not College Educated"}
+    people = {
+        "issp2013": levels(old, (degree >= 5).map(names).where(degree.notna())),
+        "issp2020": levels(new, (level >= 5).map(names).where(level.notna())),
+    }
+    assert set(made["question_id"]) == set(KNOWN)
+    for question_id, codes in KNOWN.items():
+        module, name = question_id.split("_")
+        table = {"issp2013": old, "issp2020": new}[module]
+        who = people[module] if weights else people[module].assign(weight=1.0)
+        answers = table[name.upper() if name.upper() in table else name]
+        known = counted(who, answers, codes)
+        cells = made[made["question_id"] == question_id]
+        keys = cells[["country", *LEVELS]].astype(object).fillna("")
+        found = dict(
+            zip(keys.itertuples(index=False, name=None), cells.to_dict("records"), strict=True)
+        )
+        assert found.keys() == known.keys()
+        for key, (n, effective_n, p) in known.items():
+            assert found[key]["n"] == n
+            assert found[key]["effective_n"] == pytest.approx(effective_n, rel=1e-9)
+            np.testing.assert_allclose(found[key]["p"], p, rtol=1e-9, atol=1e-12)
+
+
+def test_parts_of_a_country_are_one_country(read, old, new):
+    counts = read.table["country"].value_counts()
+    assert set(counts.index) == {"DEU", "GBR", "PHL", "BEL", "ISR", "CHL"}
+    in_germany = old["C_ALPHAN"].isin(["DE-W", "DE-E"]).sum() + (new["c_alphan"] == "DE").sum()
+    assert counts["DEU"] == in_germany
+
+
+def test_countries_can_be_numbers(tmp_path, old):
+    by_number = issp.read([sav(old.drop(columns="C_ALPHAN"), tmp_path / "a")]).table
+    by_letters = issp.read([sav(old, tmp_path / "b")]).table
+    pd.testing.assert_series_equal(by_number["country"], by_letters["country"])
+
+
+def test_weights_may_be_called_otherwise_or_be_absent(tmp_path, new):
+    named = issp.read([dta(new.rename(columns={"WEIGHT": "WEIGHT_COM"}), tmp_path / "a")])
+    np.testing.assert_array_equal(named.table["WEIGHT"], new["WEIGHT"])
+    without = issp.read([dta(new.drop(columns="WEIGHT"), tmp_path / "b")])
+    assert aggregate(from_table(without.table, without.codebook))["n"].sum() > 0
+    with pytest.raises(InputError, match="no column WEIGHT"):
+        from_table(without.table, without.codebook, "WEIGHT")
+
+
+def test_missing_values_of_stata_s_own_are_no_answers(tmp_path, new):
+    answers = new["v3"].astype(object).mask(new["v3"] == 2, "a")
+    own = {"missing_user_values": {"v3": ["a"]}}
+    read = issp.read([dta(new.assign(v3=answers), tmp_path / "file", **own)])
+    kept = read.table["issp2020_v3"].dropna()
+    np.testing.assert_array_equal(kept, new["v3"][new["v3"] != 2])
+
+
+def test_questions_are_what_the_file_says(read):
+    questions = {question.question_id: question for question in read.codebook.questions}
+    assert {name: question.option_codes for name, question in questions.items()} == KNOWN
+    close, trust = questions["issp2013_v5"], questions["issp2013_v6"]
+    assert (close.source, close.topic) == ("issp", "National Identity")
+    assert close.text == "How close do you feel to [COUNTRY]?"
+    assert close.option_labels == tuple(AGREE.values())
+    assert trust.text == "Trust in [COUNTRY]'s parliament"
+    numbers = tuple(str(code) for code in range(1, 10))
+    assert trust.option_labels == ("0, No trust at all", *numbers, "10, Complete trust")
+    ahead = questions["issp2020_v1"]
+    assert (ahead.topic, ahead.text) == ("Environment", "It is hard to get ahead in [COUNTRY]")
+    assert ahead.option_labels == tuple(AGREE.values())
+    ordinal = {name for name, question in questions.items() if question.ordinal}
+    assert ordinal == KNOWN.keys() - {"issp2013_v7", "issp2013_v8"}
+
+
+def test_answers_of_8_and_9_are_kept_and_missing_codes_are_declared(read, old):
+    assert read.codebook.dropped == {
+        "issp2013_v5": (8, 9),
+        "issp2013_v6": (98, 99),
+        "issp2013_v7": (0, 9),
+        "issp2013_v8": (98,),
+        "issp2020_v1": (-9, -8),
+        "issp2020_v2": (),
+        "issp2020_v3": (-4,),
+    }
+    trust = from_table(read.table, read.codebook).frame["issp2013_v6"]
+    assert (trust == 8).sum() == (old["V6"] == 8).sum() > 0
+    assert (trust == 9).sum() == (old["V6"] == 9).sum() > 0
+    assert trust.notna().sum() == (old["V6"] <= 10).sum()
+
+
+def test_what_is_left_out_is_counted(read, files, old):
+    notes = read.notes["modules"]
+    assert list(notes) == ["issp2013", "issp2020"]
+    module = notes["issp2013"]
+    assert module["left_out"] == {
+        "more than 11 options": ["V9"],
+        "fewer than two labelled options": ["V10"],
+        "no answers": ["V11"],
+        "answers without a label": ["V12"],
+        "no text": ["V13"],
+    }
+    assert (module["study"], module["recognised_by"]) == ("ZA5950", "column V1")
+    assert (module["file"], module["respondents"], module["questions"]) == ("two.dta", SIZE, 4)
+    # V1 to V4, C_ALPHAN, four attributes, WEIGHT and BIRTH; DE_V70.
+    assert module["other_variables"] == {
+        "country-specific": 1,
+        "background and administration": 11,
+    }
+    concubinage = int((old["MARITAL"] == 7).sum())
+    assert module["attributes"]["MARITAL"]["no_level"] == {"7 Concubinage": concubinage}
+    assert notes["issp2020"]["recognised_by"] == "column STUDYNO"
+    assert "National Identity 2013 (ZA5950), Environment 2020 (ZA7650)" in read.codebook.citation
+
+
+def test_the_order_of_the_files_does_not_show(read, files):
+    again = issp.read(files[::-1])
+    assert (again.codebook, again.notes) == (read.codebook, read.notes)
+    pd.testing.assert_frame_equal(again.table, read.table)
+
+
+def test_the_rules_are_declared_and_can_be_moved(read):
+    attributes = describe(read.codebook)["attributes"]
+    assert attributes["education"]["levels"]["College Educated"] == ">= 5"
+    assert attributes["education"]["dropped_codes"] == [-9, 9]
+    assert attributes["residence"]["levels"] == {"Rural": ">= 4", "Urban": "< 4"}
+    assert attributes["marital_status"]["levels"]["Not Married"] == [2, 3, 4, 5, 6]
+    assert attributes["marital_status"]["dropped_codes"] == [7, 9]
+    moved = with_rules(read.codebook, {"education.college": 6.0, "residence.rural": 3.0})
+    frame = from_table(read.table, moved).frame
+    assert (frame["education"] == "College Educated").sum() == (read.table["DEGREE"] == 6).sum()
+    assert (frame["residence"] == "Rural").sum() == (read.table["URBRURAL"] >= 3).sum()
+
+
+def test_degree_is_read_from_the_labels_of_edulevel(read, new):
+    about = read.notes["modules"]["issp2020"]["attributes"]["DEGREE"]
+    assert about["column"] == "EDULEVEL"
+    assert about["as_DEGREE"]["5 Short-cycle tertiary"] == 5
+    assert about["as_DEGREE"]["4 Post secondary, non-tertiary"] == 4
+    assert about["no_level"] == {"9 Other": int((new["EDULEVEL"] == 9).sum())}
+    degree = read.table["DEGREE"][read.table["issp2020_v3"].notna()].reset_index(drop=True)
+    known = new["EDULEVEL"].map(dict(enumerate((0, 1, 2, 3, 4, 5, 5, 6, 6))))
+    pd.testing.assert_series_equal(degree, known, check_names=False)
+    assert degrees({1: "Upper secondary", 2: "Bachelor", 3: "Ph.D.", 7: "Other"}, []) == {
+        1: 1,
+        2: 5,
+        3: 6,
+    }
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("No answer", "NA", "NA, refused", "NAP", "NAV (GB)", "N.A.", "Not applicable", "Refused"),
+        *("Can\u2019t choose", "Cannot choose", "Don't know", "DK, refused", "-9. No answer"),
+        *("No answer; AT, IN: Can't choose", "(Don't know)", "Not available: US", "Inap."),
+    ],
+)
+def test_labels_that_are_no_answer(label):
+    code = -9 if label.startswith("-9") else 7
+    assert is_missing(code, {code: label}, [])
+
+
+@pytest.mark.parametrize(
+    "label", ["National", "Not at all important", "Never", "None", "No", "Nap in the day", ""]
+)
+def test_labels_that_are_answers(label):
+    assert not is_missing(9, {9: label}, [])
+
+
+def test_ranges_and_negative_codes_are_no_answer():
+    assert is_missing(97, {}, [{"lo": 97, "hi": 99}])
+    assert is_missing(-4, {-4: "Recycling is not offered"}, [])
+    assert not is_missing(96, {}, [{"lo": 97, "hi": 99}])
+
+
+@pytest.mark.parametrize(
+    ("code", "label", "kept"),
+    [
+        (1, "1. Agree", "Agree"),
+        (1.0, "1: Agree", "Agree"),
+        (-9, "-9. No answer", "No answer"),
+        (1, "1, Not at all", "1, Not at all"),
+        (2, "2.5 hours", "2.5 hours"),
+        (3, "1. Agree", "1. Agree"),
+        (4, "4", "4"),
+        (5, "  Strongly   agree ", "Strongly agree"),
+    ],
+)
+def test_a_label_loses_the_code_it_repeats(code, label, kept):
+    assert option_label(code, label) == kept
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("Q12b Proud of [COUNTRY]", "Proud of [COUNTRY]"),
+        ("Q1a Issues for [R's COUNTRY] today?", "Issues for [COUNTRY] today?"),
+        ("<Country> should follow (R\u2019s country)", "[COUNTRY] should follow [COUNTRY]"),
+        ("Born in R's country", "Born in [COUNTRY]"),
+        ("To have [NATIONALITY] citizenship", "To have [COUNTRY]'s citizenship"),
+        ("Citizen: <COUNTRY NATIONALITY>", "Citizen: of [COUNTRY]"),
+        ("The country's future", "The country's future"),
+        ("Quality of schools", "Quality of schools"),
+    ],
+)
+def test_a_text_names_the_country_in_one_way(label, text):
+    assert question_text(label) == text
+    assert with_country(text) == text
+
+
+def test_an_option_names_the_country_in_the_same_way():
+    options = options_of(pd.Series([1.0]), {1: "In <COUNTRY>", 2: "Elsewhere"}, [])
+    assert options.labels == ("In [COUNTRY]", "Elsewhere")
+
+
+def test_a_scale_is_filled_in_only_between_its_labels():
+    ends = {1: "Low", 5: "High"}
+    assert options_of(pd.Series([1.0, 2.0]), ends, []).labels == ("Low", "2", "3", "4", "High")
+    assert options_of(pd.Series([1.0, 5.0]), ends, []).labels == ("Low", "High")
+    for stray in (6.0, 0.0, 2.5):
+        with pytest.raises(NotAQuestionError, match="answers without a label"):
+            options_of(pd.Series([1.0, stray]), ends, [])
+
+
+def broken(old, new, directory, how):
+    path = directory / "file"
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "csv":
+        old.to_csv(path, index=False)
+    elif how == "cut":
+        sav(old, path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    elif how == "cut header":
+        sav(old, path)
+        path.write_bytes(path.read_bytes()[:300])
+    elif how == "renamed":
+        sav(old.rename(columns={"MARITAL": "MARITL"}), path)
+    elif how == "no education":
+        dta(new.drop(columns="EDULEVEL"), path)
+    elif how == "country":
+        sav(old.replace({"C_ALPHAN": {"PH": "XK"}}), path)
+    elif how == "no country":
+        sav(old.replace({"C_ALPHAN": {"PH": ""}}), path)
+    elif how == "text":
+        text = old.assign(SEX=old["SEX"].map({1: "Male", 2: "Female"}))
+        _, labels = labelled(OLD_ITEMS)
+        sav(text, path, variable_value_labels=labels, missing_ranges={})
+    elif how == "no labels":
+        sav(old, path, variable_value_labels={})
+    elif how == "no items":
+        sav(old.drop(columns=list(OLD_ITEMS)), path, missing_ranges={})
+    elif how == "no rows":
+        sav(old.head(0), path)
+    elif how == "other study":
+        sav(old.assign(V1=4850.0), path)
+    elif how == "no study":
+        sav(old.drop(columns="V1"), path)
+    elif how == "other codes":
+        sav(old.assign(SEX=old["SEX"] - 1), path)
+    return [path]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("empty", "is empty; download it again"),
+        ("csv", r"is neither an SPSS \(.sav\) nor a Stata \(.dta\) file"),
+        ("cut", "file is (damaged or )?cut off"),
+        ("cut header", "file is damaged or cut off"),
+        ("renamed", r"lacks the column MARITAL \(1 of 5 .*the nearest it has is MARITL"),
+        ("no education", r"lacks the column DEGREE \(1 of 5 "),
+        ("country", r"column C_ALPHAN holds the country 'XK' \(\d+ respondents\)"),
+        ("no country", r"column C_ALPHAN holds the country '' \(\d+ respondents\)"),
+        ("text", r"column SEX holds the text '(Fem|M)ale' \(400 .*codes are expected"),
+        ("no labels", "has no value labels"),
+        ("no items", "has no item with labelled options"),
+        ("no rows", "has variables and no respondents"),
+        ("other study", r"is study ZA4850 \(V1\); the modules known are ZA5500"),
+        ("no study", "does not say which module it is"),
+        ("other codes", "nobody is Female by the codes of column SEX"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, old, new, how, message):
+    with pytest.raises(InputError, match=message) as error:
+        issp.read(broken(old, new, tmp_path, how))
+    assert "\n" not in str(error.value)
+
+
+def test_a_module_is_given_once(tmp_path, old, files):
+    with pytest.raises(InputError, match=r"is the module of 2013 again, after two\.dta"):
+        issp.read([*files, sav(old, tmp_path / "again")])
+    with pytest.raises(InputError, match=r"cannot read .*none: No such file"):
+        issp.read([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "recognised_by"),
+    [
+        ("any.sav", "ISSP 2013 - National Identity III", "the file's label"),
+        ("ZA5950_v2-0-0.sav", "", "the file's name"),
+        ("issp2013.sav", "", "the file's name"),
+    ],
+)
+def test_without_a_study_number_labels_and_names_decide(tmp_path, old, name, label, recognised_by):
+    path = sav(old.drop(columns="V1"), tmp_path / name, file_label=label)
+    modules = issp.read([path]).notes["modules"]
+    assert modules["issp2013"]["recognised_by"] == recognised_by
