@@ -52,6 +52,28 @@ def held_out_cells(dataset: Dataset, spec: str, seed: int) -> Bool[np.ndarray, "
     raise _unknown(spec)
 
 
+def held_out_pairs(pairs: pd.DataFrame, spec: str, seed: int) -> Bool[np.ndarray, "pairs"]:
+    """Returns which pairs of the authors' training file training must not see.
+
+    Raises InputError as `held_out_cells` does, and for topics and personas, which the file does
+    not name.
+    """
+    unit, _, value = spec.partition(":")
+    if spec == "none":
+        return np.zeros(len(pairs), bool)
+    if unit == "question":
+        ids = draw_questions(sorted(pairs["question_id"].unique()), spec, seed)
+        return pairs["question_id"].isin(ids).to_numpy()
+    if unit == "country":
+        return _among(pairs["country"], value.split("+"), spec)
+    if unit in ("topic", "persona"):
+        raise InputError(
+            f"data.holdout {spec}: the authors' training file names no {unit}; "
+            "hold out questions or countries"
+        )
+    raise _unknown(spec)
+
+
 def draw_questions(question_ids: Sequence[str], spec: str, seed: int) -> set[str]:
     """Returns the questions that `question:SHARE` holds out, at least one.
 
