@@ -1,0 +1,232 @@
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+
+from ace_jax.survey.cells import aggregate
+from ace_jax.survey.codebook import Question
+from ace_jax.survey.estimators import main_effects, pair_precision, posterior, shrunk
+from ace_jax.survey.personas import ATTRIBUTES, Attribute
+from ace_jax.survey.respondents import Respondents
+
+AGES = Attribute("age", ("Young", "Middle", "Old"))
+TWO = (AGES, Attribute("region", ("North", "South")))
+THREE = (*TWO, Attribute("class", ("Low", "Middle", "High")))
+
+
+def grid(attributes):
+    return list(product(*(attribute.levels for attribute in attributes)))
+
+
+def survey(counts, attributes, weights=None):
+    """Cells of respondents; counts: (question, country) -> answers by finest persona, option.
+
+    The respondents of a finest persona share a weight, or take those of `weights` in turn.
+    """
+    options = {question: answers.shape[1] for (question, _), answers in counts.items()}
+    rows = []
+    for (question, country), answers in counts.items():
+        for persona, row in zip(grid(attributes), answers, strict=True):
+            chosen = np.repeat(np.arange(len(row)), row)
+            rows += [(country, *persona, question, option) for option in chosen]
+    names = [attribute.name for attribute in attributes]
+    frame = pd.DataFrame(rows, columns=["country", *names, "question", "option"])
+    frame["weight"] = np.resize([1.0] if weights is None else weights, len(frame))
+    for attribute in attributes:
+        dtype = pd.CategoricalDtype(attribute.levels, ordered=True)
+        frame[attribute.name] = frame[attribute.name].astype(dtype)
+    for question in options:
+        frame[question] = frame["option"].where(frame["question"] == question).astype("float64")
+    questions = tuple(
+        Question("mine", name, "Work", "?", tuple(range(count)), tuple("abcdefgh"[:count]), True)
+        for name, count in options.items()
+    )
+    return aggregate(Respondents(frame, attributes, questions))
+
+
+def main_effects_truth(random, attributes, options, size):
+    """Distributions by finest persona in which log-odds add up, over attributes."""
+    log_odds = random.normal(size=options)
+    for axis, attribute in enumerate(attributes):
+        effect = random.normal(size=(len(attribute.levels), options)) * size
+        level = [attribute.levels.index(persona[axis]) for persona in grid(attributes)]
+        log_odds = log_odds + effect[level]
+    return softmax(log_odds, axis=1)
+
+
+def answers(random, truth, n, tau=None):
+    """Draws n answers a persona; with tau, personas differ from the truth beyond sampling."""
+    if tau is not None:
+        truth = np.stack([random.dirichlet(tau * p) for p in truth])
+    return np.stack([random.multinomial(n, p) for p in truth])
+
+
+def finest(cells, attributes):
+    return cells[[attribute.name for attribute in attributes]].notna().all(axis=1).to_numpy()
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Three countries; a question that main effects explain, and one that they do not."""
+    random = np.random.default_rng(4)
+    counts = {}
+    for country in ("CHL", "MEX", "USA"):
+        truth = main_effects_truth(random, ATTRIBUTES, 4, 0.3)
+        counts["alike", country] = answers(random, truth, 150)
+        truth = main_effects_truth(random, ATTRIBUTES, 3, 0.3)
+        counts["unlike", country] = answers(random, truth, 150, tau=20)
+    return survey(counts, ATTRIBUTES)
+
+
+def test_distributions_keep_the_order_of_the_rows(mixed):
+    estimate = shrunk(mixed, ATTRIBUTES)
+    assert [len(p) for p in estimate] == [len(p) for p in mixed["p"]]
+    assert {p.dtype for p in estimate} == {np.dtype(np.float64)}
+    assert min(p.min() for p in estimate) >= 0
+    np.testing.assert_allclose([p.sum() for p in estimate], 1, atol=1e-12)
+    shuffled = np.random.default_rng(1).permutation(len(mixed))
+    for row, p in zip(shuffled, shrunk(mixed.iloc[shuffled], ATTRIBUTES), strict=True):
+        np.testing.assert_allclose(p, estimate[row], atol=1e-5)
+
+
+def test_strength_is_a_questions_own_and_recovered(mixed):
+    strength = main_effects(mixed, ATTRIBUTES).strength
+    assert strength["alike"] > 1000
+    # Twice that where the evidence does not allow for the fit of the mean.
+    assert 15 < strength["unlike"] < 27
+
+
+def test_large_cells_keep_their_shares_and_a_single_respondent_counts_little():
+    random = np.random.default_rng(0)
+    counts = {
+        ("q", country): answers(random, main_effects_truth(random, ATTRIBUTES, 3, 0.3), 60, tau=30)
+        for country in ("CHL", "MEX", "USA", "DEU")
+    }
+    counts["q", "USA"][0] *= 3000
+    counts["q", "USA"][5] = 1, 0, 0
+    cells = survey(counts, ATTRIBUTES)
+    prior = main_effects(cells, ATTRIBUTES)
+    estimate = posterior(cells, ATTRIBUTES, prior)
+    at = finest(cells, ATTRIBUTES)
+    mean = dict(zip(np.flatnonzero(at), prior.mean, strict=True))
+    (large,) = np.flatnonzero(at & (cells["n"] == 180_000))
+    (single,) = np.flatnonzero(at & (cells["n"] == 1))
+    raw = cells["p"].iloc[large]
+    assert np.abs(mean[large] - raw).max() > 0.05
+    np.testing.assert_allclose(estimate[large], raw, atol=1e-3)
+    np.testing.assert_allclose(estimate[single], mean[single], atol=0.05)
+    assert np.abs(estimate[single] - cells["p"].iloc[single]).max() > 0.3
+
+
+@pytest.mark.parametrize("attributes", [ATTRIBUTES, THREE])
+def test_finds_the_truth_better_than_raw_cells_do(attributes):
+    random = np.random.default_rng(0)
+    truths = {
+        (question, country): main_effects_truth(random, attributes, 5, 0.2)
+        for question in ("q1", "q2")
+        for country in ("CHL", "MEX", "USA", "DEU")
+    }
+    counts = {key: answers(random, truth, 40) for key, truth in truths.items()}
+    cells = survey(counts, attributes)
+    at = finest(cells, attributes)
+    personas = grid(attributes)
+    names = [attribute.name for attribute in attributes]
+    truth = np.stack(
+        [
+            truths[row["question_id"], row["country"]][
+                personas.index(tuple(row[name] for name in names))
+            ]
+            for row in cells[at].to_dict("records")
+        ]
+    )
+    raw = np.stack(cells["p"][at])
+    estimate = np.stack([p for p, kept in zip(shrunk(cells, attributes), at, strict=True) if kept])
+    error, raw_error = (np.square(p - truth).sum(axis=1).mean() for p in (estimate, raw))
+    # Of 16 and 18 personas' freedom main effects have 5 and 6; shrinking them leaves less.
+    assert error < 5 / 16 * raw_error
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]])
+def test_coarser_cells_move_as_their_finest_cells_do(weights):
+    random = np.random.default_rng(0)
+    truth = main_effects_truth(random, TWO, 3, 0.3)
+    sizes = np.array([5, 90, 30, 60, 1, 200])
+    drawn = np.stack([random.multinomial(n, p) for n, p in zip(sizes, truth, strict=True)])
+    cells = survey({("q", "USA"): drawn}, TWO, weights)
+    cells["shrunk"] = shrunk(cells, TWO)
+    fine = cells[finest(cells, TWO)]
+    for row in cells[~finest(cells, TWO)].to_dict("records"):
+        names = [attribute.name for attribute in TWO if pd.notna(row[attribute.name])]
+        mine = fine[(fine[names] == [row[name] for name in names]).all(axis=1)]
+        after, before = (
+            np.average(np.stack(mine[p]), axis=0, weights=mine["n"]) for p in ("shrunk", "p")
+        )
+        np.testing.assert_allclose(row["shrunk"], row["p"] + after - before, atol=1e-12)
+        if weights is None:
+            np.testing.assert_allclose(row["shrunk"], after, atol=1e-12)
+
+
+def test_weighted_cells_count_as_their_effective_respondents():
+    random = np.random.default_rng(0)
+    truth = main_effects_truth(random, TWO, 3, 0.3)
+    counts = {("q", country): answers(random, truth, 60, tau=30) for country in ("MEX", "USA")}
+    cells = survey(counts, TWO, [0.2, 1.0, 3.0])
+    prior = main_effects(cells, TWO)
+    at = finest(cells, TWO)
+    n = cells["effective_n"].to_numpy()[at, None]
+    assert (n < cells["n"].to_numpy()[at, None]).all()
+    assert main_effects(cells.assign(n=1), TWO).strength == prior.strength
+    tau, raw = prior.strength["q"], np.stack(cells["p"][at])
+    expected = (n * raw + tau * np.stack(prior.mean)) / (n + tau)
+    estimate = [p for p, kept in zip(posterior(cells, TWO, prior), at, strict=True) if kept]
+    np.testing.assert_allclose(np.stack(estimate), expected, atol=1e-12)
+
+
+def test_an_option_that_nobody_chose_stays_possible():
+    counts = {("q", "USA"): np.array([[5, 0, 9], [3, 0, 2], [0, 0, 7], [1, 0, 8], [4, 0, 4]] * 3)}
+    attributes = (Attribute("class", ("A", "B", "C")), Attribute("party", tuple("vwxyz")))
+    estimate = shrunk(survey(counts, attributes), attributes)
+    assert 0 < min(p[1] for p in estimate) <= max(p[1] for p in estimate) < 0.05
+
+
+def test_the_fit_is_the_most_probable_one():
+    """One question, one country: scipy maximises the same posterior, written another way."""
+    random = np.random.default_rng(0)
+    truth = main_effects_truth(random, TWO, 3, 0.6)
+    drawn = answers(random, truth, 80, tau=20)
+    cells = survey({("q", "USA"): drawn}, TWO)
+    prior = main_effects(cells, TWO)
+    tau = prior.strength["q"]
+    weight = (tau + 1) / (tau + drawn.sum(axis=1))
+    smoothed = drawn + 0.5 * 80 / drawn.sum()
+    linear, curved = np.array([-1, 0, 1]) / np.sqrt(2), np.array([1, -2, 1]) / np.sqrt(6)
+    # Levels: 1.5 makes the variance of each of three levels that of each of two, which is 1.
+    trend, bend = linear * np.sqrt(1.5), curved * np.sqrt(1.5)
+    design = np.array(
+        [[1, trend[age], bend[age], (-1, 1)[region]] for age in range(3) for region in range(2)]
+    )
+
+    def log_odds(theta):
+        theta = theta.reshape(4, 2)
+        return design @ (theta[:, :1] * linear + theta[:, 1:] * curved)
+
+    def loss(theta):
+        fit = (weight[:, None] * smoothed * log_softmax(log_odds(theta), axis=1)).sum()
+        penalty = (theta.reshape(4, 2)[1:] ** 2 / prior.variance).sum() / 2
+        return penalty - fit
+
+    best = minimize(loss, np.zeros(8), method="BFGS", options={"gtol": 1e-7})
+    expected = softmax(log_odds(best.x), axis=1)
+    np.testing.assert_allclose(np.stack(prior.mean), expected, atol=1e-5)
+
+
+def test_pair_precision_weighs_pairs_by_their_smaller_cell():
+    n_0, n_1 = np.array([10.0, 10.0, 100.0]), np.array([10.0, 1000.0, 100.0])
+    weight = pair_precision(n_0, n_1)
+    np.testing.assert_allclose(weight.mean(), 1)
+    np.testing.assert_allclose(weight / weight[0], [1, 2000 / 1010, 10])
+    np.testing.assert_array_equal(pair_precision(n_1, n_0), weight)
+    np.testing.assert_allclose(pair_precision(np.full(4, 7.5), np.full(4, 7.5)), 1)
