@@ -32,15 +32,16 @@ from ace_jax.model.llama import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
 from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode, render_cells
-from ace_jax.survey.dataset import Dataset, dataset_directory, read_dataset, select_questions
+from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
+from ace_jax.survey.sources import open_dataset
 from ace_jax.training.state import abstract_model
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the whole job; see the module's docstring."""
     check_positive("batch.size", config.batch.size)
-    dataset = select_questions(read_dataset(config.data.path), config.data.questions)
+    dataset = select_questions(open_dataset(config.data.path), config.data.questions)
     cells = cells_to_score(dataset, config)
     say(
         f"survey: {config.data.path}, {len(cells)} cells of {cells['question_id'].nunique()} "
@@ -143,7 +144,9 @@ def identity(
 ) -> dict[str, object]:
     """Returns what was scored, each part with the SHA-256 of what it was read from."""
     template = hashlib.sha256(style.template.source.encode()).hexdigest()
-    data = sorted(dataset_directory(config.data.path).glob("*.parquet"))
+    tables = sorted(dataset_directory(config.data.path).glob("*.parquet"))
+    # The authors' directory has no tables, but its manifest a digest of all its files.
+    data = sha256_of(tables) if tables else dataset.manifest["inputs"][0]["sha256"]
     return {
         "version": __version__,
         "seed": config.seed,
@@ -155,7 +158,7 @@ def identity(
         },
         "adapter": adapter
         and {"path": str(adapter), "sha256": sha256_of(sorted(adapter.glob("adapter_*")))},
-        "data": config.data.to_dict() | {"sha256": sha256_of(data)},
+        "data": config.data.to_dict() | {"sha256": data},
         "attributes": {attribute.name: attribute.levels for attribute in dataset.attributes},
         "prompt": config.prompt.to_dict() | {"sha256": template},
     }

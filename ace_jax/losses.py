@@ -1,7 +1,7 @@
 """The objective, Eq. 9-14 of the paper.
 
 Shapes: C cells of up to K options, Q pairs. A pair is the two indices of its endpoints, A=0 first.
-Means over pairs are weighted: weight 0 takes a padding pair out.
+Pairs have weights whose mean over a whole survey is 1; weight 0 is that of a padding pair.
 """
 
 import jax.numpy as jnp
@@ -22,10 +22,10 @@ def anchor_loss(
       log_p: Eq. 3 for the normaliser `options`, Eq. 2 for `vocabulary`.
       mode: index of each cell's most frequent answer.
       pairs: endpoints.
-      pair_weight: weight of each pair in the mean.
+      pair_weight: what a pair counts for.
     """
     nll = -jnp.take_along_axis(log_p, mode[:, None], axis=1)[:, 0]
-    return jnp.average(nll[pairs].sum(axis=1), weights=pair_weight)
+    return mean_over_pairs(nll[pairs].sum(axis=1), pair_weight)
 
 
 def effect_loss(
@@ -44,4 +44,12 @@ def effect_loss(
     difference = jnp.cumsum(effect_model - effect_data, axis=-1)
     options = option_mask[pairs[:, 0]]
     distance = jnp.mean(jnp.abs(difference), axis=-1, where=options)
-    return jnp.average(distance, weights=pair_weight)
+    return mean_over_pairs(distance, pair_weight)
+
+
+def mean_over_pairs(values: Float[Array, "Q"], pair_weight: Float[Array, "Q"]) -> Float[Array, ""]:
+    """Returns the sum of the weighted values over the number of pairs, padding left out.
+
+    The weights of a batch are not brought to mean 1: a batch of imprecise pairs counts for less.
+    """
+    return jnp.sum(values * pair_weight) / jnp.sum(pair_weight > 0)

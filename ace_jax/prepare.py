@@ -1,121 +1,147 @@
-"""Turns survey files into a DATASET directory: python -m ace_jax.prepare --help."""
+"""Makes a DATASET directory of a survey: cells by persona, every rule on the record.
+
+    python -m ace_jax.prepare --source gss2018 --output data/gss
+    python -m ace_jax.prepare --source wvs7 --input WVS_Cross-National_Wave_7.csv --output data/wvs
+    python -m ace_jax.prepare --source issp --input ZA7570.sav ZA7600.dta --output data/issp
+    python -m ace_jax.prepare --source table --codebook own.toml --input own.csv --output data/own
+    python -m ace_jax.prepare --source release --input ACE-Align/data/eval --output data/release
+
+Respondents' rows are read and never written. docs/surveys.md says what each source needs.
+"""
 
 import argparse
-import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ace_jax import __version__
+import pandas as pd
+
+from ace_jax.analysis.figures import effect_sizes
 from ace_jax.command import run, say
 from ace_jax.errors import InputError
-from ace_jax.survey import cells, gss, pairs, respondents, selection, wvs
-from ace_jax.survey.codebook import CODEBOOKS, Codebook, describe, read_codebook, with_rules
+from ace_jax.survey import release, selection, sources
+from ace_jax.survey.audit import audit
+from ace_jax.survey.cells import aggregate
+from ace_jax.survey.codebook import with_rules
 from ace_jax.survey.dataset import (
     EMBEDDED,
+    PICTURE,
     Dataset,
     question_table,
     read_dataset,
     write_dataset,
 )
-from ace_jax.survey.respondents import Respondents
+from ace_jax.survey.estimators import main_effects, posterior
+from ace_jax.survey.manifest import make_manifest
+from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import Selection
+from ace_jax.survey.sources import Raw, Request
+from ace_jax.survey.story import count, count_cells, tell
 
-SOURCES = {"gss2018": gss, "wvs7": wvs}
+SOURCES = (*sources.READERS, "release")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
-    chosen = _selection(args)
-    if args.input:
-        dataset = prepare(args.source, args.input, args.weights, _rules(args.rule), chosen)
-    elif args.source not in EMBEDDED:
-        raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
-    elif args.rule or args.weights:
-        raise InputError("--rule and --weights need the survey's files; give them with --input")
-    else:
-        say(f"Without --input: taking the {args.source} cells that come with ace_jax.")
-        dataset = read_dataset(args.source)
+    dataset = _dataset(args)
+    if args.estimator == "shrunk":
+        say("Shrinking cells towards the main effects of their question and country.")
+        dataset = with_shrunk_cells(dataset)
     write_dataset(dataset, args.output)
-    counts = dataset.manifest["counts"]
-    say(
-        f"{counts['questions']} questions, {counts['cells']} cells, "
-        f"{counts['pairs_min_n_10']} pairs with n >= 10 at both ends."
-    )
+    effect_sizes(dataset, args.output / PICTURE)
+    print(tell(dataset.manifest))
     say(f"DATASET written to {args.output}")
 
 
-def prepare(
-    source: str,
-    paths: list[Path],
-    weights: str | None,
-    rules: dict[str, float],
-    chosen: Selection | None = None,
-) -> Dataset:
-    """Returns the dataset made from the survey's files; raises InputError if they do not fit.
+def prepare(raw: Raw, weights: str | None, rules: dict[str, float], paths: list[Path]) -> Dataset:
+    """Returns the dataset of a survey's respondents; raises InputError if they do not fit."""
+    codebook = with_rules(raw.codebook, rules)
+    everyone = from_table(raw.table, codebook, weights)
+    complete = complete_cases(everyone)
+    cells = aggregate(complete)
+    counts = count(everyone, complete) | count_cells(cells, codebook.attributes)
+    manifest = make_manifest(codebook, paths, weights, raw.notes) | {"counts": counts}
+    return Dataset(question_table(codebook.questions), cells, manifest)
 
-    `chosen` is for surveys of many countries (wvs7).
+
+def with_shrunk_cells(dataset: Dataset) -> Dataset:
+    """Returns the dataset with `p_shrunk` beside the raw shares.
+
+    The manifest has what the prior of each question is worth, in respondents.
     """
-    codebook = with_rules(read_codebook(CODEBOOKS / f"{source}.toml"), rules)
-    say(f"Reading {', '.join(path.name for path in paths)} as {source}.")
-    table = SOURCES[source].read(paths)
-    taken: dict[str, Any] = {}
-    if chosen is not None:
-        labels = wvs.read_labels(paths) if chosen.labels == "file" else {}
-        table, codebook, taken = selection.select(table, codebook, chosen, labels)
-        if absent := taken["countries_not_in_input"]:
+    prior = main_effects(dataset.cells, dataset.attributes)
+    estimates = posterior(dataset.cells, dataset.attributes, prior)
+    cells = dataset.cells.assign(p_shrunk=pd.Series(estimates, dataset.cells.index))
+    settled = {"estimator": "shrunk", "prior_respondents": prior.strength}
+    return replace(dataset, cells=cells, manifest=dataset.manifest | settled)
+
+
+def _dataset(args: argparse.Namespace) -> Dataset:
+    if args.source == "release":
+        _refuse_choices(args)
+        if len(args.input) != 1:
+            raise InputError("--source release needs --input DIRECTORY: the authors' data/eval")
+        return release.read_eval(args.input[0])
+    if args.input:
+        raw, rules = sources.read(args.source, _request(args)), _rules(args.rule)
+        if absent := raw.notes.get("countries_not_in_input"):
             say(f"Not in the input: {', '.join(absent)}.")
-    everyone = respondents.from_table(table, codebook, weights)
-    complete = respondents.complete_cases(everyone)
-    say(
-        f"{len(everyone.frame)} respondents; {len(everyone.frame) - len(complete.frame)} dropped "
-        f"because an attribute is missing; {len(complete.frame)} kept."
+        if args.audit:
+            _audit(raw, rules, args)
+        return prepare(raw, args.weights, rules, args.input)
+    if args.source not in EMBEDDED:
+        raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
+    _refuse_choices(args)
+    return read_dataset(args.source)
+
+
+def _audit(raw: Raw, rules: dict[str, float], args: argparse.Namespace) -> None:
+    """Prints how well the cells agree with the authors', under these rules and others."""
+    released = release.read_eval(args.audit)
+    table = audit(
+        lambda moved: prepare(raw, args.weights, dict(moved), args.input),
+        raw.codebook,
+        rules,
+        released,
     )
-    made = cells.aggregate(complete)
-    counts = _counts(everyone, complete) | {
-        "questions": len(codebook.questions),
-        "cells": len(made),
-        "pairs_min_n_10": len(pairs.toggle_pairs(made, codebook.attributes, min_n=10)),
-    }
-    manifest = _manifest(codebook, paths, weights, SOURCES[source].FILTERS)
-    manifest["rules"] |= taken
-    return Dataset(question_table(codebook.questions), made, manifest | {"counts": counts})
+    print(f"Cells beside those of {args.audit}, the best rule first:\n")
+    print(table.to_string(index=False, float_format="{:.4f}".format) + "\n")
 
 
-def _manifest(
-    codebook: Codebook, paths: list[Path], weights: str | None, filters: tuple[str, ...]
-) -> dict[str, Any]:
-    return {
-        "version": __version__,
-        "source": codebook.source,
-        "citation": codebook.citation,
-        # By name, so that the order on the command line does not show.
-        "inputs": [
-            {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in sorted(paths, key=lambda path: path.name)
-        ],
-        "rules": describe(codebook)
-        | {"weights": weights, "filters": [*filters, "level of every attribute known"]},
-    }
+def _request(args: argparse.Namespace) -> Request:
+    paper = "all-240" if args.source == "wvs7" else "all"
+    chosen = Selection(args.countries, args.questions or paper)
+    return Request(args.input, args.codebook, args.weights, args.labels or "codebook", chosen)
 
 
-def _counts(everyone: Respondents, complete: Respondents) -> dict[str, Any]:
-    return {
-        "respondents_in": len(everyone.frame),
-        "respondents_out": len(complete.frame),
-        "missing": {
-            attribute.name: int(everyone.frame[attribute.name].isna().sum())
-            for attribute in everyone.attributes
-        },
-    }
+def _refuse_choices(args: argparse.Namespace) -> None:
+    """Where cells are taken as they are, nothing about respondents can be chosen."""
+    for name in ("weights", "rule", "codebook", "countries", "questions", "labels", "audit"):
+        if getattr(args, name):
+            raise InputError(
+                f"--{name} is for a survey's own files; leave it out, or give them with --input"
+            )
+
+
+def _rules(texts: list[str]) -> dict[str, float]:
+    rules = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            rules[key] = float(value)
+        except ValueError:
+            raise InputError(
+                f"--rule {text}: write KEY=NUMBER, such as education.college=3"
+            ) from None
+    return rules
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ace_jax.prepare",
-        description="Turn survey files into a DATASET directory: questions, and how each persona "
-        "answered them. Respondents' rows are never written.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--source", required=True, choices=SOURCES, help="which survey it is")
     parser.add_argument(
@@ -124,12 +150,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=[],
         metavar="FILE",
-        help="the survey's files (gss2018: gss_spending.csv, gss_wages.csv and gss_abortion.csv "
-        "in any order; without them, the cells that come with ace_jax; wvs7: the cross-national "
-        ".csv, .sav or .dta, or any number of single-country .csv files with labels)",
+        help="the survey's files, in any order (gss2018: without them, the cells that come with "
+        "ace_jax; release: the authors' directory data/eval)",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DATASET", help="directory to write"
+    )
+    parser.add_argument(
+        "--codebook", type=Path, metavar="TOML", help="table: what its columns and codes mean"
     )
     parser.add_argument(
         "--weights",
@@ -150,13 +178,13 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         type=str.upper,
         metavar="CODE",
-        help="wvs7: ISO 3166-1 alpha-3 codes of the countries to take, or all (default: the "
-        "fourteen of the paper's Table 1)",
+        help="ISO 3166-1 alpha-3 codes of the countries to take, or all (default: wvs7: the "
+        "fourteen of the paper's Table 1; others: all)",
     )
     parser.add_argument(
         "--questions",
         choices=selection.QUESTIONS,
-        help="wvs7: the paper's 240 (the default), or only the ordinal ones among them",
+        help="questions to take (default: wvs7: all-240, which are the paper's; others: all)",
     )
     parser.add_argument(
         "--labels",
@@ -164,33 +192,21 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="wvs7: label options as ace_jax's codebook does (the default), or as the .sav or "
         ".dta file does",
     )
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        metavar="RELEASE",
+        help="compare the cells with the authors' data/eval, and say under which rule they agree "
+        "best",
+    )
+    parser.add_argument(
+        "--estimator",
+        choices=["raw", "shrunk"],
+        default="raw",
+        help="what training learns from: the cells' raw shares (the default, as in the paper), or "
+        "shares shrunk towards the main effects of their question and country",
+    )
     return parser.parse_args(argv)
-
-
-def _selection(args: argparse.Namespace) -> Selection | None:
-    given = {
-        name: value
-        for name in ("countries", "questions", "labels")
-        if (value := getattr(args, name)) is not None
-    }
-    if args.source == "wvs7":
-        return Selection(**given)
-    if given:
-        raise InputError(f"--{next(iter(given))} is for --source wvs7; leave it out")
-    return None
-
-
-def _rules(texts: list[str]) -> dict[str, float]:
-    rules = {}
-    for text in texts:
-        key, _, value = text.partition("=")
-        try:
-            rules[key] = float(value)
-        except ValueError:
-            raise InputError(
-                f"--rule {text}: write KEY=NUMBER, such as education.college=3"
-            ) from None
-    return rules
 
 
 if __name__ == "__main__":

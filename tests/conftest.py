@@ -36,6 +36,8 @@ from ace_jax.model.sharding import MESH_AXES
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.pairs import mode
+from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, TrainingBatch
 from ace_jax.training.state import abstract_model
 
@@ -188,13 +190,18 @@ class Survey:
     answers: list[np.ndarray]
     pairs: pd.DataFrame
 
+    @property
+    def examples(self) -> Examples:
+        """The pairs, all of weight 1."""
+        modes = [mode(answer) for answer in self.answers]
+        return Examples(self.pairs.assign(weight=1.0), [], self.answers, modes)
+
     def batch(self, rows: tuple[int, ...]) -> TrainingBatch:
         """Up to four pairs as train lays them out; mostly of one shape, so compiled once."""
         options = max(map(len, self.answers))
         collate = Collate(
-            pairs=self.pairs,
-            prompts=dict(enumerate(self.prompts)),
-            answers=dict(enumerate(self.answers)),
+            examples=self.examples,
+            prompts=self.prompts,
             shapes=Shapes((256,), row_multiple=4, options=options),
             max_pairs=4,
         )

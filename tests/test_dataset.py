@@ -160,14 +160,18 @@ def test_a_missing_directory_is_refused(tmp_path):
 
 def test_the_embedded_dataset():
     gss = read_dataset("gss2018")
-    assert gss.manifest["counts"] == {
-        "respondents_in": 2348,
-        "respondents_out": 2346,
-        "missing": {"gender": 0, "education": 0, "residence": 0, "marital_status": 2},
-        "questions": 29,
-        "cells": 29 * 80,
-        "pairs_min_n_10": 29 * 32,
+    counts = gss.manifest["counts"]
+    assert (counts["respondents_in"], counts["respondents_out"]) == (2348, 2346)
+    assert counts["missing"] == {
+        "gender": 0,
+        "education": 0,
+        "residence": 0,
+        "marital_status": 2,
     }
+    assert sum(counts["questions"].values()) == 29
+    finest = {"cells": 29 * 16, "cells_min_n_10": 29 * 16, "pairs_min_n_10": 29 * 32}
+    assert counts["granularity"]["4"] == finest
+    assert len(gss.cells) == 29 * 80
     assert "General Social Survey" in gss.manifest["citation"]
     assert [len(entry["sha256"]) for entry in gss.manifest["inputs"]] == [64] * 3
     assert len(gss.questions) == 29

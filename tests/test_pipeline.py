@@ -5,20 +5,28 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import Prompt
+from ace_jax.prompts.encode import Prompt, PromptText
+from ace_jax.survey.pairs import mode
+from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, Units, training_batches
 
 # Three contexts; the cells of one are paired in a chain.
 ENDS = [(0, 1), (1, 2), (2, 3), (10, 11), (11, 12), (20, 21), (21, 22), (22, 23), (23, 24)]
-PAIRS = pd.DataFrame(ENDS, columns=["cell_0", "cell_1"]).assign(context=[0] * 3 + [1] * 2 + [2] * 4)
-CELLS = sorted({cell for ends in ENDS for cell in ends})
-ANSWERS = {cell: np.array([1.0, cell, 2.0]) / (3 + cell) for cell in CELLS}
+PAIRS = pd.DataFrame(ENDS, columns=["cell_0", "cell_1"]).assign(
+    context=[0] * 3 + [1] * 2 + [2] * 4, country="CAN", weight=np.linspace(0.5, 1.5, 9)
+)
+CELLS = range(25)
+ANSWERS = [np.array([1.0, cell, 2.0]) / (3 + cell) for cell in CELLS]
+MODES = [mode(answer) for answer in ANSWERS]
+QUESTIONS = ["How old are you?", "When do you vote?", "How tall are you?"]  # a context each
+TEXTS = [PromptText(QUESTIONS[cell // 10], ("1", "2", "3")) for cell in CELLS]
+EXAMPLES = Examples(PAIRS, TEXTS, ANSWERS, MODES)
 
 
-def batches(unit, size, epochs=2, shuffle=True, seed=0):
-    units = Units.cut(PAIRS, unit, size)
-    prompts = {cell: Prompt((1, 2, cell), ((3,), (4,), (5, 5))) for cell in CELLS}
-    collate = Collate(PAIRS, prompts, ANSWERS, Shapes((8, 64), 1, 3), units.max_pairs)
+def batches(unit, size, epochs=2, shuffle=True, seed=0, neighbours=1):
+    units = Units.cut(EXAMPLES, unit, size, neighbours)
+    prompts = [Prompt((1, 2, cell), ((3,), (4,), (5, 5))) for cell in CELLS]
+    collate = Collate(EXAMPLES, prompts, Shapes((64, 128), 1, 3), units.max_pairs)
     return training_batches(units, collate, epochs, shuffle, seed), units.steps_per_epoch
 
 
@@ -30,11 +38,12 @@ def rows_by_epoch(unit, size, **options):
 
 
 @pytest.mark.parametrize(
-    ("unit", "size"), [("pair", 1), ("pair", 4), ("context", 1), ("context", 2)]
+    ("unit", "size", "neighbours"),
+    [("pair", 1, 1), ("pair", 4, 1), ("context", 1, 1), ("context", 2, 1), ("context", 2, 2)],
 )
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_has_every_pair_once(unit, size, shuffle):
-    epochs = rows_by_epoch(unit, size, epochs=3, shuffle=shuffle)
+def test_an_epoch_has_every_pair_once(unit, size, neighbours, shuffle):
+    epochs = rows_by_epoch(unit, size, epochs=3, shuffle=shuffle, neighbours=neighbours)
     assert len(epochs) == 3
     for epoch in epochs:
         assert sorted(epoch) == list(range(len(PAIRS)))
@@ -43,6 +52,35 @@ def test_an_epoch_has_every_pair_once(unit, size, shuffle):
 def test_a_context_stays_together():
     data, _ = batches("context", 1, epochs=1)
     assert sorted(batch.rows.tolist() for batch in data) == [[0, 1, 2], [3, 4], [5, 6, 7, 8]]
+
+
+def contexts_by_unit(countries, texts, size, neighbours):
+    """Of one pair a context, which contexts stay together."""
+    cells = range(len(texts))
+    pairs = pd.DataFrame({"context": cells, "country": countries, "cell_0": cells, "cell_1": cells})
+    examples = Examples(pairs, [PromptText(text, ()) for text in texts], [], [])
+    units = Units.cut(examples, "context", size, neighbours)
+    assert units.size == size // neighbours
+    return [rows.tolist() for rows in units.rows]
+
+
+def test_neighbours_are_questions_of_one_country_that_begin_alike():
+    texts = ["How old?", "Do you vote?", "How tall?", "Do you read?", "Why?", "How far?"]
+    assert contexts_by_unit(["CAN"] * 6, texts, 2, 2) == [[0, 5], [1, 3], [2, 4]]
+    assert contexts_by_unit(["CAN"] * 6, texts, 8, 4) == [[0, 1, 3, 5], [2, 4]]
+    countries = ["CAN", "CAN", "MEX", "MEX", "CAN", "MEX"]
+    assert contexts_by_unit(countries, texts, 2, 2) == [[0, 1], [2], [3, 5], [4]]
+    assert contexts_by_unit(countries, texts, 2, 1) == [[number] for number in range(6)]
+
+
+def test_neighbours_meet_in_every_epoch_in_another_order():
+    data, _ = batches("context", 2, epochs=8, neighbours=2)
+    epochs = [batch.rows.tolist() for batch in data]
+    alike, other = [0, 1, 2, 5, 6, 7, 8], [3, 4]
+    assert {tuple(map(tuple, epoch)) for epoch in zip(epochs[::2], epochs[1::2], strict=True)} == {
+        (tuple(alike), tuple(other)),
+        (tuple(other), tuple(alike)),
+    }
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
@@ -63,7 +101,8 @@ def test_batches_are_padded_to_one_shape_with_weight_0(unit, size, most):
     for batch in data:
         targets, count = batch.targets, len(batch.rows)
         assert targets.pairs.shape == (most, 2)
-        assert targets.pair_weight.tolist() == [1] * count + [0] * (most - count)
+        weights = np.float32(PAIRS["weight"][batch.rows])
+        assert targets.pair_weight.tolist() == [*weights, *[0] * (most - count)]
         assert batch.scoring.option_mask.shape == targets.p_data.shape
         # Pairs point at their own endpoints, A=0 first, each of which is there once.
         ends = [tuple(cells) for cells in PAIRS.loc[batch.rows, ["cell_0", "cell_1"]].to_numpy()]
@@ -97,8 +136,16 @@ def test_a_restored_iterator_goes_on_where_it_was(taken):
         assert one.rows.tolist() == other.rows.tolist()
 
 
-def test_what_a_batch_is_counted_in_must_be_known():
-    with pytest.raises(InputError, match=r"batch\.unit: 'cell' is not one of pair, context"):
-        Units.cut(PAIRS, "cell", 1)
-    with pytest.raises(InputError, match=r"batch\.size: 0 is not"):
-        Units.cut(PAIRS, "pair", 0)
+@pytest.mark.parametrize(
+    ("unit", "size", "neighbours", "message"),
+    [
+        ("cell", 1, 1, r"batch\.unit: 'cell' is not one of pair, context"),
+        ("pair", 0, 1, r"batch\.size: 0 is not"),
+        ("context", 1, 0, r"batch\.neighbours: 0 is not"),
+        ("context", 4, 3, r"batch\.size: 4 is no multiple of batch\.neighbours 3"),
+        ("pair", 4, 2, r"batch\.neighbours: is of contexts; set batch\.unit=context"),
+    ],
+)
+def test_batches_that_cannot_be_cut_are_refused(unit, size, neighbours, message):
+    with pytest.raises(InputError, match=message):
+        Units.cut(EXAMPLES, unit, size, neighbours)

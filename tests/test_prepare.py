@@ -9,8 +9,9 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.codebook import CODEBOOKS, read_codebook
-from ace_jax.survey.dataset import FILES, read_dataset
+from ace_jax.survey.dataset import FILES, PICTURE, read_dataset
 from ace_jax.survey.gss import DEGREE, FROM_ABORTION, SEX
+from ace_jax.survey.pairs import toggle_pairs
 
 SIZE = 400
 
@@ -57,23 +58,32 @@ def digests(directory):
 
 def test_without_input_the_embedded_dataset_is_written_out(tmp_path):
     prepared(tmp_path)
-    assert digests(tmp_path / "dataset") == digests(CODEBOOKS / "gss2018")
+    written = digests(tmp_path / "dataset")
+    assert written.pop(PICTURE)
+    assert written == digests(CODEBOOKS / "gss2018")
 
 
 def test_survey_files_become_a_dataset(tmp_path, tables, capsys):
     made = prepared(tmp_path, "--input", *tables)
-    assert {path.name for path in (tmp_path / "dataset").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} == FILES | {PICTURE}
     counts = made.manifest["counts"]
     assert (counts["respondents_in"], counts["respondents_out"]) == (SIZE, SIZE - 1)
     assert counts["missing"]["marital_status"] == 1
-    assert counts["cells"] == len(made.cells)
+    by_granularity = counts["granularity"].values()
+    assert sum(row["cells"] for row in by_granularity) == len(made.cells)
+    pairs = toggle_pairs(made.cells, made.attributes, min_n=10)
+    assert counts["granularity"]["4"]["pairs_min_n_10"] == len(pairs)
+    assert counts["by_country"] == {"USA": {"respondents_in": SIZE, "respondents_out": SIZE - 1}}
+    assert sum(counts["questions"].values()) == len(made.questions)
+    assert counts["answered"]["USA"] == dict.fromkeys(counts["questions"], SIZE - 1)
     assert [entry["name"] for entry in made.manifest["inputs"]] == [
         "gss_abortion.csv",
         "gss_spending.csv",
         "gss_wages.csv",
     ]
-    said = capsys.readouterr().err
-    assert f"{SIZE} respondents; 1 dropped" in said
+    told, said = capsys.readouterr()
+    assert f"{SIZE} respondents, {SIZE - 1} with a level for every attribute" in told
+    assert "marital_status 1" in told
     assert said.splitlines()[-1] == f"DATASET written to {tmp_path / 'dataset'}"
 
 
@@ -105,6 +115,18 @@ def test_rules_and_weights_are_applied_and_recorded(tmp_path, tables):
     assert (college(ruled)["effective_n"] < college(ruled)["n"]).all()
 
 
+def test_shrunk_cells_stand_beside_the_raw_ones(tmp_path, tables):
+    raw = prepared(tmp_path, "--input", *tables)
+    both = prepared(tmp_path, "--input", *tables, "--estimator", "shrunk")
+    for one, other in zip(raw.cells["p"], both.cells["p"], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [list(p) for p in raw.learnt] == [list(p) for p in raw.cells["p"]]
+    assert [list(p) for p in both.learnt] == [list(p) for p in both.cells["p_shrunk"]]
+    assert any((p != q).any() for p, q in zip(both.learnt, both.cells["p"], strict=True))
+    assert both.manifest["estimator"] == "shrunk"
+    assert set(both.manifest["prior_respondents"]) == set(both.questions["question_id"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,8 +135,13 @@ def test_rules_and_weights_are_applied_and_recorded(tmp_path, tables):
         (["--input", "TABLES", "--rule", "education.college"], "write KEY=NUMBER"),
         (["--input", "TABLES", "--rule", "income.high=3"], "no such rule"),
         (["--input", "TABLES", "--weights", "w8"], "no column w8"),
-        (["--countries", "USA"], "--countries is for --source wvs7"),
-        (["--input", "TABLES", "--questions", "all-240"], "--questions is for --source wvs7"),
+        (["--countries", "USA"], "--countries is for a survey's own files"),
+        (["--input", "TABLES", "--countries", "FRA"], "--countries: all respondents .* are of USA"),
+        (["--input", "TABLES", "--labels", "file"], "--labels file is for --source wvs7"),
+        (["--input", "TABLES", "--codebook", "c.toml"], "--codebook is for --source table"),
+        (["--source", "table", "--input", "TABLES"], "--source table needs --codebook FILE"),
+        (["--source", "release"], "--source release needs --input DIRECTORY"),
+        (["--source", "release", "--input", "d", "--weights", "w"], "--weights is for a survey's"),
         (["--source", "wvs7"], "--source wvs7 needs the survey's files"),
     ],
 )

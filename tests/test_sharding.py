@@ -81,9 +81,8 @@ def trained(checkpoint, model, fresh, survey, mesh):
         shardings = state_shardings(lora, optimizer, where)
         step = make_train_step(model.graph, optimizer, "options", 0.0, shardings, where)
         collate = Collate(
-            pairs=survey.pairs,
-            prompts=dict(enumerate(survey.prompts)),
-            answers=dict(enumerate(survey.answers)),
+            examples=survey.examples,
+            prompts=survey.prompts,
             shapes=Shapes((128, 256), row_shards(where), max(map(len, survey.answers))),
             max_pairs=len(survey.pairs) + 1,
         )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pandas as pd
@@ -72,6 +72,9 @@ def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> l
         country = country_name(cell["country"])
         question, options = question_of[cell["question_id"]]
         question = question.replace(COUNTRY, country)
+        options = tuple(
+            replace(option, text=option.text.replace(COUNTRY, country)) for option in options
+        )
         text = style.template.render(country, persona, question, options)
         prompts.append(PromptText(text, tuple(option.label for option in options)))
     return prompts

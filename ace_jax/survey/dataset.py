@@ -17,7 +17,9 @@ from ace_jax.survey.codebook import CODEBOOKS, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 
 EMBEDDED = ("gss2018",)
+SHRUNK = "p_shrunk"
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
+PICTURE = "effects.png"  # drawn beside them by `prepare`
 
 QUESTIONS = pa.schema(
     [
@@ -32,8 +34,8 @@ QUESTIONS = pa.schema(
 )
 
 
-def cell_schema(attributes: tuple[Attribute, ...]) -> pa.Schema:
-    """Returns the columns of `cells.parquet`."""
+def cell_schema(attributes: tuple[Attribute, ...], *, shrunk: bool = False) -> pa.Schema:
+    """Returns the columns of `cells.parquet`; `p_shrunk` is there where cells were shrunk."""
     return pa.schema(
         [
             pa.field("source", pa.string(), nullable=False),
@@ -44,6 +46,7 @@ def cell_schema(attributes: tuple[Attribute, ...]) -> pa.Schema:
             pa.field("n", pa.int64(), nullable=False),
             pa.field("effective_n", pa.float64(), nullable=False),
             pa.field("p", pa.list_(pa.float64()), nullable=False),
+            *([pa.field(SHRUNK, pa.list_(pa.float64()), nullable=False)] if shrunk else []),
         ]
     )
 
@@ -53,8 +56,9 @@ class Dataset:
     """What `prepare` writes and every later stage reads.
 
     `questions`: source, question_id, topic, text, option_codes (list of int), option_labels
-    (list of str), ordinal. `cells`: the columns of `cells.aggregate`. `manifest`: where it
-    all comes from; its `attributes` map each attribute to its levels, the paper's where absent.
+    (list of str), ordinal. `cells`: the columns of `cells.aggregate`, and `p_shrunk` if there are
+    shrunk estimates, which training then learns from. `manifest`: where it all comes from; its
+    `attributes` map each attribute to its levels, the paper's where absent.
     """
 
     questions: pd.DataFrame
@@ -65,6 +69,11 @@ class Dataset:
     def attributes(self) -> tuple[Attribute, ...]:
         """What personas are made of, in the order in which a prompt names them."""
         return _attributes(self.manifest)
+
+    @property
+    def learnt(self) -> pd.Series:
+        """The distribution of each cell that training learns: shrunk if there is one, else raw."""
+        return self.cells[SHRUNK if SHRUNK in self.cells else "p"]
 
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:
@@ -94,7 +103,8 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
             new = Path(beside, "new")
             new.mkdir()
             _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
-            _write_parquet(dataset.cells, cell_schema(dataset.attributes), new / "cells.parquet")
+            columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
+            _write_parquet(dataset.cells, columns, new / "cells.parquet")
             manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
             (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
             if target.exists():
@@ -152,9 +162,11 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
     )
     manifest = _read_manifest(directory / "manifest.json")
     attributes = _attributes(manifest)
-    cells = _read_parquet(directory / "cells.parquet", cell_schema(attributes)).to_pandas()
+    path = directory / "cells.parquet"
+    shrunk = SHRUNK in _columns(path)
+    cells = _read_parquet(path, cell_schema(attributes, shrunk=shrunk)).to_pandas()
     _check_questions(questions, directory / "questions.parquet")
-    _check_cells(cells, questions, attributes, directory / "cells.parquet")
+    _check_cells(cells, questions, attributes, path)
     return Dataset(questions, cells, manifest)
 
 
@@ -162,7 +174,7 @@ def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     found = {path.name for path in target.iterdir()}
-    if found and found != FILES:
+    if found and not FILES <= found <= FILES | {PICTURE}:
         raise InputError(
             f"{target} is not empty and holds more or less than a DATASET; choose another --output"
         )
@@ -174,16 +186,20 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), path)
 
 
-def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+def _columns(path: Path) -> list[str]:
     try:
-        table = pq.read_table(path)
+        return list(pq.read_schema(path).names)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} is not a parquet file ({reason}); prepare it again") from None
-    if missing := [name for name in schema.names if name not in table.column_names]:
+
+
+def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    found = _columns(path)
+    if missing := [name for name in schema.names if name not in found]:
         raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
     try:
-        return table.select(schema.names).cast(schema)
+        return pq.read_table(path, columns=schema.names).cast(schema)
     except (ValueError, pa.ArrowException) as error:
         raise InputError(f"{path} has a column of the wrong type: {error}") from None
 
@@ -225,11 +241,13 @@ def _check_cells(
     options = questions.set_index("question_id")["option_codes"].map(len)
     expected = cells["question_id"].map(options)
     _check_rows(expected.isna(), "has a question_id that questions.parquet lacks", path)
-    _check_rows(cells["p"].map(len) != expected, "has a p not as long as its options", path)
-    finite = cells["p"].map(lambda p: bool(np.isfinite(p).all()))
-    _check_rows(~finite, "has a p with NaN or infinity in it", path)
-    _check_rows(cells["p"].map(min) < 0, "has a p with a negative share", path)
-    _check_rows((cells["p"].map(np.sum) - 1).abs() > 1e-6, "has a p that does not sum to 1", path)
+    for name in {"p", SHRUNK} & {*cells}:
+        p = cells[name]
+        _check_rows(p.map(len) != expected, f"has a {name} not as long as its options", path)
+        finite = p.map(lambda share: bool(np.isfinite(share).all()))
+        _check_rows(~finite, f"has a {name} with NaN or infinity in it", path)
+        _check_rows(p.map(min) < 0, f"has a {name} with a negative share", path)
+        _check_rows((p.map(np.sum) - 1).abs() > 1e-6, f"has a {name} that does not sum to 1", path)
     # A cell is looked up by its persona, so two of the same could not be told apart.
     names = [attribute.name for attribute in attributes]
     same = cells[["country", "question_id", *names]].duplicated()

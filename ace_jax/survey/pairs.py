@@ -22,7 +22,44 @@ def toggle_pairs(
     contiguous, contexts in the order in which they first appear in `cells`. Raises InputError if
     there is no pair.
     """
-    names = [attribute.name for attribute in attributes]
+    pairs, kept = _pairs(cells, attributes, min_n)
+    if pairs.empty:
+        names = ", ".join(attribute.name for attribute in attributes)
+        raise InputError(
+            f"no pair among {len(cells)} cells: none of the {kept} that name all of "
+            f"{names} and have n >= {min_n} differ by one attribute only; "
+            "use a larger survey or a smaller minimum"
+        )
+    pairs = pairs.sort_values("context", kind="stable", ignore_index=True)
+    return pairs.assign(context=pd.factorize(pairs["context"])[0])
+
+
+def count_pairs(
+    cells: pd.DataFrame, attributes: tuple[Attribute, ...], *, min_n: int
+) -> dict[int, int]:
+    """Returns the number of pairs by granularity. (Training takes those of the finest.)"""
+    counts = dict.fromkeys(range(1, len(attributes) + 1), 0)
+    for granularity in counts:
+        of = cells[cells["granularity"] == granularity]
+        for chosen in combinations(attributes, granularity):
+            counts[granularity] += len(_pairs(of, chosen, min_n)[0])
+    return counts
+
+
+def mode(p: np.ndarray) -> int:
+    """Returns the position of the most frequent option; of equals, the lowest (paper Eq. 13)."""
+    return int(np.argmax(p))
+
+
+def _names(attributes: tuple[Attribute, ...]) -> list[str]:
+    return [attribute.name for attribute in attributes]
+
+
+def _pairs(
+    cells: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int
+) -> tuple[pd.DataFrame, int]:
+    """Returns the pairs, contexts numbered as they come, and how many cells could be in one."""
+    names = _names(attributes)
     kept = cells[["country", "question_id", *names]].assign(
         position=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
@@ -34,19 +71,7 @@ def toggle_pairs(
             for levels in combinations(attribute.levels, 2)
         ]
     )
-    if pairs.empty:
-        raise InputError(
-            f"no pair among {len(cells)} cells: none of the {len(kept)} that name all of "
-            f"{', '.join(names)} and have n >= {min_n} differ by one attribute only; "
-            "use a larger survey or a smaller minimum"
-        )
-    pairs = pairs.sort_values("context", kind="stable", ignore_index=True)
-    return pairs.assign(context=pd.factorize(pairs["context"])[0])
-
-
-def mode(p: np.ndarray) -> int:
-    """Returns the position of the most frequent option; of equals, the lowest (paper Eq. 13)."""
-    return int(np.argmax(p))
+    return pairs, len(kept)
 
 
 def _toggled(

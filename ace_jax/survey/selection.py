@@ -1,4 +1,4 @@
-"""What is taken of a survey of many countries: which countries and questions, in whose labels."""
+"""What is taken of a survey: which countries and questions, in whose labels."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +12,7 @@ from ace_jax.survey.codebook import Code, Codebook, Question
 
 # The paper's 240 of World Values Survey wave 7 have yes/no and unordered ones among them.
 QUESTIONS: dict[str, Callable[[Question], bool]] = {
+    "all": lambda question: True,
     "all-240": lambda question: question.paper,
     "strictly-ordinal": lambda question: question.paper and question.ordinal,
 }
@@ -22,41 +23,39 @@ EVERY_COUNTRY = ["ALL"]
 class Selection:
     """What the user asked for.
 
-    `countries` are alpha-3 codes, EVERY_COUNTRY, or None for the codebook's own list; `questions`
-    is a key of QUESTIONS; `labels` is `codebook` or `file` (its value labels).
+    `countries` are alpha-3 codes, EVERY_COUNTRY, or None for the codebook's own list and, where it
+    has none, for all; `questions` is a key of QUESTIONS.
     """
 
     countries: list[str] | None = None
-    questions: str = "all-240"
-    labels: str = "codebook"
+    questions: str = "all"
 
 
 def select(
-    table: pd.DataFrame,
-    codebook: Codebook,
-    chosen: Selection,
-    file_labels: Mapping[str, Mapping[Code, str]],
+    table: pd.DataFrame, codebook: Codebook, chosen: Selection
 ) -> tuple[pd.DataFrame, Codebook, dict[str, Any]]:
-    """Returns the table and the codebook with only what is chosen, and what the manifest says."""
-    codebook = with_labels(with_questions(codebook, chosen.questions), file_labels)
+    """Returns the table and the codebook with only what is chosen, and what the manifest says.
+
+    Raises InputError for a country that the table lacks, or if nobody or no question is left.
+    """
+    codebook = with_questions(codebook, chosen.questions)
+    taken: dict[str, Any] = {"questions": chosen.questions}
+    if codebook.country_column is None:
+        if chosen.countries not in (None, EVERY_COUNTRY, [codebook.country]):
+            raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
+        return table, codebook, taken
     table = in_countries(table, codebook, chosen.countries)
     countries = sorted(table[codebook.country_column].dropna().unique())
     wanted = codebook.countries if chosen.countries is None else ()
-    return (
-        table,
-        codebook,
-        {
-            "countries": countries,
-            "countries_not_in_input": sorted(set(wanted) - set(countries)),
-            "questions": chosen.questions,
-            "labels": chosen.labels,
-        },
-    )
+    absent = sorted(set(wanted) - set(countries))
+    return table, codebook, taken | {"countries": countries, "countries_not_in_input": absent}
 
 
 def with_questions(codebook: Codebook, name: str) -> Codebook:
     """Returns the codebook with only the questions of the preset `name`."""
     questions = tuple(filter(QUESTIONS[name], codebook.questions))
+    if not questions:
+        raise InputError(f"--questions {name}: the survey has none such; leave it out")
     kept = {question.question_id for question in questions}
     dropped = {column: codes for column, codes in codebook.dropped.items() if column in kept}
     merged = {column: codes for column, codes in codebook.merged.items() if column in kept}
@@ -93,7 +92,7 @@ def in_countries(
     """
     column = table[codebook.country_column]
     found = sorted(column.dropna().unique())
-    if countries == EVERY_COUNTRY:
+    if countries == EVERY_COUNTRY or not (countries or codebook.countries):
         return table
     for country in countries or ():
         if country not in found:

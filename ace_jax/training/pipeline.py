@@ -10,7 +10,7 @@ from jaxtyping import Int
 from ace_jax.errors import InputError, check_positive
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt
-from ace_jax.survey.pairs import mode
+from ace_jax.training.examples import Examples
 
 UNITS = ("pair", "context")
 
@@ -32,7 +32,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Units:
-    """The pairs table cut into what a batch is counted in: single pairs or whole contexts.
+    """The pairs table cut into what is shuffled: single pairs, or groups of whole contexts.
 
     Attributes:
       rows: rows of the pairs table, one array a unit.
@@ -43,19 +43,37 @@ class Units:
     size: int
 
     @classmethod
-    def cut(cls, pairs: pd.DataFrame, unit: str, size: int) -> "Units":
-        """Cuts the table of `survey.pairs.toggle_pairs`.
+    def cut(cls, examples: Examples, unit: str, size: int, neighbours: int) -> "Units":
+        """Cuts the pairs of what is learnt from.
 
-        Raises `InputError` for an unknown unit or a size below one.
+        Args:
+          examples: pairs and prompts.
+          unit: what `size` counts, `pair` or `context`.
+          size: pairs or contexts a batch.
+          neighbours: contexts that stay together: those of one country whose prompts begin alike,
+            and so share a trie.
+
+        Raises:
+          InputError: an unknown unit, a number below one, or neighbours that do not divide a batch.
         """
         if unit not in UNITS:
             raise InputError(f"batch.unit: {unit!r} is not one of {', '.join(UNITS)}")
         check_positive("batch.size", size)
+        check_positive("batch.neighbours", neighbours)
+        if neighbours > 1 and unit == "pair":
+            raise InputError("batch.neighbours: is of contexts; set batch.unit=context, or it to 1")
+        if size % neighbours:
+            raise InputError(f"batch.size: {size} is no multiple of batch.neighbours {neighbours}")
+        pairs = examples.pairs
         rows = np.arange(len(pairs))
         if unit == "pair":
             return cls(list(rows[:, None]), size)
-        starts = np.flatnonzero(np.diff(pairs["context"].to_numpy())) + 1
-        return cls(np.split(rows, starts), size)
+        starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
+        contexts = np.split(rows, starts[1:])
+        texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
+        groups = _neighbours(pairs["country"].iloc[starts], texts, neighbours)
+        grouped = [np.concatenate([contexts[number] for number in group]) for group in groups]
+        return cls(grouped, size // neighbours)
 
     @property
     def max_pairs(self) -> int:
@@ -73,16 +91,14 @@ class Collate:
     """Rows of the pairs table to arrays of fixed shapes.
 
     Attributes:
-      pairs: the table.
-      prompts: prompt by cell, for the cells that are endpoints.
-      answers: the survey's distribution by cell.
+      examples: what is learnt from.
+      prompts: its prompts, tokenised.
       shapes: sizes that batches are padded to.
       max_pairs: Q; C is twice as many, or the number of endpoints there are if that is less.
     """
 
-    pairs: pd.DataFrame
-    prompts: dict[int, Prompt]
-    answers: dict[int, np.ndarray]
+    examples: Examples
+    prompts: list[Prompt]
     shapes: Shapes
     max_pairs: int
 
@@ -94,7 +110,9 @@ class Collate:
     def __call__(self, units: list[np.ndarray]) -> TrainingBatch:
         """Lays out the pairs of some units; each endpoint is computed once."""
         rows = np.concatenate(units)
-        endpoints = self.pairs[["cell_0", "cell_1"]].to_numpy()[rows]
+        pairs = self.examples.pairs
+        ends = [pairs[name].to_numpy()[rows] for name in ("cell_0", "cell_1")]
+        endpoints = np.stack(ends, axis=1)
         cells, index = np.unique(endpoints, return_inverse=True)
         layout = scoring([self.prompts[cell] for cell in cells], self.shapes, self.max_cells)
         targets = Targets(
@@ -104,12 +122,26 @@ class Collate:
             pair_weight=np.zeros(self.max_pairs, np.float32),
         )
         for slot, cell in enumerate(cells):
-            answer = self.answers[cell]
+            answer = self.examples.answers[cell]
             targets.p_data[slot, : len(answer)] = answer
-            targets.mode[slot] = mode(answer)
+            targets.mode[slot] = self.examples.modes[cell]
         targets.pairs[: len(rows)] = index.reshape(-1, 2)
-        targets.pair_weight[: len(rows)] = 1
+        targets.pair_weight[: len(rows)] = pairs["weight"].to_numpy()[rows]
         return TrainingBatch(layout, targets, rows)
+
+
+def _neighbours(countries: pd.Series, texts: list[str], size: int) -> list[list[int]]:
+    """Groups contexts, each given by its country and a prompt, in groups of up to `size`.
+
+    In alphabetical order a prompt stands beside those it shares most with. The groups are in the
+    order of their first contexts.
+    """
+    groups: list[list[int]] = []
+    for country in countries.unique():
+        contexts = np.flatnonzero(countries == country)
+        ordered = sorted(contexts.tolist(), key=texts.__getitem__)
+        groups += [sorted(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+    return sorted(groups)
 
 
 def training_batches(

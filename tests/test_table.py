@@ -1,0 +1,253 @@
+"""Surveys of the user's own: `--source table`."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pyreadstat
+import pytest
+
+from ace_jax import train
+from ace_jax.errors import InputError
+from ace_jax.prepare import main
+from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.pairs import toggle_pairs
+
+CODEBOOK = """
+source = "mine"
+citation = "Us, last year."
+country_column = "land"
+
+[[attributes]]
+name = "age"
+column = "age_group"
+levels = ["Young", "Middle-aged", "Old"]
+codes = [[1], [2], [3]]
+
+[[attributes]]
+name = "gender"
+column = "sex"
+levels = ["Male", "Female"]
+codes = [["m"], ["f"]]
+dropped = ["?"]
+
+[[questions]]
+column = "q1"
+topic = "Trust"
+text = "Do you trust [COUNTRY]'s parliament?"
+options = [[0, "No"], [1, "Yes"]]
+dropped = [9]
+
+[[questions]]
+column = "q2"
+topic = "Trust"
+text = "How much?"
+options = [[1, "Little"], [2, "Some"], [3, "Much"]]
+"""
+SIZE = 600
+
+
+@pytest.fixture
+def answers():
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "land": random.choice(["FRA", "MEX"], SIZE),
+            "age_group": random.integers(1, 4, SIZE),
+            "sex": random.choice(["m", "f", "?"], SIZE, p=[0.45, 0.45, 0.1]),
+            "q1": random.choice([0, 1, 9], SIZE),
+            "q2": random.integers(1, 4, SIZE),
+            "weight": random.uniform(0.5, 2, SIZE).round(3),
+            "diary": "private",
+        }
+    )
+
+
+def comma(answers, path):
+    answers.to_csv(path, index=False)
+
+
+def semicolon(answers, path):
+    answers.to_csv(path, index=False, sep=";")
+
+
+def parquet(answers, path):
+    answers.to_parquet(path)
+
+
+def sav(answers, path):
+    pyreadstat.write_sav(answers, path)
+
+
+def dta(answers, path):
+    pyreadstat.write_dta(answers, path)
+
+
+def prepared(tmp_path, *arguments, codebook=CODEBOOK):
+    (tmp_path / "own.toml").write_text(codebook)
+    output = tmp_path / "dataset"
+    own = ["--source", "table", "--codebook", str(tmp_path / "own.toml")]
+    main([*own, "--output", str(output), "--input", *map(str, arguments)])
+    return read_dataset(output)
+
+
+def check_cells(cells, answers):
+    """Every cell against a count of the table, made in another way than the package does."""
+    known = answers[answers["sex"] != "?"]
+    levels = {
+        "age": {"Young": 1, "Middle-aged": 2, "Old": 3},
+        "gender": {"Male": "m", "Female": "f"},
+    }
+    columns = {"age": "age_group", "gender": "sex"}
+    options = {"q1": [0, 1], "q2": [1, 2, 3]}
+    assert len(cells) == 2 * 2 * (3 + 2 + 6)
+    for cell in cells.to_dict("records"):
+        who = known[known["land"] == cell["country"]]
+        for name, column in columns.items():
+            if isinstance(cell[name], str):
+                who = who[who[column] == levels[name][cell[name]]]
+        counts = [
+            int((who[cell["question_id"]] == code).sum()) for code in options[cell["question_id"]]
+        ]
+        assert cell["n"] == sum(counts)
+        np.testing.assert_allclose(cell["p"] * cell["n"], counts, atol=1e-9)
+
+
+@pytest.mark.parametrize("write", [comma, semicolon, parquet, sav, dta])
+def test_every_form_gives_exactly_the_counted_cells(tmp_path, answers, write):
+    write(answers, tmp_path / "answers")
+    made = prepared(tmp_path, tmp_path / "answers")
+    check_cells(made.cells, answers)
+    assert [attribute.levels for attribute in made.attributes] == [
+        ("Young", "Middle-aged", "Old"),
+        ("Male", "Female"),
+    ]
+
+
+def test_files_are_put_one_below_the_other(tmp_path, answers):
+    comma(answers.iloc[:200], tmp_path / "one.csv")
+    parquet(answers.iloc[200:], tmp_path / "two.parquet")
+    check_cells(prepared(tmp_path, tmp_path / "one.csv", tmp_path / "two.parquet").cells, answers)
+
+
+def test_countries_and_weights_can_be_chosen(tmp_path, answers):
+    comma(answers, tmp_path / "a.csv")
+    made = prepared(tmp_path, tmp_path / "a.csv", "--countries", "mex", "--weights", "weight")
+    assert set(made.cells["country"]) == {"MEX"}
+    assert (made.cells["effective_n"] < made.cells["n"]).all()
+    assert made.manifest["rules"]["weights"] == "weight"
+
+
+def test_every_two_levels_are_a_pair(tmp_path, answers):
+    comma(answers, tmp_path / "a.csv")
+    made = prepared(tmp_path, tmp_path / "a.csv")
+    pairs = toggle_pairs(made.cells, made.attributes, min_n=10)
+    # Of each context: 3 pairs of ages for both genders, 3 of genders.
+    assert len(pairs) == 4 * (3 * 2 + 3)
+
+
+def test_no_respondent_reaches_the_output(tmp_path, answers):
+    comma(answers, tmp_path / "a.csv")
+    prepared(tmp_path, tmp_path / "a.csv", "--weights", "weight")
+    for path in (tmp_path / "dataset").glob("*.parquet"):
+        table = pd.read_parquet(path)
+        assert not {"diary", "weight", "age_group"} & {*table.columns}
+        assert len(table) < 60
+    assert "private" not in (tmp_path / "dataset" / "manifest.json").read_text()
+
+
+def test_training_reads_own_attributes_and_fills_in_the_country(tmp_path, answers, tiny_checkpoint):
+    from test_train import small_config
+
+    comma(answers, tmp_path / "a.csv")
+    prepared(tmp_path, tmp_path / "a.csv", "--estimator", "shrunk")
+    own = {"data.path": str(tmp_path / "dataset"), "data.questions": (), "data.min_n": 10}
+    own |= {"objective.pair_weight": "precision"}
+    examples = train.read_examples(small_config(tiny_checkpoint, **own))
+    assert len(examples.pairs) == 4 * 9
+    assert examples.pairs["weight"].mean() == pytest.approx(1)
+    assert examples.pairs["weight"].nunique() > 4
+    texts = [prompt.text for prompt in examples.prompts]
+    assert sum("trust France's parliament" in text for text in texts) == 6
+    assert sum("Middle-aged" in text for text in texts) == len(texts) / 3
+    shrunk = read_dataset(tmp_path / "dataset").cells["p_shrunk"].map(tuple)
+    assert {tuple(answer) for answer in examples.answers} <= {*shrunk}
+
+
+LATIN_1 = "land;age_group;sex;q1;q2\nM\xc9X;1;m;0;1\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.csv is empty"),
+        (b"land,age_group,sex,q1\nMEX,1,m,0\n", r"lacks the column q2 .* nearest it has is q1"),
+        (b"land,age_group,sex,q1,q2\n", "has a header and no respondents"),
+        (b"land,age_group,sex,q1,q2\nMexico,1,m,0,1\n", "country 'Mexico' .* alpha-3"),
+        (b"land,age_group,sex,q1,q2\nMEX,1,m,Yes,1\n", "column q1 holds the code Yes"),
+        (b"land,age_group,sex,q1,q2\nMEX,4,m,0,1\n", "column age_group holds the code 4"),
+        (LATIN_1, r"is not UTF-8 \(byte 0xc9\)"),
+        (b"PAR1 and nothing", "is not a Parquet file"),
+        (b"$FL2@(#) SPSS", "is damaged or cut off"),
+    ],
+)
+def test_a_bad_file_is_one_line_and_nothing_is_written(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        prepared(tmp_path, tmp_path / "a.csv")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_codebook_that_names_an_absent_column(tmp_path, answers):
+    comma(answers, tmp_path / "a.csv")
+    with pytest.raises(InputError, match=r"lacks the column q3 .* nearest it has is q\d"):
+        prepared(tmp_path, tmp_path / "a.csv", codebook=CODEBOOK.replace('"q2"', '"q3"'))
+
+
+def test_the_audit_finds_the_rule_that_made_the_release(tmp_path, capsys):
+    """Cells written in the authors' layout under one cut are found again among others."""
+    book = CODEBOOK.replace('name = "age"', 'name = "education"').replace(
+        'levels = ["Young", "Middle-aged", "Old"]\ncodes = [[1], [2], [3]]',
+        'levels = ["College Educated", "Not College Educated"]\n'
+        'threshold = { name = "college", at_least = 2, level = "College Educated" }',
+    )
+    for name, column in (("residence", "where"), ("marital_status", "ring")):
+        levels = ["Urban", "Rural"] if name == "residence" else ["Married", "Not Married"]
+        part = f'[[attributes]]\nname = "{name}"\ncolumn = "{column}"\n'
+        part += f"levels = {json.dumps(levels)}\ncodes = [[1], [2]]\n\n"
+        book = book.replace("[[questions]]", part + "[[questions]]", 1)
+    random = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {name: random.integers(1, 3, 300) for name in ("where", "ring")}
+        | {"land": "EGY", "sex": random.choice(["m", "f"], 300)}
+        | {"age_group": random.integers(1, 4, 300), "q1": random.integers(0, 2, 300)}
+        | {"q2": random.integers(1, 4, 300)}
+    )
+    comma(table, tmp_path / "a.csv")
+    book = book.replace('topic = "Trust"', 'topic = "wvs_all"')
+    college = {True: "College", False: "No_College"}
+    folder = tmp_path / "eval" / "egypt" / "1_attributes" / "education"
+    folder.mkdir(parents=True)
+    entries = []
+    for question, taken in itertools.product(("q1", "q2"), college):
+        answers = table[question][(table["age_group"] >= 3) == taken]
+        shares = {str(code): share for code, share in answers.value_counts(normalize=True).items()}
+        entries.append(
+            {
+                "question_id": question,
+                "question_text": "?",
+                "category": "wvs_all",
+                "options": {code: f"option {code}" for code in sorted(shares)},
+                "demographics": {"country": "Egypt", "education": college[taken]},
+                "p_real": shares,
+                "sample_count": len(answers),
+            }
+        )
+    (folder / "wvs_all_real.json").write_text(json.dumps(entries))
+    book = book.replace('source = "mine"', 'source = "wvs"')
+    prepared(tmp_path, tmp_path / "a.csv", "--audit", tmp_path / "eval", codebook=book)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    best = rows[rows.index(["rule", "cells", "same_n", "n_difference", "distance"]) + 1]
+    assert best == ["education.college=3", "4", "1.0000", "0.0000", "0.0000"]
