@@ -23,9 +23,8 @@ def option_log_likelihoods(
 
     Options beyond a question's own are 0; mask them with `batch.option_mask`.
     """
-    hidden = model(batch.tokens, batch.depth, batch.tin, batch.tout, key)
-    scored = jnp.take_along_axis(hidden, batch.scored[:, :, None], axis=1)
-    logits = model.logits(scored)
+    rows = (batch.tokens, batch.depth, batch.tin, batch.tout, batch.stems)
+    logits = model.logits(model(*rows, batch.scored, key))
     normaliser = jax.nn.logsumexp(logits, axis=-1)
 
     def of_edges(

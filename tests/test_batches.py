@@ -23,7 +23,8 @@ MULTIPLES = st.sampled_from([1, 2, 3, 8])
 
 def lay_out(prompts, multiple=1, cells=12):
     """Lays out (tokens, options) for up to 12 cells of up to 4 options."""
-    return scoring([Prompt(*prompt) for prompt in prompts], Shapes(LENGTHS, multiple, 4), cells)
+    shapes = Shapes(LENGTHS, multiple, options=4, block=4)
+    return scoring([Prompt(*prompt) for prompt in prompts], shapes, cells)
 
 
 def way(batch, row, node):
@@ -61,8 +62,9 @@ def test_shapes_are_few(prompts, multiple):
     rows, length = batch.tokens.shape
     assert length in LENGTHS
     assert rows % multiple == 0
-    for count in (rows // multiple, batch.scored.shape[1], batch.edge_token.shape[1]):
-        assert count & (count - 1) == 0
+    slots, edges = batch.scored.shape[1], batch.edge_token.shape[1]
+    for count in (rows // multiple, slots, edges // slots):
+        assert edges % slots == 0 and count & (count - 1) == 0
     for name in ("tokens", "depth", "tin", "tout"):
         assert getattr(batch, name).shape == (rows, length)
     for name in ("edge_slot", "edge_token", "edge_target"):
@@ -91,6 +93,21 @@ def test_padding_is_inert(prompts, multiple):
     assert batch.option_mask.sum(axis=1).tolist() == expected
 
 
+@given(PROMPTS, MULTIPLES)
+@settings(deadline=None)
+def test_a_blocks_stem_is_all_that_its_nodes_see_outside_it(prompts, multiple):
+    batch = lay_out(prompts, multiple)
+    rows, blocks, width = batch.stems.shape
+    assert (width % 4, batch.tokens.shape) == (0, (rows, 4 * blocks))
+    for row, node in zip(*np.nonzero(batch.tin >= 0), strict=True):
+        start = node - node % 4
+        outside = [seen for seen in way(batch, row, node) if seen < start]
+        stem = batch.stems[row, node // 4]
+        assert set(outside) <= set(stem[stem >= 0].tolist())
+        if node == start:
+            assert outside == stem[stem >= 0].tolist()
+
+
 def test_shared_prompts_share_nodes():
     options = ((1,), (2, 2))
     batch = lay_out([((1, 2, 3), options), ((1, 2, 3), options), ((1, 2, 4), options)])
@@ -101,16 +118,23 @@ def test_empty_rows_have_no_nodes():
     assert lay_out([((1, 2), ((1,), (2,)))], multiple=4).nodes == 2
 
 
-def test_the_row_length_with_the_fewest_nodes_is_taken():
+def test_rows_are_few_and_then_short():
     apart = [((1, first, 3, 3, 3, 3, 3, 3), ((1,), (2,))) for first in (1, 2)]  # 15 nodes together
     assert lay_out(apart[:1]).tokens.shape == (1, 8)
+    assert lay_out(apart).tokens.shape == (1, 16)
     assert lay_out(apart, multiple=2).tokens.shape == (2, 8)
-    assert lay_out(apart * 2, multiple=1).tokens.shape in [(2, 8), (1, 16)]  # the same number
     assert lay_out([((1,) * 9, ((1,), (2,)))]).tokens.shape == (1, 16)
+    many = [((first,) * 20, ((1,), (2,))) for first in range(1, 8)]  # three fit into a row of 64
+    assert lay_out(many).tokens.shape == (4, 64)
+
+
+def test_row_lengths_are_whole_blocks():
+    with pytest.raises(InputError, match=r"row_lengths: \(64, 100\) are not all multiples of 64"):
+        Shapes((64, 100), 1, 4)
 
 
 def test_a_prompt_longer_than_the_longest_row_is_refused():
-    shapes = Shapes(LENGTHS, 1, 4)
+    shapes = Shapes(LENGTHS, 1, options=4, block=4)
     fits = Prompt((1,) * 63, ((1, 2), (2,)))  # the node before the last token is the 64th
     shapes.check([fits])
     assert scoring([fits], shapes, 1).tokens.shape == (1, 64)

@@ -75,8 +75,7 @@ def test_equal_when_split_over_rows(likelihoods, tiny_torch, tokenizer):
         for name in ("several tokens", "prefixes of one another")
         for prompt in prompts_of(tokenizer, OPTIONS[name])
     ]
-    longest = max(len(prompt.tokens) for prompt in prompts) + 12
-    batch = scoring(prompts, Shapes((longest,), row_multiple=8, options=11), cells=8)
+    batch = scoring(prompts, Shapes((64,), row_multiple=8, options=11, block=16), cells=8)
     used = (batch.edge_target < 8 * 11).any(axis=1)
     assert 1 < used.sum() < batch.tokens.shape[0] == 8  # and rows of padding
     check(likelihoods, tiny_torch, prompts, batch)
@@ -95,7 +94,7 @@ OPTION_SETS = st.lists(TOKENS, min_size=2, max_size=4, unique=True).map(tuple)
 def test_equal_for_any_tokens(likelihoods, tiny_torch, cells, length_and_multiple):
     length, multiple = length_and_multiple
     prompts = [Prompt(*cell) for cell in cells]
-    batch = scoring(prompts, Shapes((length,), row_multiple=multiple, options=4), cells=4)
+    batch = scoring(prompts, Shapes((length,), multiple, options=4, block=4), cells=4)
     check(likelihoods, tiny_torch, prompts, batch)
 
 

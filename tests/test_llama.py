@@ -12,7 +12,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ace_jax.errors import InputError
 from ace_jax.model.llama import Llama, LlamaConfig, rope_frequencies
 from ace_jax.prompts.template import PromptTemplate, options_of
-from ace_jax.prompts.trie import Trie, build_trie
+from ace_jax.prompts.trie import Sequences, Tokens, Trie
 
 
 def prompt(tokenizer, country="Canada") -> tuple[int, ...]:
@@ -25,13 +25,18 @@ def prompt(tokenizer, country="Canada") -> tuple[int, ...]:
     return tokens
 
 
+def trie_of(*sequences: Tokens) -> Trie:
+    return Sequences.of(sequences).trie(slice(None))
+
+
 def logits(model: Llama, trie: Trie, padding: int = 0) -> np.ndarray:
-    """Of every node of one row, padded as `batches` pads."""
+    """Of every node of one row of one block, padded as `batches` pads."""
     nodes = len(trie.tokens)
     tokens, depth = (np.pad(part, (0, padding)) for part in (trie.tokens, trie.depth))
     tin = np.arange(nodes + padding, dtype=np.int32)
     tout = np.concatenate([trie.tout, tin[nodes:] + 1])
-    row = (jnp.asarray(part)[None] for part in (tokens, depth, tin, tout))
+    stems = np.empty((1, 0), np.int32)
+    row = (jnp.asarray(part)[None] for part in (tokens, depth, tin, tout, stems, tin))
     return np.asarray(nnx.jit(lambda model, *row: model.logits(model(*row)))(model, *row))[
         0, :nodes
     ]
@@ -53,7 +58,7 @@ def test_logits_equal_those_of_transformers(name, load, tokenizer, request):
     tokens = prompt(tokenizer)
     reference = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     wanted = torch_logits(reference, tokens)
-    found = logits(nnx.merge(*load(directory)), build_trie([tokens]))
+    found = logits(nnx.merge(*load(directory)), trie_of(tokens))
     assert wanted.std() > 1  # a flat output would agree with anything
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
 
@@ -64,7 +69,7 @@ def test_logits_of_a_real_model_equal_those_of_transformers(load, smollm2):
     reference = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **gguf)
     tokens = prompt(smollm2.tokenizer)
     wanted = torch_logits(reference.eval(), tokens)
-    found = logits(nnx.merge(*load(smollm2)), build_trie([tokens]))
+    found = logits(nnx.merge(*load(smollm2)), trie_of(tokens))
     # The node that one-token options are scored at.
     np.testing.assert_allclose(found[-1], wanted[-1], rtol=0, atol=1e-4)
     # At logits of up to 37 the float32 reference itself is 8e-5 from float64.
@@ -74,19 +79,18 @@ def test_logits_of_a_real_model_equal_those_of_transformers(load, smollm2):
 def test_every_path_of_a_trie_has_the_logits_it_has_alone(tiny, tokenizer):
     canada = prompt(tokenizer)
     sequences = sorted({canada, canada[:30], (*canada[:30], 5, 6), prompt(tokenizer, "Mexico")})
-    trie = build_trie(sequences)
+    trie = trie_of(*sequences)
     assert len(trie.tokens) < sum(map(len, sequences))
     together = logits(tiny, trie)
-    for sequence in sequences:
-        end = trie.ends[sequence]
+    for sequence, end in zip(sequences, trie.ends, strict=True):
         path = [node for node in range(end + 1) if trie.tout[node] > end]
         assert trie.tokens[path].tolist() == list(sequence)
-        alone = logits(tiny, build_trie([sequence]))
+        alone = logits(tiny, trie_of(sequence))
         np.testing.assert_allclose(together[path], alone, rtol=0, atol=2e-5)
 
 
 def test_padding_changes_no_real_node(tiny, tokenizer):
-    trie = build_trie([prompt(tokenizer)])
+    trie = trie_of(prompt(tokenizer))
     padded, bare = logits(tiny, trie, padding=19), logits(tiny, trie)
     np.testing.assert_allclose(padded, bare, rtol=0, atol=2e-5)
 

@@ -89,7 +89,8 @@ def test_five_steps_equal_the_reference(
     tokens = jnp.array([survey.prompts[0].tokens])
     nodes = jnp.arange(tokens.size)[None]
     model = nnx.merge(graph, state.lora, base)
-    logits = model.logits(model(tokens, nodes, nodes, jnp.full_like(nodes, tokens.size)))[0]
+    rows = (tokens, nodes, nodes, jnp.full_like(nodes, tokens.size))
+    logits = model.logits(model(*rows, jnp.empty((1, 1, 0), int), nodes))[0]
     with torch.no_grad():
         reference = worn(input_ids=torch.tensor([survey.prompts[0].tokens])).logits[0].numpy()
     np.testing.assert_allclose(logits, reference, rtol=0, atol=1e-4)

@@ -1,7 +1,11 @@
 """LLaMA over trie rows: every node attends to its ancestors, its depth is its position.
 
-Shapes: R rows of N nodes, width D, H query heads, V vocabulary. A plain left-to-right
-sequence is the trie without branches. Layers are stacked on a leading axis and scanned.
+Shapes: R rows of N nodes in B blocks, S scored nodes a row, width D, H query heads, V vocabulary. A
+plain left-to-right sequence is the trie without branches. Layers are stacked on a leading axis.
+
+Attention runs over G groups of Q query nodes, each with the A key nodes that any of them sees: what
+it costs grows with the length of a prompt, not with that of a row. In the last layer only scored
+nodes are queries, and only they go on through the MLP.
 Every constant comes from the checkpoint's own config.json.
 """
 
@@ -16,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ace_jax.errors import InputError
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
@@ -122,17 +126,72 @@ def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, "half"]:
     return np.asarray(frequencies / factors, np.float32)
 
 
-def ancestor_mask(tin: Int[Array, "R N"], tout: Int[Array, "R N"]) -> Bool[Array, "R N N"]:
-    """Returns [r, q, k]: node k is q itself or an ancestor of q, tin[k] <= tin[q] < tout[k]."""
-    query, start, end = tin[:, :, None], tin[:, None, :], tout[:, None, :]
-    return (start <= query) & (query < end)
+def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[Array, "R ..."]:
+    """Returns what x holds for chosen nodes of each row."""
+    return jax.vmap(lambda x, nodes: x[nodes])(x, nodes)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What G groups of Q nodes attend to.
+
+    Attributes:
+      keys: the nodes that a group looks at; -1 is none.
+      mask: [r, g, q, a]: key a is node q of the group itself or an ancestor of it.
+    """
+
+    keys: Int[Array, "R G A"]
+    mask: Bool[Array, "R G Q A"]
+
+    @classmethod
+    def of(
+        cls,
+        queries: Int[Array, "R G Q"],
+        keys: Int[Array, "R G A"],
+        tin: Int[Array, "R N"],
+        tout: Int[Array, "R N"],
+    ) -> "Sight":
+        """Finds the ancestors among the keys: tin[k] <= tin[q] < tout[k]."""
+        query = nodes_at(tin, queries)[:, :, :, None]
+        start, end = (nodes_at(part, keys)[:, :, None, :] for part in (tin, tout))
+        return cls(keys, (keys[:, :, None, :] >= 0) & (start <= query) & (query < end))
+
+
+def attend(
+    q: Float[Array, "R M H channels"],
+    k: Float[Array, "R N KV channels"],
+    v: Float[Array, "R N KV channels"],
+    sight: Sight,
+) -> Float[Array, "R M H channels"]:
+    """Returns what M = G * Q queries gather: grouped-query attention, softmax in float32.
+
+    One matmul a group and key head, of all its query heads: XLA runs those faster on CPU than
+    the ones of `jax.nn.dot_product_attention`.
+    """
+    rows, groups, queries, seen = sight.mask.shape
+    heads, channels = k.shape[2:]
+    q_of = q.reshape(rows, groups, queries, heads, -1, channels).transpose(0, 1, 3, 4, 2, 5)
+    q_of = q_of.reshape(rows, groups, heads, -1, channels)
+    k, v = (nodes_at(part, sight.keys).transpose(0, 1, 3, 2, 4) for part in (k, v))
+    scores = jnp.einsum("rghqc,rghac->rghqa", q_of, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(rows, groups, heads, -1, queries, seen) * channels**-0.5
+    weights = jax.nn.softmax(jnp.where(sight.mask[:, :, None, None], scores, -jnp.inf), axis=-1)
+    weights = weights.astype(v.dtype).reshape(rows, groups, heads, -1, seen)
+    found = jnp.einsum("rghqa,rghac->rghqc", weights, v)
+    found = found.reshape(rows, groups, heads, -1, queries, channels).transpose(0, 1, 4, 2, 3, 5)
+    return found.reshape(q.shape)
+
+
+def turns(angle: Float[Array, "R N half"]) -> Float[Array, "R N 2 half"]:
+    """Returns the angle's cosine and sine."""
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
 
 
 def rotate(
-    x: Float[Array, "R N heads channels"], angle: Float[Array, "R N half"]
+    x: Float[Array, "R N heads channels"], turn: Float[Array, "R N 2 half"]
 ) -> Float[Array, "R N heads channels"]:
-    """Rotates channel i with channel i + half by the node's angle (RoPE, Hugging Face order)."""
-    cos, sin = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    """Rotates channel i with channel i + half (RoPE, Hugging Face order)."""
+    cos, sin = turn[:, :, None, 0], turn[:, :, None, 1]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
@@ -206,23 +265,28 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R N D"],
-        angle: Float[Array, "R N half"],
-        mask: Bool[Array, "R N N"],
+        turn: Float[Array, "R N 2 half"],
+        sight: Sight,
         key: Key[Array, ""] | None,
-    ) -> Float[Array, "R N D"]:
-        """Returns the residual stream after this layer."""
-        heads = (*x.shape[:2], -1, self.head_dim)
+        queries: Int[Array, "R M"] | None = None,
+    ) -> Float[Array, "R M D"]:
+        """Returns the residual stream after this layer, of all nodes or those of `queries`."""
         h = self.input_norm(x)
-        q = checkpoint_name(rotate(self.q_proj(h, key).reshape(heads), angle), "q")
-        k = checkpoint_name(rotate(self.k_proj(h, key).reshape(heads), angle), "k")
-        v = checkpoint_name(self.v_proj(h, key).reshape(heads), "v")
-        attention = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        attention = checkpoint_name(attention.reshape(*x.shape[:2], -1), "attention")
+        k = checkpoint_name(rotate(self._heads(self.k_proj(h, key)), turn), "k")
+        v = checkpoint_name(self._heads(self.v_proj(h, key)), "v")
+        if queries is not None:
+            x, h, turn = (nodes_at(part, queries) for part in (x, h, turn))
+        q = checkpoint_name(rotate(self._heads(self.q_proj(h, key)), turn), "q")
+        attention = attend(q, k, v, sight).reshape(*x.shape[:2], -1)
+        attention = checkpoint_name(attention, "attention")
         x = checkpoint_name(x + self.o_proj(attention, key), "residual")
         h = self.mlp_norm(x)
         gate = checkpoint_name(self.gate_proj(h, key), "gate")
         up = checkpoint_name(self.up_proj(h, key), "up")
         return x + self.down_proj(jax.nn.silu(gate) * up, key)
+
+    def _heads(self, x: Float[Array, "R N features"]) -> Float[Array, "R N heads channels"]:
+        return x.reshape(*x.shape[:2], -1, self.head_dim)
 
 
 class Llama(nnx.Module):
@@ -251,32 +315,54 @@ class Llama(nnx.Module):
         depth: Int[Array, "R N"],
         tin: Int[Array, "R N"],
         tout: Int[Array, "R N"],
+        stems: Int[Array, "R B A"],
+        scored: Int[Array, "R S"],
         key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "R N D"]:
-        """Returns the normalised last hidden state of every node.
+    ) -> Float[Array, "R S D"]:
+        """Returns the normalised last hidden state of the scored nodes.
 
         Args:
           tokens: token id of each node.
           depth: its distance from the root, which is its RoPE position.
           tin: its place in depth-first order.
           tout: one past the place of its last descendant.
-          key: for LoRA dropout; None turns dropout off.
+          stems: the nodes that a block's nodes may see outside the block, -1 as padding; a single
+            block sees all there is to see without any.
+          scored: which nodes are asked for.
+          key: for LoRA dropout; None turns it off.
         """
         frequencies = jnp.asarray(rope_frequencies(self.config))
-        angle = depth[:, :, None].astype(jnp.float32) * frequencies[None, None, :]
-        mask = ancestor_mask(tin, tout)
-        block, parameters = nnx.split(self.layers)
-        keys = None if key is None else jax.random.split(key, self.config.num_layers)
+        turn = turns(depth[:, :, None].astype(jnp.float32) * frequencies[None, None, :])
+        rows, blocks, _ = stems.shape
+        nodes = jnp.arange(tokens.shape[1]).reshape(1, blocks, -1)
+        nodes = jnp.broadcast_to(nodes, (rows, *nodes.shape[1:]))
+        keys = jnp.concatenate([stems, nodes], axis=2)
+        of_all = Sight.of(nodes, keys, tin, tout)
+        of_scored = Sight.of(
+            scored[:, :, None], nodes_at(keys, scored // nodes.shape[2]), tin, tout
+        )
+
+        block, stacked = nnx.split(self.layers)
+        last = self.config.num_layers - 1
+        dropout = None if key is None else jax.random.split(key, last + 1)
+
+        def layer(number: Int[Array, ""] | int) -> tuple[Block, Key[Array, ""] | None]:
+            own = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False),
+                (stacked, dropout),
+            )
+            return nnx.merge(block, own[0]), own[1]
 
         @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED))
-        def layer(
-            x: Float[Array, "R N D"], stacked: tuple[nnx.State, Key[Array, ""] | None]
+        def step(
+            x: Float[Array, "R N D"], number: Int[Array, ""]
         ) -> tuple[Float[Array, "R N D"], None]:
-            parameters, key = stacked
-            return nnx.merge(block, parameters)(x, angle, mask, key), None
+            layer_of, key = layer(number)
+            return layer_of(x, turn, of_all, key), None
 
-        x, _ = jax.lax.scan(layer, self.embedding[...][tokens], (parameters, keys))
-        return self.norm(x)
+        x, _ = jax.lax.scan(step, self.embedding[...][tokens], jnp.arange(last))
+        last_layer, key = layer(last)
+        return self.norm(last_layer(x, turn, of_scored, key, scored))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns unnormalised log-probabilities of the next token, in float32."""

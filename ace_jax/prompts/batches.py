@@ -1,9 +1,9 @@
 """Prompts to arrays of fixed shapes: trie rows, scored edges, endpoints and pairs.
 
-Shapes: R rows of N nodes, S scored nodes and E edges a row, C cells of up to K options, Q pairs.
-A few row lengths and rounded counts keep the number of distinct shapes, and so of compilations,
-small. Padding is inert: padding nodes (tin -1, tout 0) see only each other, a padding edge adds to
-no option, a padding pair has weight 0.
+Shapes: R rows of N nodes in B blocks of up to A ancestors, S scored nodes and E edges a row,
+C cells of up to K options, Q pairs. A few row lengths and rounded counts keep the number of
+distinct shapes, and so of compilations, small. Padding is inert: padding nodes (tin -1, tout 0) see
+only each other, a padding edge adds to no option, a padding pair has weight 0.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import Prompt
-from ace_jax.prompts.trie import Tokens, Trie, build_trie, pack
+from ace_jax.prompts.trie import Sequences, Tokens, Trie
 
 if TYPE_CHECKING:
     AnyArray = Any
@@ -38,6 +38,9 @@ class Scoring:
     depth: Int[AnyArray, "R N"]
     tin: Int[AnyArray, "R N"]
     tout: Int[AnyArray, "R N"]
+    stems: Int[AnyArray, "R B A"]
+    """The ancestors of each block's first node; -1 as padding. In depth-first order they are all
+    that the block's nodes see outside the block."""
     scored: Int[AnyArray, "R S"]
     """Nodes with edges; 0 as padding."""
     edge_slot: Int[AnyArray, "R E"]
@@ -71,22 +74,28 @@ class Shapes:
     """The fixed sizes that batches are padded to.
 
     Attributes:
-      row_lengths: allowed numbers of nodes a row, ascending.
+      row_lengths: allowed numbers of nodes a row, ascending multiples of `block`.
       row_multiple: the number of rows is a multiple of it (the devices that rows are spread over).
       options: K.
+      block: N / B, the nodes that share one list of ancestors.
 
-    Raises `InputError` where there are no lengths or they do not ascend.
+    Raises `InputError` where there are no lengths, they do not ascend or are not whole blocks.
     """
 
     row_lengths: tuple[int, ...]
     row_multiple: int
     options: int
+    block: int = 64
 
     def __post_init__(self) -> None:
         lengths = (0, *self.row_lengths)
         if lengths == (0,) or any(after <= before for before, after in pairwise(lengths)):
             raise InputError(
                 f"batch.row_lengths: {self.row_lengths} is not a sequence of ascending lengths"
+            )
+        if any(length % self.block for length in lengths):
+            raise InputError(
+                f"batch.row_lengths: {self.row_lengths} are not all multiples of {self.block}"
             )
 
     def check(self, prompts: Sequence[Prompt]) -> None:
@@ -100,23 +109,43 @@ class Shapes:
 
 
 def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
-    """Lays out the prompts of up to `cells` cells as trie rows.
+    """Lays out the prompts of up to `cells` cells as trie rows, as few and then as short as can be.
 
-    Of the allowed row lengths the one with the fewest nodes, padding included, is taken.
+    Long rows share most; blocks keep their attention as cheap as that of short ones.
     """
     paths = sorted({path for prompt in prompts for path in _paths(prompt)})
-    longest = max(map(len, paths))
-    layouts = (
-        [build_trie(row) for row in pack(paths, length)]
-        for length in shapes.row_lengths
-        if length >= longest
+    sequences = Sequences.of(paths)
+    lengths = [length for length in shapes.row_lengths if length >= sequences.sizes.max()]
+    rows = _rows(len(sequences.rows(lengths[-1])), shapes.row_multiple)
+    length, runs = next(
+        (length, runs)
+        for length in lengths
+        if rows * length >= sequences.nodes and len(runs := sequences.rows(length)) <= rows
     )
-    lengths = (length for length in shapes.row_lengths if length >= longest)
-    length, tries = min(
-        zip(lengths, layouts, strict=True),
-        key=lambda layout: layout[0] * _rows(len(layout[1]), shapes.row_multiple),
+    tries = [sequences.trie(run) for run in runs]
+    place = {
+        path: row * length + end
+        for row, (run, trie) in enumerate(zip(runs, tries, strict=True))
+        for path, end in zip(paths[run], trie.ends.tolist(), strict=True)
+    }
+    edges = np.array(
+        [
+            (place[prompt.tokens + label[:cut]], token, cell * shapes.options + option)
+            for cell, prompt in enumerate(prompts)
+            for option, label in enumerate(prompt.options)
+            for cut, token in enumerate(label)
+        ],
+        np.int32,
     )
-    return _fill(prompts, tries, length, shapes, cells)
+    option_mask = np.zeros((cells, shapes.options), bool)
+    option_mask[:, 0] = True
+    for cell, prompt in enumerate(prompts):
+        option_mask[cell, : len(prompt.options)] = True
+    return Scoring(
+        **_nodes(tries, rows, length, shapes.block),
+        **_edges(edges, rows, length, option_mask),
+        option_mask=option_mask,
+    )
 
 
 def _paths(prompt: Prompt) -> list[Tokens]:
@@ -132,49 +161,51 @@ def _power_of_two(count: int, least: int = 1) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def _fill(
-    prompts: Sequence[Prompt], tries: list[Trie], length: int, shapes: Shapes, cells: int
-) -> Scoring:
-    node_of = {
-        path: (row, node) for row, trie in enumerate(tries) for path, node in trie.ends.items()
+def _nodes(tries: list[Trie], rows: int, length: int, block: int) -> dict[str, np.ndarray]:
+    stems = [
+        [np.flatnonzero(trie.tout[:start] > start) for start in range(0, len(trie.tokens), block)]
+        for trie in tries
+    ]
+    longest = max(len(stem) for row in stems for stem in row)
+    arrays = {
+        "tokens": np.zeros((rows, length), np.int32),
+        "depth": np.zeros((rows, length), np.int32),
+        "tin": np.full((rows, length), -1, np.int32),
+        "tout": np.zeros((rows, length), np.int32),
+        "stems": np.full((rows, length // block, -(-longest // block) * block), -1, np.int32),
     }
-    edges: list[list[tuple[int, int, int]]] = [[] for _ in tries]
-    for cell, prompt in enumerate(prompts):
-        for option, label in enumerate(prompt.options):
-            for cut, token in enumerate(label):
-                row, node = node_of[prompt.tokens + label[:cut]]
-                edges[row].append((node, token, cell * shapes.options + option))
-
-    scored = [sorted({node for node, _, _ in row}) for row in edges]
-    rows = _rows(len(tries), shapes.row_multiple)
-    # Both are cheap to pad and every size more is a compilation more.
-    slots = _power_of_two(max(map(len, scored)), least=16)
-    width = _power_of_two(max(map(len, edges)), least=128)
-    tokens = np.zeros((rows, length), np.int32)
-    depth = np.zeros((rows, length), np.int32)
-    tin = np.full((rows, length), -1, np.int32)
-    tout = np.zeros((rows, length), np.int32)
-    scored_nodes = np.zeros((rows, slots), np.int32)
-    edge_slot = np.zeros((rows, width), np.int32)
-    edge_token = np.zeros((rows, width), np.int32)
-    edge_target = np.full((rows, width), cells * shapes.options, np.int32)
     for row, trie in enumerate(tries):
-        nodes = len(trie.tokens)
-        tokens[row, :nodes] = trie.tokens
-        depth[row, :nodes] = trie.depth
-        tin[row, :nodes] = trie.tin
-        tout[row, :nodes] = trie.tout
-        scored_nodes[row, : len(scored[row])] = scored[row]
-        slot_of = {node: slot for slot, node in enumerate(scored[row])}
-        for edge, (node, token, target) in enumerate(edges[row]):
-            edge_slot[row, edge] = slot_of[node]
-            edge_token[row, edge] = token
-            edge_target[row, edge] = target
+        for name in ("tokens", "depth", "tin", "tout"):
+            arrays[name][row, : len(trie.tokens)] = getattr(trie, name)
+        for number, stem in enumerate(stems[row]):
+            arrays["stems"][row, number, : len(stem)] = stem
+    return arrays
 
-    option_mask = np.zeros((cells, shapes.options), bool)
-    option_mask[:, 0] = True
-    for cell, prompt in enumerate(prompts):
-        option_mask[cell, : len(prompt.options)] = True
-    return Scoring(
-        tokens, depth, tin, tout, scored_nodes, edge_slot, edge_token, edge_target, option_mask
-    )
+
+def _edges(
+    edges: Int[np.ndarray, "edges 3"], rows: int, length: int, option_mask: Bool[np.ndarray, "C K"]
+) -> dict[str, np.ndarray]:
+    """Lays out edges (row * length + node, token, target) by row."""
+    place, token, target = edges[np.argsort(edges[:, 0] // length, kind="stable")].T
+    row, distinct = place // length, np.unique(place)
+    scored_row = distinct // length
+    slot, number = _numbers(scored_row), _numbers(row)
+    # Both are cheap to pad and every size more is a compilation more.
+    slots = _power_of_two(int(slot.max()) + 1, least=16)
+    width = _power_of_two(-(-(int(number.max()) + 1) // slots), least=option_mask.shape[1]) * slots
+    arrays = {
+        "scored": np.zeros((rows, slots), np.int32),
+        "edge_slot": np.zeros((rows, width), np.int32),
+        "edge_token": np.zeros((rows, width), np.int32),
+        "edge_target": np.full((rows, width), option_mask.size, np.int32),
+    }
+    arrays["scored"][scored_row, slot] = distinct % length
+    arrays["edge_slot"][row, number] = slot[np.searchsorted(distinct, place)]
+    arrays["edge_token"][row, number] = token
+    arrays["edge_target"][row, number] = target
+    return arrays
+
+
+def _numbers(row: Int[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
+    """Numbers the entries of each row from 0; rows ascend."""
+    return np.arange(len(row)) - np.searchsorted(row, row)

@@ -2,11 +2,13 @@
 
 Nodes stand in depth-first order, so a subtree is a run of nodes and node k is an ancestor of
 node q (or q itself) iff  tin[k] <= tin[q] < tout[k].
+
+Shapes: S sequences of up to L tokens, N nodes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Int
@@ -22,63 +24,76 @@ class Trie:
     depth: Int[np.ndarray, "N"]
     tin: Int[np.ndarray, "N"]
     tout: Int[np.ndarray, "N"]
-    ends: dict[Tokens, int]
+    ends: Int[np.ndarray, "S"]
 
 
-def shared_prefix(first: Tokens, second: Tokens) -> int:
-    """Returns how many leading tokens two sequences share."""
-    return sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
-    )
+@dataclass(frozen=True)
+class Sequences:
+    """Distinct token sequences in lexicographic order.
 
-
-def build_trie(sequences: Sequence[Tokens]) -> Trie:
-    """Builds the prefix tree of distinct sequences given in lexicographic order.
-
-    Example: (1, 2), (1, 2, 3), (1, 4) make the nodes 1 2 3 4 with depths 0 1 2 1.
+    Attributes:
+      tokens: a row a sequence, -1 beyond its end.
+      sizes: their lengths.
+      shared: how many leading tokens each shares with the one before it.
     """
-    tokens: list[int] = []
-    depth: list[int] = []
-    tout: list[int] = []
-    ends: dict[Tokens, int] = {}
-    path: list[int] = []  # the nodes from the root to the last one made
-    previous: Tokens = ()
-    for sequence in sequences:
-        shared = shared_prefix(previous, sequence)
-        for node in path[shared:]:
-            tout[node] = len(tokens)
-        del path[shared:]
-        for token in sequence[shared:]:
-            path.append(len(tokens))
-            depth.append(len(path) - 1)
-            tokens.append(token)
-            tout.append(-1)
-        ends[sequence] = path[-1]
-        previous = sequence
-    for node in path:
-        tout[node] = len(tokens)
-    return Trie(
-        tokens=np.asarray(tokens, np.int32),
-        depth=np.asarray(depth, np.int32),
-        tin=np.arange(len(tokens), dtype=np.int32),
-        tout=np.asarray(tout, np.int32),
-        ends=ends,
-    )
 
+    tokens: Int[np.ndarray, "S L"]
+    sizes: Int[np.ndarray, "S"]
+    shared: Int[np.ndarray, "S"]
 
-def pack(sequences: Sequence[Tokens], length: int) -> Iterator[list[Tokens]]:
-    """Cuts lexicographically ordered sequences into rows of at most `length` nodes.
+    @classmethod
+    def of(cls, ordered: Sequence[Tokens]) -> "Sequences":
+        """Lays out sequences that are distinct, not empty and in lexicographic order."""
+        sizes = np.fromiter(map(len, ordered), np.int32, len(ordered))
+        inside = np.arange(sizes.max()) < sizes[:, None]
+        tokens = np.full(inside.shape, -1, np.int32)
+        tokens[inside] = np.fromiter(chain.from_iterable(ordered), np.int32, sizes.sum())
+        # Where a sequence goes on after the one before has ended, -1 differs from its token.
+        differs = tokens[1:] != tokens[:-1]
+        shared = np.zeros(len(ordered), np.int32)
+        shared[1:] = differs.argmax(axis=1)
+        return cls(tokens, sizes, shared)
 
-    Every sequence must be no longer than `length`.
-    """
-    row: list[Tokens] = []
-    nodes = 0
-    for sequence in sequences:
-        new = len(sequence) - (shared_prefix(row[-1], sequence) if row else 0)
-        if nodes + new > length:
-            yield row
-            row, nodes, new = [], 0, len(sequence)
-        row.append(sequence)
-        nodes += new
-    if row:
-        yield row
+    @property
+    def nodes(self) -> int:
+        """How many nodes one trie of them all has."""
+        return int((self.sizes - self.shared).sum())
+
+    def rows(self, length: int) -> list[slice]:
+        """Cuts them into runs whose tries have at most `length` nodes, each as long as fits.
+
+        No sequence may be longer than `length`.
+        """
+        cuts, nodes = [0], 0
+        for index, (size, shared) in enumerate(
+            zip(self.sizes.tolist(), self.shared.tolist(), strict=True)
+        ):
+            nodes += size - shared
+            if nodes > length:
+                cuts.append(index)
+                nodes = size
+        return [slice(*ends) for ends in zip(cuts, [*cuts[1:], len(self.sizes)], strict=True)]
+
+    def trie(self, rows: slice) -> Trie:
+        """Builds the prefix tree of a run of sequences.
+
+        Example: (1, 2), (1, 2, 3), (1, 4) make the nodes 1 2 3 4 with depths 0 1 2 1.
+        """
+        tokens, sizes, shared = self.tokens[rows], self.sizes[rows], self.shared[rows].copy()
+        shared[0] = 0
+        column = np.arange(tokens.shape[1])
+        leaves = column >= shared[:, None]  # has left the path of the sequence before
+        new = leaves & (column < sizes[:, None])
+        after = np.cumsum(sizes - shared, dtype=np.int32)
+        nodes = int(after[-1])
+        # A subtree ends where the next sequence that leaves it begins.
+        begins = np.full(tokens.shape, nodes, np.int32)
+        begins[:-1] = np.where(leaves[1:], after[:-1, None], nodes)
+        tout = np.minimum.accumulate(begins[::-1])[::-1]
+        return Trie(
+            tokens=tokens[new],
+            depth=np.broadcast_to(column.astype(np.int32), new.shape)[new],
+            tin=np.arange(nodes, dtype=np.int32),
+            tout=tout[new],
+            ends=after - 1,
+        )
