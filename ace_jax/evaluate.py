@@ -8,6 +8,7 @@ scores.png and run.json (what was scored) into WORKDIR.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -31,7 +32,7 @@ from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities,
 from ace_jax.model.llama import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
-from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode, render_cells
+from ace_jax.prompts.encode import Prompt, PromptStyle, check_vocabulary, encode, render_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.sources import open_dataset
@@ -77,7 +78,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     p_model = np.empty(len(cells), object)
     mass = np.empty(len(cells))
-    for rows in tqdm(batches(cells, config.batch.size), unit="batch", desc="evaluate"):
+    for rows in tqdm(batches(prompts, config.batch.size), unit="batch", desc="evaluate"):
         batch = scoring([prompts[row] for row in rows], shapes, config.batch.size)
         p, mass_of_batch = jax.device_get(answer(lora, base, place_scoring(batch, mesh)))
         mass[rows] = mass_of_batch[: len(rows)]
@@ -112,17 +113,13 @@ def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
-def batches(cells: pd.DataFrame, size: int) -> list[np.ndarray]:
-    """Returns row numbers in batches of at most `size`, each of one country and question.
+def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Returns the prompts' numbers in batches of at most `size`, those that begin alike together.
 
-    Cells of one context share most of their prompts.
+    What prompts of a batch share is computed once.
     """
-    contexts = cells.groupby(["country", "question_id"], sort=False).indices.values()
-    return [
-        np.asarray(rows[start : start + size])
-        for rows in contexts
-        for start in range(0, len(rows), size)
-    ]
+    order = sorted(range(len(prompts)), key=lambda row: prompts[row].tokens)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def predict(cells: pd.DataFrame, p_model: np.ndarray, mass: np.ndarray) -> pd.DataFrame:

@@ -178,8 +178,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         type=str.upper,
         metavar="CODE",
-        help="ISO 3166-1 alpha-3 codes of the countries to take, or all (default: wvs7: the "
-        "fourteen of the paper's Table 1; others: all)",
+        help="ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
+        "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     )
     parser.add_argument(
         "--questions",

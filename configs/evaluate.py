@@ -29,6 +29,6 @@ def get_config(experiment: str = "ace") -> ConfigDict:
     config.adapter.path = placeholder(str)  # a PEFT directory; None: the base model
 
     config.batch = ConfigDict()
-    config.batch.size = 80  # cells of one question that share a trie: all personas
+    config.batch.size = 80  # cells that share a trie: all personas of a question
     config.batch.row_lengths = trained.batch.row_lengths
     return config.lock()

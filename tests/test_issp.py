@@ -301,6 +301,8 @@ def test_what_is_left_out_is_counted(read, files, old):
         "answers without a label": ["V12"],
         "no text": ["V13"],
     }
+    without_text = notes["issp2020"]["left_out"].get("no text", [])
+    assert read.notes["left_out"]["no text"] == 1 + len(without_text)
     assert (module["study"], module["recognised_by"]) == ("ZA5950", "column V1")
     assert (module["file"], module["respondents"], module["questions"]) == ("two.dta", SIZE, 4)
     # V1 to V4, C_ALPHAN, four attributes, WEIGHT and BIRTH; DE_V70.

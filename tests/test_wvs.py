@@ -17,6 +17,7 @@ from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import (
     EVERY_COUNTRY,
+    TIERS,
     Selection,
     select,
     with_labels,
@@ -201,7 +202,17 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
     assert rules["dropped_codes"] == {"Q221": [4], "Q222": [4], "Q254": [5]}
     assert rules["merged_codes"]["Q241"] == [[0, 1]]
     assert len(made.questions) == 203
+    assert rules["left_out"] == {"not among strictly-ordinal": len(CODEBOOK.questions) - 203}
     assert made.questions["ordinal"].all()
+
+
+def test_a_tier_can_be_taken(answers, tmp_path):
+    table = wvs.read(comma_csv(answers, tmp_path))
+    few = table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
+    taken, _, notes = select(few, CODEBOOK, Selection(countries=["TIER3"]))
+    assert notes["countries"] == ["EGY", "ETH", "NGA"]
+    assert len(taken) == len(few)
+    assert {country for tier in TIERS.values() for country in tier} == {*CODEBOOK.countries}
 
 
 def test_all_countries_can_be_taken(tmp_path, answers):

@@ -141,7 +141,15 @@ def read(paths: list[Path]) -> Modules:
         countries=COUNTRIES,
     )
     table = pd.concat([its.table for its in answers], ignore_index=True)
-    notes = {"modules": {of.name: its.about for of, its in modules.items()}}
+    reasons = [its.about["left_out"] for its in answers]
+    left_out = {
+        reason: sum(len(of.get(reason, ())) for of in reasons)
+        for reason in sorted({reason for of in reasons for reason in of})
+    }
+    notes = {
+        "modules": {of.name: its.about for of, its in modules.items()},
+        "left_out": left_out,
+    }
     return Modules(table, codebook, notes)
 
 

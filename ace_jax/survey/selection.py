@@ -17,14 +17,20 @@ QUESTIONS: dict[str, Callable[[Question], bool]] = {
     "strictly-ordinal": lambda question: question.paper and question.ordinal,
 }
 EVERY_COUNTRY = ["ALL"]
+# The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1.
+TIERS = {
+    "TIER1": ["USA", "DEU", "GBR", "AUS", "NZL"],
+    "TIER2": ["CHL", "MEX", "RUS", "IND", "JPN", "PHL"],
+    "TIER3": ["EGY", "ETH", "NGA"],
+}
 
 
 @dataclass(frozen=True)
 class Selection:
     """What the user asked for.
 
-    `countries` are alpha-3 codes, EVERY_COUNTRY, or None for the codebook's own list and, where it
-    has none, for all; `questions` is a key of QUESTIONS.
+    `countries` are alpha-3 codes or keys of TIERS, or EVERY_COUNTRY, or None for the codebook's own
+    list and, where it has none, for all; `questions` is a key of QUESTIONS.
     """
 
     countries: list[str] | None = None
@@ -38,15 +44,21 @@ def select(
 
     Raises InputError for a country that the table lacks, or if nobody or no question is left.
     """
+    all_questions = len(codebook.questions)
     codebook = with_questions(codebook, chosen.questions)
     taken: dict[str, Any] = {"questions": chosen.questions}
+    if left_out := all_questions - len(codebook.questions):
+        taken["left_out"] = {f"not among {chosen.questions}": left_out}
+    asked = chosen.countries and [
+        country for name in chosen.countries for country in TIERS.get(name, [name])
+    ]
     if codebook.country_column is None:
-        if chosen.countries not in (None, EVERY_COUNTRY, [codebook.country]):
+        if asked not in (None, EVERY_COUNTRY, [codebook.country]):
             raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
         return table, codebook, taken
-    table = in_countries(table, codebook, chosen.countries)
+    table = in_countries(table, codebook, asked)
     countries = sorted(table[codebook.country_column].dropna().unique())
-    wanted = codebook.countries if chosen.countries is None else ()
+    wanted = codebook.countries if asked is None else ()
     absent = sorted(set(wanted) - set(countries))
     return table, codebook, taken | {"countries": countries, "countries_not_in_input": absent}
 

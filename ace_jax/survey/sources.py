@@ -97,7 +97,8 @@ def _selected(
     frame: pd.DataFrame, codebook: Codebook, request: Request, notes: Mapping[str, Any]
 ) -> Raw:
     frame, codebook, taken = select(frame, codebook, request.selection)
-    return Raw(frame, codebook, {**notes, **taken})
+    left_out = {**notes.get("left_out", {}), **taken.get("left_out", {})}
+    return Raw(frame, codebook, {**notes, **taken, "left_out": left_out})
 
 
 READERS: dict[str, Callable[[Request], Raw]] = {

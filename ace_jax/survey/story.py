@@ -76,7 +76,7 @@ def tell(manifest: Mapping[str, Any]) -> str:
         parts.append("Respondents by country, and those of them who answered on a topic:")
         parts.append(_shown(table))
     for reason, n in manifest["rules"].get("left_out", {}).items():
-        parts.append(f"{n} variables are no questions: {reason}.")
+        parts.append(f"{n} items left out: {reason}.")
     parts.append("By granularity:")
     parts.append(_shown(pd.DataFrame.from_dict(counts["granularity"], "index")))
     return "\n\n".join(parts)
