@@ -201,10 +201,10 @@ def check_claim(workdir: Path, settings: dict[str, Any]) -> None:
     """
     path = workdir / CONFIG
     try:
-        before = json.loads(path.read_text())
+        before = dict(json.loads(path.read_text()))
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); choose another --workdir") from None
     differing = sorted(
         name

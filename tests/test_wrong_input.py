@@ -254,8 +254,9 @@ def test_a_run_that_was_killed_while_it_wrote_a_line_goes_on(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
-def test_a_config_json_that_is_not_ours(tiny_checkpoint, tmp_path):
-    (tmp_path / "config.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[1]", "null"])
+def test_a_config_json_that_is_not_ours(tiny_checkpoint, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
         train.main(small_config(tiny_checkpoint), tmp_path)
 
