@@ -29,7 +29,7 @@ from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
 from ace_jax.interop.peft import load_adapter, read_lora_config
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities, option_mass
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, check_vocabulary, encode, render_cells

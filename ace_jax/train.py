@@ -28,7 +28,7 @@ from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.interop.peft import export_adapter, load_adapter, model_card, read_lora_config
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes

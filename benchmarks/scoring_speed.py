@@ -31,7 +31,7 @@ from workload import (
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.prompts.batches import Scoring, scoring
 from ace_jax.prompts.encode import Prompt, encode, render_cells

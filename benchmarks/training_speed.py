@@ -42,7 +42,7 @@ from workload import (
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint
 from ace_jax.interop.peft import load_adapter, read_lora_config
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.prompts.encode import Prompt, encode
 from ace_jax.survey.pairs import toggle_pairs

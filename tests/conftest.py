@@ -31,7 +31,7 @@ from transformers import (
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint
 from ace_jax.interop.peft import load_adapter, read_lora_config
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import MESH_AXES
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells

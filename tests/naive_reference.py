@@ -10,14 +10,14 @@ import numpy as np
 from jax.nn import log_softmax, silu, softmax
 
 from ace_jax.losses import anchor_loss, effect_loss
-from ace_jax.model.llama import LlamaConfig, rope_frequencies
+from ace_jax.model.architecture import LlamaConfig
 from ace_jax.prompts.batches import Targets
 from ace_jax.prompts.encode import Prompt
 
 
 def logits(p: dict, config: LlamaConfig, scale: float, tokens: jax.Array) -> jax.Array:
     """Logits [T, V] of every position; `scale` is the LoRA's alpha / rank."""
-    angle = jnp.outer(jnp.arange(len(tokens)), rope_frequencies(config))[:, None]
+    angle = jnp.outer(jnp.arange(len(tokens)), config.rope.frequencies(config.head_dim))[:, None]
     causal = jnp.tril(jnp.ones((1, len(tokens), len(tokens)), bool))
 
     def norm(x, weight):

@@ -13,8 +13,9 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ace_jax.model.llama import LlamaConfig
+from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import TARGETS, LoRAConfig
+from ace_jax.model.rope import Rope
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
@@ -32,8 +33,7 @@ CONFIG = LlamaConfig(
     num_kv_heads=2,
     head_dim=8,
     rms_norm_eps=1e-5,
-    rope_theta=100.0,
-    rope_factors=None,
+    rope=Rope(100.0),
     tie_word_embeddings=False,
 )
 LORA = LoRAConfig(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)

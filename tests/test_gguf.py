@@ -135,10 +135,10 @@ def test_q8_0_is_dequantised(tiny_checkpoint, tmp_path):
 def test_the_config_is_that_of_the_directory(written, tiny_checkpoint, tmp_path):
     expected = open_checkpoint(str(tiny_checkpoint)).config
     found = open_checkpoint(str(written)).config
-    assert found.rope_factors == (1, 2, 4, 8, 8, 8, 8, 8)
+    assert found.rope.factors == (1, 2, 4, 8, 8, 8, 8, 8)
     assert found.rms_norm_eps == pytest.approx(expected.rms_norm_eps)  # float32 in the file
     same = {name for name in vars(expected) if getattr(expected, name) == getattr(found, name)}
-    assert vars(expected).keys() - same <= {"rope_factors", "rms_norm_eps"}
+    assert vars(expected).keys() - same <= {"rope", "rms_norm_eps"}
 
 
 def test_what_the_header_leaves_out_has_llama_cpps_default(tiny_checkpoint, tmp_path):
@@ -146,7 +146,7 @@ def test_what_the_header_leaves_out_has_llama_cpps_default(tiny_checkpoint, tmp_
         fields |= {"rope_freqs": None, "rope_freq_base": None, "head_count_kv": None}
 
     config = GGUFSource(write_gguf(tmp_path / "x.gguf", tiny_checkpoint, change=change)).config
-    assert (config.rope_factors, config.rope_theta, config.num_kv_heads) == (None, 10000.0, 4)
+    assert (config.rope.factors, config.rope.theta, config.num_kv_heads) == (None, 10000.0, 4)
 
 
 def test_a_tied_model_has_no_head(tiny_tied_checkpoint, tmp_path):

@@ -10,7 +10,8 @@ from transformers import LlamaConfig as TorchLlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ace_jax.errors import InputError
-from ace_jax.model.llama import Llama, LlamaConfig, rope_frequencies
+from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.llama import Llama
 from ace_jax.prompts.template import PromptTemplate, options_of
 from ace_jax.prompts.trie import Sequences, Tokens, Trie
 
@@ -123,21 +124,22 @@ def test_stretched_rope_frequencies_equal_those_of_transformers(factor, spelling
     wanted, _ = ROPE_INIT_FUNCTIONS["llama3"](reference, "cpu")
     beside = {"rope_scaling": scaling, "rope_theta": 500000.0}
     config = LlamaConfig.from_hf(CONFIG | (beside if spelling == "transformers 4" else whole))
-    np.testing.assert_allclose(rope_frequencies(config), wanted.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(config.rope.frequencies(128), wanted.numpy(), rtol=1e-5)
     unstretched = LlamaConfig.from_hf(CONFIG | {"rope_theta": 500000.0})
-    ratio = rope_frequencies(unstretched) / rope_frequencies(config)
+    ratio = unstretched.rope.frequencies(128) / config.rope.frequencies(128)
     assert ratio[0] == 1 and ratio[-1] == factor and len(set(ratio.tolist())) > 3
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "architecture 'MistralForCausalLM'"),
-        ({"architectures": None, "model_type": "qwen2"}, "architecture 'qwen2'"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
-        ({"rope_scaling": {"type": "linear"}}, "rope type 'linear'"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"architectures": ["GemmaForCausalLM"]}, "architecture 'GemmaForCausalLM'"),
+        ({"architectures": ["LlamaForTokenClassification"]}, ".*'LlamaForTokenClassification'"),
+        ({"architectures": None, "model_type": "mixtral"}, "architecture 'mixtral'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope type 'longrope'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"architectures": ["MistralForCausalLM"], "attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
     ],
 )
@@ -156,4 +158,4 @@ def test_a_constant_that_config_json_lacks_is_named(field):
 
 def test_a_config_older_than_rope_theta_means_what_transformers_takes_it_to_be():
     config = TorchLlamaConfig(**CONFIG)
-    assert LlamaConfig.from_hf(CONFIG).rope_theta == config.rope_parameters["rope_theta"]
+    assert LlamaConfig.from_hf(CONFIG).rope.theta == config.rope_parameters["rope_theta"]

@@ -17,7 +17,7 @@ from ace_jax.interop.peft import (
     model_card,
     read_lora_config,
 )
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.training.state import abstract_model
 

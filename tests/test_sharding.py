@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import open_checkpoint
-from ace_jax.model.llama import base_dtype
+from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import (
     PARAMETER_AXES,

@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import Index
-from ace_jax.model.llama import LlamaConfig
+from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.rope import Rope
 
 TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -121,8 +122,10 @@ class GGUFSource:
             head_dim=self._fields.get("llama.attention.key_length", width // heads),
             rms_norm_eps=self._field("llama.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
-            rope_theta=self._fields.get("llama.rope.freq_base", 10000.0),
-            rope_factors=None if factors is None else tuple(factors.data.tolist()),
+            rope=Rope(
+                self._fields.get("llama.rope.freq_base", 10000.0),
+                None if factors is None else tuple(factors.data.tolist()),
+            ),
             tie_word_embeddings="lm_head.weight" not in self._tensors,
         )
 

@@ -35,6 +35,16 @@ LAYER = {
     "mlp.gate_proj.weight": ("layers", "gate_proj", "kernel"),
     "mlp.up_proj.weight": ("layers", "up_proj", "kernel"),
     "mlp.down_proj.weight": ("layers", "down_proj", "kernel"),
+    # Qwen 2 has some of these biases, Qwen 3 the norms, LLaMA either all or none.
+    "self_attn.q_norm.weight": ("layers", "q_norm", "scale"),
+    "self_attn.k_norm.weight": ("layers", "k_norm", "scale"),
+    "self_attn.q_proj.bias": ("layers", "q_proj", "bias"),
+    "self_attn.k_proj.bias": ("layers", "k_proj", "bias"),
+    "self_attn.v_proj.bias": ("layers", "v_proj", "bias"),
+    "self_attn.o_proj.bias": ("layers", "o_proj", "bias"),
+    "mlp.gate_proj.bias": ("layers", "gate_proj", "bias"),
+    "mlp.up_proj.bias": ("layers", "up_proj", "bias"),
+    "mlp.down_proj.bias": ("layers", "down_proj", "bias"),
 }
 PATH_TO_HF = {path: name for name, path in (TOP | LAYER).items()}
 

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ace_jax.errors import InputError
 from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import SafetensorsSource, TensorSource
-from ace_jax.model.llama import LlamaConfig
+from ace_jax.model.architecture import LlamaConfig
 
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
 

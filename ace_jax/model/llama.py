@@ -6,124 +6,25 @@ plain left-to-right sequence is the trie without branches. Layers are stacked on
 Attention runs over G groups of Q query nodes, each with the A key nodes that any of them sees: what
 it costs grows with the length of a prompt, not with that of a row. In the last layer only scored
 nodes are queries, and only they go on through the MLP.
-Every constant comes from the checkpoint's own config.json.
+Every constant comes from the checkpoint's own config.json (`architecture.py`).
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from ace_jax.errors import InputError
+from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
+from ace_jax.model.rope import rotate
 
 # Kept for the backward pass: the matmuls' results. What is not named here (attention scores,
 # norms, the gated product) is cheap and computed again.
 SAVED = ("q", "k", "v", "attention", "residual", "gate", "up")
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """The architecture, as the checkpoint's config.json states it."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_factors: tuple[float, ...] | None
-    """What each rotation frequency is divided by (Llama 3.1 stretches the low ones)."""
-    tie_word_embeddings: bool
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
-        """Reads a Hugging Face config.json.
-
-        Raises `InputError` for an architecture, rope type or bias this model does not have.
-        """
-        architectures = config.get("architectures") or [config.get("model_type", "unknown")]
-        if architectures[0] not in ("LlamaForCausalLM", "llama"):
-            raise InputError(f"config.json: architecture {architectures[0]!r} is not supported")
-        for bias in ("attention_bias", "mlp_bias"):
-            if config.get(bias):
-                raise InputError(f"config.json: {bias} is not supported")
-        if config.get("hidden_act", "silu") != "silu":
-            raise InputError(f"config.json: hidden_act {config['hidden_act']!r} is not supported")
-        # transformers 5 writes rope_theta inside rope_parameters, earlier ones beside rope_scaling.
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if not isinstance(rope, Mapping):
-            raise InputError(f"config.json: rope_scaling {rope!r} is not a table")
-        try:
-            heads = config["num_attention_heads"]
-            head_dim = config.get("head_dim") or config["hidden_size"] // heads
-            # Configs older than the key (Llama 2) mean what transformers takes it to be.
-            rope_theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-            return cls(
-                vocab_size=config["vocab_size"],
-                hidden_size=config["hidden_size"],
-                intermediate_size=config["intermediate_size"],
-                num_layers=config["num_hidden_layers"],
-                num_heads=heads,
-                num_kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=head_dim,
-                rms_norm_eps=config["rms_norm_eps"],
-                rope_theta=rope_theta,
-                rope_factors=_rope_factors(rope, rope_theta, head_dim),
-                tie_word_embeddings=config.get("tie_word_embeddings", False),
-            )
-        except KeyError as missing:
-            raise InputError(f"config.json: {missing} is missing") from None
-
-
-def _rope_factors(
-    rope: Mapping[str, Any], rope_theta: float, head_dim: int
-) -> tuple[float, ...] | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise InputError(f"config.json: rope type {kind!r} is not supported")
-    # Frequencies that turn less than `low` times in the original context are stretched by
-    # `factor`, those that turn more than `high` times are kept, the ones between interpolated.
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns = rope["original_max_position_embeddings"] * _frequencies(rope_theta, head_dim)
-    keep = np.clip((turns / (2 * math.pi) - low) / (high - low), 0, 1)
-    return tuple((1 / (keep + (1 - keep) / rope["factor"])).tolist())
-
-
-def _frequencies(rope_theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
-    # In float32, as the models were trained: its rounding grows with the position.
-    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    return 1 / np.float32(rope_theta) ** exponent
-
-
-def base_dtype(name: str) -> jnp.dtype:
-    """Returns the dtype that `model.dtype` names.
-
-    Raises `InputError` for any but the two that weights are kept in.
-    """
-    if name not in ("bfloat16", "float32"):
-        raise InputError(f"model.dtype: {name!r} is not bfloat16 or float32")
-    return jnp.dtype(name)
-
-
-def rope_frequencies(config: LlamaConfig) -> Float[np.ndarray, "half"]:
-    """Returns the rotation in radians per position of each pair of a head's channels."""
-    frequencies = _frequencies(config.rope_theta, config.head_dim)
-    factors = 1.0 if config.rope_factors is None else np.asarray(config.rope_factors)
-    return np.asarray(frequencies / factors, np.float32)
 
 
 def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[Array, "R ..."]:
@@ -182,21 +83,6 @@ def attend(
     return found.reshape(q.shape)
 
 
-def turns(angle: Float[Array, "R N half"]) -> Float[Array, "R N 2 half"]:
-    """Returns the angle's cosine and sine."""
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
-
-
-def rotate(
-    x: Float[Array, "R N heads channels"], turn: Float[Array, "R N 2 half"]
-) -> Float[Array, "R N heads channels"]:
-    """Rotates channel i with channel i + half (RoPE, Hugging Face order)."""
-    cos, sin = turn[:, :, None, 0], turn[:, :, None, 1]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
-
-
 class RMSNorm(nnx.Module):
     """Root-mean-square normalisation, computed in float32."""
 
@@ -204,21 +90,26 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((features,), dtype))
         self.eps = eps
 
-    def __call__(self, x: Float[Array, "R N D"]) -> Float[Array, "R N D"]:
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns x at unit root mean square, times the learned scale."""
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return self.scale[...][None, None, :] * wide.astype(x.dtype)
+        return _over_last(self.scale[...], x.ndim) * wide.astype(x.dtype)
+
+
+def _over_last(x: Float[Array, "D"], ndim: int) -> Float[Array, "..."]:
+    return x.reshape((1,) * (ndim - 1) + x.shape)
 
 
 class Linear(nnx.Module):
-    """A frozen kernel [in, out] without bias, with a LoRA branch where it is a target."""
+    """A frozen kernel [in, out], with a bias if it has one and a LoRA branch if it is a target."""
 
     def __init__(
         self,
         name: str,
         inputs: int,
         outputs: int,
+        config: LlamaConfig,
         lora: LoRAConfig | None,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
@@ -226,6 +117,8 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(
             nnx.initializers.lecun_normal()(rngs.params(), (inputs, outputs), dtype)
         )
+        biased = name in config.biases
+        self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if biased else None
         adapted = lora is not None and name in lora.targets
         self.lora = LoRA(inputs, outputs, lora, rngs) if lora and adapted else None
         # Each adapted layer of a block draws its own dropout mask from the block's key.
@@ -234,8 +127,10 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "R N inputs"], key: Key[Array, ""] | None
     ) -> Float[Array, "R N outputs"]:
-        """Returns x W plus the LoRA branch."""
+        """Returns x W, plus the bias, plus the LoRA branch."""
         y = x @ self.kernel[...]
+        if self.bias is not None:
+            y = y + _over_last(self.bias[...], y.ndim)
         if self.lora is not None:
             y = y + self.lora(x, None if key is None else jax.random.fold_in(key, self.stream))
         return y
@@ -250,7 +145,7 @@ class Block(nnx.Module):
         width, inner = config.hidden_size, config.intermediate_size
         queries = config.num_heads * config.head_dim
         keys = config.num_kv_heads * config.head_dim
-        linear = partial(Linear, lora=lora, dtype=dtype, rngs=rngs)
+        linear = partial(Linear, config=config, lora=lora, dtype=dtype, rngs=rngs)
         self.input_norm = RMSNorm(width, config.rms_norm_eps, dtype)
         self.q_proj = linear("q_proj", width, queries)
         self.k_proj = linear("k_proj", width, keys)
@@ -261,6 +156,9 @@ class Block(nnx.Module):
         self.up_proj = linear("up_proj", width, inner)
         self.down_proj = linear("down_proj", inner, width)
         self.head_dim = config.head_dim
+        norm = partial(RMSNorm, config.head_dim, config.rms_norm_eps, dtype)
+        self.q_norm = norm() if config.qk_norm else None
+        self.k_norm = norm() if config.qk_norm else None
 
     def __call__(
         self,
@@ -272,11 +170,13 @@ class Block(nnx.Module):
     ) -> Float[Array, "R M D"]:
         """Returns the residual stream after this layer, of all nodes or those of `queries`."""
         h = self.input_norm(x)
-        k = checkpoint_name(rotate(self._heads(self.k_proj(h, key)), turn), "k")
+        k = self._heads(self.k_proj(h, key))
+        k = checkpoint_name(rotate(k if self.k_norm is None else self.k_norm(k), turn), "k")
         v = checkpoint_name(self._heads(self.v_proj(h, key)), "v")
         if queries is not None:
             x, h, turn = (nodes_at(part, queries) for part in (x, h, turn))
-        q = checkpoint_name(rotate(self._heads(self.q_proj(h, key)), turn), "q")
+        q = self._heads(self.q_proj(h, key))
+        q = checkpoint_name(rotate(q if self.q_norm is None else self.q_norm(q), turn), "q")
         attention = attend(q, k, v, sight).reshape(*x.shape[:2], -1)
         attention = checkpoint_name(attention, "attention")
         x = checkpoint_name(x + self.o_proj(attention, key), "residual")
@@ -331,8 +231,7 @@ class Llama(nnx.Module):
           scored: which nodes are asked for.
           key: for LoRA dropout; None turns it off.
         """
-        frequencies = jnp.asarray(rope_frequencies(self.config))
-        turn = turns(depth[:, :, None].astype(jnp.float32) * frequencies[None, None, :])
+        turn = self.config.rope.turns(depth.astype(jnp.float32), self.config.head_dim)
         rows, blocks, _ = stems.shape
         nodes = jnp.arange(tokens.shape[1]).reshape(1, blocks, -1)
         nodes = jnp.broadcast_to(nodes, (rows, *nodes.shape[1:]))

@@ -26,6 +26,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "mlp": "tensor",
     "vocab": "tensor",
     "rank": None,
+    "channels": None,
 }
 
 _INTO = {
@@ -43,8 +44,12 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("norm", "scale"): ("embed",),
     ("layers", "input_norm", "scale"): ("layers", "embed"),
     ("layers", "mlp_norm", "scale"): ("layers", "embed"),
+    ("layers", "q_norm", "scale"): ("layers", "channels"),
+    ("layers", "k_norm", "scale"): ("layers", "channels"),
     **{("layers", name, "kernel"): ("layers", "embed", axis) for name, axis in _INTO.items()},
     **{("layers", name, "kernel"): ("layers", axis, "embed") for name, axis in _BACK.items()},
+    **{("layers", name, "bias"): ("layers", axis) for name, axis in _INTO.items()},
+    **{("layers", name, "bias"): ("layers", "embed") for name in _BACK},
     **{("layers", name, "lora", "a"): ("layers", "embed", "rank") for name in _INTO},
     **{("layers", name, "lora", "b"): ("layers", "rank", axis) for name, axis in _INTO.items()},
     **{("layers", name, "lora", "a"): ("layers", axis, "rank") for name, axis in _BACK.items()},

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
 from ace_jax.errors import check_positive
-from ace_jax.model.llama import Llama, LlamaConfig
+from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.llama import Llama
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated
 

@@ -1,0 +1,127 @@
+"""Rotary position embeddings (Su et al., 2021), with the stretchings that checkpoints name.
+
+A head's channel i turns with channel i + half by `position * frequency[i]` radians, in the order in
+which Hugging Face keeps them.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ace_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How positions turn the channels of queries and keys.
+
+    Attributes:
+      theta: base of the geometric series of frequencies.
+      factors: what each frequency is divided by; None is 1.
+      scale: what cosines and sines are multiplied by (YaRN's attention factor).
+    """
+
+    theta: float
+    factors: tuple[float, ...] | None = None
+    scale: float = 1.0
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
+        """Reads what a Hugging Face config.json says of RoPE.
+
+        Raises `InputError` for a type that is not known, `KeyError` for a field that is missing.
+        """
+        # transformers 5 writes rope_theta inside rope_parameters, earlier ones beside rope_scaling.
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise InputError(f"config.json: rope_scaling {rope!r} is not a table")
+        # Configs older than the key (Llama 2) mean what transformers takes it to be.
+        theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+        partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+        if partial != 1.0:
+            raise InputError(f"config.json: partial_rotary_factor {partial} is not supported")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind == "default":
+            return cls(theta)
+        if kind == "linear":
+            return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
+        if kind == "llama3":
+            return cls(theta, _llama3(rope, series(theta, head_dim)))
+        if kind == "yarn":
+            return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
+        raise InputError(f"config.json: rope type {kind!r} is not supported")
+
+    def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
+        """Returns the rotation in radians per position of each pair of a head's channels."""
+        factors = 1.0 if self.factors is None else np.asarray(self.factors)
+        return np.asarray(series(self.theta, head_dim) / factors, np.float32)
+
+    def turns(
+        self, position: Float[Array, "R N"], head_dim: int
+    ) -> Float[Array, "R N 2 {head_dim}//2"]:
+        """Returns the cosine and the sine of every angle."""
+        angle = position[:, :, None] * jnp.asarray(self.frequencies(head_dim))[None, None, :]
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2) * self.scale
+
+
+def rotate(
+    x: Float[Array, "R N heads channels"], turn: Float[Array, "R N 2 half"]
+) -> Float[Array, "R N heads channels"]:
+    """Rotates channel i with channel i + half."""
+    cos, sin = turn[:, :, None, 0], turn[:, :, None, 1]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def series(theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
+    """Returns theta ** (-2i / head_dim), as the models were trained: in float32."""
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return 1 / np.float32(theta) ** exponent
+
+
+def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> tuple[float, ...]:
+    # Frequencies that turn less than `low` times in the original context are stretched by
+    # `factor`, those that turn more than `high` times are kept, the ones between interpolated.
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    keep = np.clip((times - low) / (high - low), 0, 1)
+    return _mixed(keep, rope["factor"])
+
+
+def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, ...]:
+    """YaRN (Peng et al., 2023): the same idea, with a ramp over channels instead of frequencies."""
+    original = rope["original_max_position_embeddings"]
+
+    def channel(times: float) -> float:
+        # The channel that turns so many times in the original context.
+        return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = channel(rope.get("beta_fast") or 32)
+    last = channel(rope.get("beta_slow") or 1)
+    if rope.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    width = last - first or 0.001
+    stretched = np.clip((np.arange(head_dim // 2, dtype=np.float32) - first) / width, 0, 1)
+    return _mixed(1 - stretched, rope["factor"])
+
+
+def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
+    return tuple((1 / (keep + (1 - keep) / factor)).tolist())
+
+
+def _yarn_scale(rope: Mapping[str, Any]) -> float:
+    def scale(weight: float) -> float:
+        return 1.0 if rope["factor"] <= 1 else 0.1 * weight * math.log(rope["factor"]) + 1.0
+
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(rope["mscale"]) / scale(rope["mscale_all_dim"])
+    return scale(1.0)
