@@ -32,7 +32,7 @@ from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities,
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Scoring, Shapes, scoring
-from ace_jax.prompts.encode import Prompt, PromptStyle, check_vocabulary, encode, render_cells
+from ace_jax.prompts.encode import Prompt, PromptStyle, check_prompts, encode, render_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.sources import open_dataset
@@ -59,7 +59,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
     style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
     texts = render_cells(cells, dataset, style)
     prompts = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
-    check_vocabulary(prompts, checkpoint.config.vocab_size)
+    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
     options = int(dataset.questions["option_codes"].map(len).max())
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
     shapes.check(prompts)

@@ -32,7 +32,7 @@ from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, check_vocabulary, encode
+from ace_jax.prompts.encode import PromptStyle, check_prompts, encode
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.holdout import held_out_cells, held_out_pairs
 from ace_jax.survey.pairs import toggle_pairs
@@ -88,7 +88,7 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     # Prompts and batches.
     prompts = encode(examples.prompts, checkpoint.tokenizer, chat=config.prompt.chat)
-    check_vocabulary(prompts, checkpoint.config.vocab_size)
+    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
     options = max(map(len, examples.answers))
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
     shapes.check(prompts)

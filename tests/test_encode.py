@@ -4,7 +4,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
-from ace_jax.prompts.encode import PromptStyle, country_name, encode, render_cells
+from ace_jax.prompts.encode import (
+    Prompt,
+    PromptStyle,
+    check_prompts,
+    country_name,
+    encode,
+    render_cells,
+)
 from ace_jax.survey.dataset import read_dataset
 
 GSS = read_dataset("gss2018")
@@ -94,6 +101,16 @@ def test_no_chat_template():
 def test_unknown_option_styles_are_refused():
     with pytest.raises(InputError, match="option_style: 'roman'"):
         encoded(tokenizer_with(), cells(), style="roman")
+
+
+def test_prompts_that_the_model_cannot_read():
+    prompts = [Prompt((5, 6, 7), ((1,), (2, 8)))]
+    check_prompts(prompts, vocab_size=9, window=5)
+    check_prompts(prompts, vocab_size=9, window=None)
+    with pytest.raises(InputError, match="the tokenizer gives token 8, but the model has 8"):
+        check_prompts(prompts, vocab_size=8, window=None)
+    with pytest.raises(InputError, match="a prompt has 5 tokens with its answer, more than the 4"):
+        check_prompts(prompts, vocab_size=9, window=4)
 
 
 def test_countries_have_english_names():

@@ -20,7 +20,7 @@ class Family:
       optional_biases: flag of config.json -> projections that have one where it is set.
       qk_norm: whether queries and keys of each head are normalised before they are rotated.
       window_flag: the flag that turns `sliding_window` on; None where the number alone does.
-      head_dim: channels of a head where config.json does not say; None is hidden_size / heads.
+      head_dim: channels of a head where config.json is silent; None is hidden_size / heads.
     """
 
     biases: tuple[str, ...] = ()
@@ -100,7 +100,7 @@ class LlamaConfig:
                 num_heads=heads,
                 num_kv_heads=config.get("num_key_value_heads") or heads,
                 head_dim=head_dim,
-                rms_norm_eps=config["rms_norm_eps"],
+                rms_norm_eps=float(config["rms_norm_eps"]),
                 rope=Rope.from_hf(config, head_dim),
                 tie_word_embeddings=config.get("tie_word_embeddings", False),
                 biases=(*family.biases, *biases),
@@ -109,6 +109,8 @@ class LlamaConfig:
             )
         except KeyError as missing:
             raise InputError(f"config.json: {missing} is missing") from None
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"config.json: a field has a value that cannot be ({error})") from None
 
 
 def _family(config: Mapping[str, Any]) -> Family:

@@ -41,7 +41,7 @@ class Rope:
         if not isinstance(rope, Mapping):
             raise InputError(f"config.json: rope_scaling {rope!r} is not a table")
         # Configs older than the key (Llama 2) mean what transformers takes it to be.
-        theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+        theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
         partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
         if partial != 1.0:
             raise InputError(f"config.json: partial_rotary_factor {partial} is not supported")
@@ -91,7 +91,7 @@ def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> 
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     keep = np.clip((times - low) / (high - low), 0, 1)
-    return _mixed(keep, rope["factor"])
+    return _mixed(keep, float(rope["factor"]))
 
 
 def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, ...]:
@@ -102,14 +102,14 @@ def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, 
         # The channel that turns so many times in the original context.
         return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
 
-    first = channel(rope.get("beta_fast") or 32)
-    last = channel(rope.get("beta_slow") or 1)
+    first = channel(float(rope.get("beta_fast") or 32))
+    last = channel(float(rope.get("beta_slow") or 1))
     if rope.get("truncate", True):
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, head_dim - 1)
     width = last - first or 0.001
     stretched = np.clip((np.arange(head_dim // 2, dtype=np.float32) - first) / width, 0, 1)
-    return _mixed(1 - stretched, rope["factor"])
+    return _mixed(1 - stretched, float(rope["factor"]))
 
 
 def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
@@ -118,10 +118,11 @@ def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
 
 def _yarn_scale(rope: Mapping[str, Any]) -> float:
     def scale(weight: float) -> float:
-        return 1.0 if rope["factor"] <= 1 else 0.1 * weight * math.log(rope["factor"]) + 1.0
+        factor = float(rope["factor"])
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return scale(rope["mscale"]) / scale(rope["mscale_all_dim"])
+        return scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
     return scale(1.0)

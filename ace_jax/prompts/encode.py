@@ -106,13 +106,25 @@ def encode(
     ]
 
 
-def check_vocabulary(prompts: Sequence[Prompt], vocab_size: int) -> None:
-    """Raises `InputError` where a token has no row in the model's embedding."""
+def check_prompts(prompts: Sequence[Prompt], vocab_size: int, window: int | None) -> None:
+    """Raises `InputError` where the model cannot read a prompt as it is meant to be read.
+
+    Args:
+      prompts: tokenised.
+      vocab_size: rows of the model's embedding.
+      window: how many tokens back the model's attention reaches, None for any number.
+    """
     largest = max(max(tokens) for prompt in prompts for tokens in (prompt.tokens, *prompt.options))
     if largest >= vocab_size:
         raise InputError(
             f"the tokenizer gives token {largest}, but the model has {vocab_size}; "
             "put the model's own tokenizer beside its weights"
+        )
+    longest = max(len(prompt.tokens) + max(map(len, prompt.options)) for prompt in prompts)
+    if window is not None and longest > window:
+        raise InputError(
+            f"a prompt has {longest} tokens with its answer, more than the {window} of the model's "
+            "sliding_window; shorten the question or prompt.template"
         )
 
 

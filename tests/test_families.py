@@ -1,0 +1,131 @@
+"""Every supported family, each by its own config.json, against transformers in float32."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from test_llama import logits, prompt, torch_logits, trie_of
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ace_jax.errors import InputError
+from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.architecture import LlamaConfig
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,  # far from uniform answers
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES = {
+    "llama2": {"model_type": "llama", "num_key_value_heads": 4},
+    "llama2-linear": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    },
+    "llama3": {"model_type": "llama", "rope_parameters": {"rope_theta": 5e5}},
+    "llama3.1": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "llama3.2": {
+        "model_type": "llama",
+        "rope_parameters": LLAMA3 | {"factor": 32.0},
+        "tie_word_embeddings": True,
+    },
+    "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "smollm2": {"model_type": "llama", "tie_word_embeddings": True, "num_attention_heads": 8},
+    "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 32},
+    "mistral-windowed": {"model_type": "mistral", "sliding_window": 256},
+    "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2.5-yarn": {"model_type": "qwen2", "rope_parameters": YARN},
+    "qwen2-windowed": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 256,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"model_type": "qwen3", "head_dim": 32, "tie_word_embeddings": True},
+    "qwen3-biased": {"model_type": "qwen3", "head_dim": 16, "attention_bias": True},
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tokenizer, tmp_path_factory):
+    """A random small checkpoint, every weight of it drawn, and the model it was saved from."""
+    torch.manual_seed(0)
+    fields = SIZES | FAMILIES[request.param] | {"vocab_size": len(tokenizer)}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**fields)).float().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.5)
+    directory = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory, model
+
+
+def test_logits_equal_those_of_transformers(family, load, tokenizer):
+    directory, model = family
+    tokens = prompt(tokenizer)
+    wanted = torch_logits(model, tokens)
+    found = logits(nnx.merge(*load(directory)), trie_of(tokens))
+    assert wanted.std() > 1  # a flat output would agree with anything
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def changed(family, **fields):
+    return json.loads((family[0] / "config.json").read_text()) | fields
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "su"])
+def test_an_unknown_rope_is_refused_by_name(family, rope_type):
+    config = changed(family, rope_parameters=LLAMA3 | {"rope_type": rope_type})
+    with pytest.raises(InputError, match=f"rope type '{rope_type}' is not supported"):
+        LlamaConfig.from_hf(config)
+
+
+def test_a_window_is_kept_to_refuse_longer_prompts(family):
+    config = open_checkpoint(str(family[0])).config
+    assert config.window == (256 if family[0].name.startswith(("mistral-w", "qwen2-w")) else None)
+
+
+def test_yarn_may_state_its_attention_factor():
+    config = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 8, "rms_norm_eps": 1e-6}
+
+    def scale(**rope):
+        return LlamaConfig.from_hf(config | SIZES | {"rope_parameters": YARN | rope}).rope.scale
+
+    assert scale(attention_factor=0.7) == 0.7
+    assert scale(mscale=1.0, mscale_all_dim=1.0) == 1
+    assert scale() == scale(mscale=0.7) > 1
+    assert scale(factor=1.0) == 1
+
+
+def test_the_families_that_are_supported_are_named():
+    message = "architecture 'GPT2LMHeadModel' is not supported; LlamaForCausalLM, Mistral"
+    with pytest.raises(InputError, match=re.escape(message)):
+        LlamaConfig.from_hf({"architectures": ["GPT2LMHeadModel"]})
