@@ -22,18 +22,24 @@ def run(main: Callable[[], None]) -> None:
 
 
 def run_with_config(main: Callable[[ConfigDict, Path], None]) -> None:
-    """Runs a command that takes `--config FILE` (with `--config.FIELD=VALUE`) and `--workdir`.
+    """Runs a command that takes `--config FILE` (with `--config.FIELD=VALUE`) and `--workdir`."""
+    workdir = flags.DEFINE_string(
+        "workdir", None, "where the output goes; made if needed", required=True
+    )
+    run_on_config(lambda config: main(config, _directory(Path(str(workdir.value)))), workdir)
+
+
+def run_on_config(main: Callable[[ConfigDict], None], *others: flags.FlagHolder) -> None:
+    """Runs a command that takes `--config FILE`, `--config.FIELD=VALUE` and other flags.
 
     The config is locked: a field that it does not have is refused by name.
     """
     config = config_flags.DEFINE_config_file("config", None, "the experiment, a Python file")
-    workdir = flags.DEFINE_string("workdir", None, "where the output goes; made if needed")
-    flags.mark_flags_as_required(["config", "workdir"])
-    for name in ("config", "workdir"):  # --help shows the main program's own flags
+    flags.mark_flag_as_required("config")
+    for name in ("config", *(flag.name for flag in others)):  # --help shows the main program's own
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     app.run(
-        lambda _: run(lambda: main(config.value, _directory(Path(str(workdir.value))))),
-        flags_parser=lambda argv: _parse(argv, config),
+        lambda _: run(lambda: main(config.value)), flags_parser=lambda argv: _parse(argv, config)
     )
 
 

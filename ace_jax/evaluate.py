@@ -8,15 +8,11 @@ scores.png and run.json (what was scored) into WORKDIR.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from flax import nnx
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -25,18 +21,18 @@ from ace_jax.analysis.alignment import alignment_distance, score_table
 from ace_jax.analysis.figures import score_by_granularity
 from ace_jax.command import say
 from ace_jax.errors import InputError, check_positive
-from ace_jax.interop.hf_weights import load_base
+from ace_jax.interop.hf_weights import fingerprint, load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
 from ace_jax.interop.peft import load_adapter, read_lora_config
-from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities, option_mass
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
-from ace_jax.prompts.batches import Scoring, Shapes, scoring
-from ace_jax.prompts.encode import Prompt, PromptStyle, check_prompts, encode, render_cells
+from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
+from ace_jax.prompts.batches import Shapes, alike, scoring
+from ace_jax.prompts.encode import PromptStyle, check_prompts, encode, render_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.sources import open_dataset
 from ace_jax.training.state import abstract_model
+from ace_jax.training.step import make_scoring_step
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -53,7 +49,8 @@ def main(config: ConfigDict, workdir: Path) -> None:
     adapter = Path(config.adapter.path) if config.adapter.path else None
     lora_config = read_lora_config(adapter, dropout=0.0) if adapter else None
     checkpoint = open_checkpoint(config.model.path)
-    model = abstract_model(checkpoint.config, lora_config, base_dtype(config.model.dtype))
+    dtype, quantization = base_dtype(config.model.dtype), config.model.quantization
+    model = abstract_model(checkpoint.config, lora_config, dtype, quantization=quantization)
     say(f"model: {checkpoint.name} in {config.model.dtype}, adapter: {adapter or 'none'}")
 
     style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
@@ -64,21 +61,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
     shapes.check(prompts)
 
-    lora = load_adapter(adapter, model.lora, mesh) if adapter else model.lora
+    lora = model.lora
+    if adapter:
+        lora = load_adapter(adapter, lora, mesh, fingerprint(checkpoint.source))
     base = load_base(model.base, checkpoint.source, mesh)
 
-    @jax.jit
-    def answer(
-        lora: nnx.State, base: nnx.State, batch: Scoring
-    ) -> tuple[Float[Array, "C K"], Float[Array, "C"]]:
-        log_likelihoods = option_log_likelihoods(nnx.merge(model.graph, lora, base), batch)
-        log_p = option_log_probabilities(log_likelihoods, batch.option_mask)
-        mass = option_mass(log_likelihoods, batch.option_mask)
-        return jax.lax.with_sharding_constraint((jnp.exp(log_p), mass), replicated(mesh))
-
+    answer = make_scoring_step(model.graph, mesh)
     p_model = np.empty(len(cells), object)
     mass = np.empty(len(cells))
-    for rows in tqdm(batches(prompts, config.batch.size), unit="batch", desc="evaluate"):
+    for rows in tqdm(alike(prompts, config.batch.size), unit="batch", desc="evaluate"):
         batch = scoring([prompts[row] for row in rows], shapes, config.batch.size)
         p, mass_of_batch = jax.device_get(answer(lora, base, place_scoring(batch, mesh)))
         mass[rows] = mass_of_batch[: len(rows)]
@@ -113,15 +104,6 @@ def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
-def batches(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
-    """Returns the prompts' numbers in batches of at most `size`, those that begin alike together.
-
-    What prompts of a batch share is computed once.
-    """
-    order = sorted(range(len(prompts)), key=lambda row: prompts[row].tokens)
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
 def predict(cells: pd.DataFrame, p_model: np.ndarray, mass: np.ndarray) -> pd.DataFrame:
     """Returns the table of predictions: the cells with the model's answers and their distance."""
     predictions = cells.rename(columns={"p": "p_data"}).assign(p_model=p_model, option_mass=mass)
@@ -151,6 +133,7 @@ def identity(
             "path": config.model.path,
             "name": checkpoint.name,
             "dtype": config.model.dtype,
+            "quantization": config.model.quantization,
             "sha256": sha256_of(checkpoint.files),
         },
         "adapter": adapter

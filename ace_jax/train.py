@@ -12,34 +12,28 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.command import say
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import load_base
+from ace_jax.interop.cards import AdapterCard, Training
+from ace_jax.interop.hf_weights import fingerprint, load_base
 from ace_jax.interop.hub import open_checkpoint
-from ace_jax.interop.peft import export_adapter, load_adapter, model_card, read_lora_config
+from ace_jax.interop.peft import adapter_config, export_adapter, load_adapter
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, check_prompts, encode
-from ace_jax.survey.dataset import Dataset, select_questions
-from ace_jax.survey.holdout import held_out_cells, held_out_pairs
-from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.survey.release import is_release_train, read_train
-from ace_jax.survey.sources import open_dataset
+from ace_jax.prompts.encode import check_prompts, encode
 from ace_jax.training import checkpoints
-from ace_jax.training.examples import Examples, of_dataset, of_release
+from ace_jax.training.examples import read_examples
 from ace_jax.training.metrics import MetricsLog
 from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
 from ace_jax.training.schedule import Schedule
@@ -78,9 +72,15 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     # The model.
     mesh = make_mesh(**config.mesh)
-    lora_config = adapter_config(config)
+    lora_config = adapter_config(config.lora)
     checkpoint = open_checkpoint(config.model.path)
-    model = abstract_model(checkpoint.config, lora_config, base_dtype(config.model.dtype))
+    model = abstract_model(
+        checkpoint.config,
+        lora_config,
+        base_dtype(config.model.dtype),
+        config.model.remat,
+        config.model.quantization,
+    )
     say(
         f"model: {checkpoint.name} in {config.model.dtype}, LoRA rank {lora_config.rank} on "
         f"{', '.join(lora_config.targets)}; {mesh.size} {jax.devices()[0].platform} device(s)"
@@ -97,9 +97,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
 
     # State: fresh or from an adapter, then as the latest checkpoint has it.
     base = load_base(model.base, checkpoint.source, mesh)
+    identity = fingerprint(checkpoint.source)
     key = jax.random.key(config.seed)
     if config.lora.init_from:
-        lora = load_adapter(Path(config.lora.init_from), model.lora, mesh)
+        lora = load_adapter(Path(config.lora.init_from), model.lora, mesh, identity)
     else:
         lora = initial_lora(checkpoint.config, lora_config, mesh, key)
     state = initial_state(lora, optimizer, key, mesh)
@@ -148,50 +149,10 @@ def main(config: ConfigDict, workdir: Path) -> None:
         say(f"stopped at step {int(state.step)}; run the same command again to go on")
         sys.exit(SAVED_AND_STOPPED)
 
-    card = model_card(checkpoint.name, str(config.data.path), lora_config, last_step)
-    export_adapter(workdir / "adapter", state.lora, lora_config, checkpoint.name, card)
-    say(f"adapter: {workdir / 'adapter'}")
-
-
-def read_examples(config: ConfigDict) -> Examples:
-    """Returns what `data.path` has to learn from, without what is held out.
-
-    That is a DATASET, the authors' directory of cells, or their training file of ready prompts.
-    """
-    path, pair_weight = Path(config.data.path), config.objective.pair_weight
-    if is_release_train(path):
-        if config.data.questions:
-            raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
-        release = read_train(path)
-        seen = ~held_out_pairs(release.pairs, config.data.holdout, config.seed)
-        pairs = kept(release.pairs, seen, config.data.holdout)
-        return of_release(replace(release, pairs=pairs), pair_weight)
-    dataset = select_questions(open_dataset(config.data.path), config.data.questions)
-    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
-    return of_dataset(dataset, training_pairs(dataset, config), style, pair_weight)
-
-
-def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
-    """Returns the pairs with no endpoint held out; positions are in `dataset.cells`."""
-    held_out = held_out_cells(dataset, config.data.holdout, config.seed)
-    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
-    ends = pairs[["cell_0", "cell_1"]].to_numpy()
-    return kept(pairs, ~held_out[ends].any(axis=1), config.data.holdout)
-
-
-def kept(pairs: pd.DataFrame, seen: np.ndarray, holdout: str) -> pd.DataFrame:
-    """Returns the pairs that training may see; raises `InputError` if there are none."""
-    if not seen.any():
-        raise InputError(f"data.holdout {holdout} leaves none of {len(pairs)} pairs to train on")
-    return pairs[seen].reset_index(drop=True)
-
-
-def adapter_config(config: ConfigDict) -> LoRAConfig:
-    """Returns the adapter's shape: the config's, or that of the adapter training starts from."""
-    fields = config.lora
-    if fields.init_from:
-        return read_lora_config(Path(fields.init_from), fields.dropout)
-    return LoRAConfig(fields.rank, fields.alpha, fields.dropout, tuple(fields.targets))
+    card = AdapterCard(checkpoint.name, identity, lora_config, Training.of(settings, last_step))
+    adapter = workdir / "adapter"
+    export_adapter(adapter, state.lora, lora_config, checkpoint.name, card.text(), identity)
+    say(f"adapter: {adapter}")
 
 
 def check_claim(workdir: Path, settings: dict[str, Any]) -> None:

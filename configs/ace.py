@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.path = "meta-llama/Llama-3.1-8B-Instruct"
     config.model.dtype = "bfloat16"  # of the frozen base
+    config.model.quantization = "none"  # of its kernels; "int8" or "nf4" for less memory
+    config.model.remat = "matmuls"  # kept for the backward pass; "none" keeps all, "full" least
 
     config.data = ConfigDict()
     config.data.path = "data/wvs7"  # made by: python -m ace_jax.prepare --output data/wvs7 ...
@@ -37,7 +39,8 @@ def get_config() -> ConfigDict:
     config.lora.rank = 8
     config.lora.alpha = 16.0
     config.lora.dropout = 0.05
-    config.lora.targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    config.lora.targets = ("q_proj", "k_proj", "v_proj", "o_proj")  # or ("all-linear",)
+    config.lora.rslora = False  # True: scaled by alpha / sqrt(rank) instead of alpha / rank
     config.lora.init_from = placeholder(str)  # a PEFT directory: its rank, alpha and targets hold
 
     config.objective = ConfigDict()

@@ -1,16 +1,20 @@
+import dataclasses
 import json
 
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFWriter
 from gguf.quants import quantize
 from safetensors.numpy import load_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Tokenizer
 
 from ace_jax.errors import InputError
 from ace_jax.interop.gguf import GGUFSource
+from ace_jax.interop.hf_weights import fingerprint
 from ace_jax.interop.hub import open_checkpoint
 
 HEADS = {"q_proj": 4, "k_proj": 2}
@@ -27,6 +31,8 @@ NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
 }
 TEXTS = [
     "Imagine you are a person living in Canada with this profile:\n- Female\n- Not Married\n",
@@ -66,7 +72,8 @@ def write_gguf(path, checkpoint, kind=Kind.F32, pre="smollm", change=lambda fiel
         "rope_freqs": np.array([1, 2, 4, 8, 8, 8, 8, 8], np.float32),
     }
     change(fields)
-    writer = GGUFWriter(path, fields.pop("architecture"))
+    architecture = fields.pop("architecture")
+    writer = GGUFWriter(path, architecture)
     rope_freqs = fields.pop("rope_freqs")
     for name, value in fields.items():
         if value is not None:
@@ -74,7 +81,9 @@ def write_gguf(path, checkpoint, kind=Kind.F32, pre="smollm", change=lambda fiel
     if rope_freqs is not None:
         writer.add_tensor("rope_freqs.weight", rope_freqs)
     for name, weight in weights_of(checkpoint).items():
-        if name.split(".")[-2] in HEADS:  # to the order of llama.cpp's own RoPE
+        if (
+            architecture == "llama" and name.split(".")[-2] in HEADS
+        ):  # to the order of llama.cpp's own RoPE
             heads, (rows, columns) = HEADS[name.split(".")[-2]], weight.shape
             halves = weight.reshape(heads, 2, rows // heads // 2, columns)
             weight = halves.swapaxes(1, 2).reshape(rows, columns)
@@ -88,11 +97,11 @@ def write_gguf(path, checkpoint, kind=Kind.F32, pre="smollm", change=lambda fiel
 
 
 def _gguf_name(name):
-    module = name.removesuffix(".weight")
+    module, kind = name.rsplit(".", 1)
     if module.startswith("model.layers."):
         _, _, layer, rest = module.split(".", 3)
-        return f"blk.{layer}.{NAMES[rest]}.weight"
-    return f"{NAMES[module]}.weight"
+        return f"blk.{layer}.{NAMES[rest]}.{kind}"
+    return f"{NAMES[module]}.{kind}"
 
 
 def weights_of(checkpoint):
@@ -147,6 +156,66 @@ def test_what_the_header_leaves_out_has_llama_cpps_default(tiny_checkpoint, tmp_
 
     config = GGUFSource(write_gguf(tmp_path / "x.gguf", tiny_checkpoint, change=change)).config
     assert (config.rope.factors, config.rope.theta, config.num_kv_heads) == (None, 10000.0, 4)
+
+
+@pytest.fixture(params=["qwen2", "qwen3"])
+def qwen(request, tokenizer, tmp_path):
+    """A random Qwen as a directory, and the same as llama.cpp's converter would write it."""
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": len(tokenizer) + 8,  # room for the end token that transformers adds
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **shape)).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.15)
+    model.save_pretrained(tmp_path / "hf")
+    tokenizer.save_pretrained(tmp_path / "hf")
+
+    def change(fields):
+        fields |= {"architecture": request.param, "rope_freqs": None}
+        fields |= {"key_length": 128} if request.param == "qwen3" else {}
+        fields["token_list"] += [f"[PAD{number}]" for number in range(8)]
+        fields["token_types"] += [5] * 8
+
+    file = write_gguf(tmp_path / "qwen.gguf", tmp_path / "hf", pre="qwen2", change=change)
+    return tmp_path / "hf", file
+
+
+def test_a_qwen_is_what_its_directory_and_transformers_make_of_it(qwen):
+    directory, file = qwen
+    found, expected = open_checkpoint(str(file)), open_checkpoint(str(directory))
+    assert dataclasses.replace(found.config, rms_norm_eps=1e-6) == expected.config
+    assert found.config.rms_norm_eps == pytest.approx(1e-6)
+    assert fingerprint(found.source) == fingerprint(expected.source)
+    reference = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+    weights = reference.state_dict()
+    assert set(found.source.names()) == weights.keys()
+    assert {"bias", "q_norm"} & {part for name in weights for part in name.split(".")}
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(found.source.read(name, ALL * weight.ndim), weight, name)
+
+
+def test_the_qwen_2_tokenizer_gives_the_same_ids(tiny_checkpoint, tmp_path, tokenizer):
+    described = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in described["merges"]]
+    vocabulary = described["vocab"] | {"12": len(described["vocab"])}  # never reached in 123
+    expected = Qwen2Tokenizer(vocabulary, [("1", "2"), *merges], unk_token=None)
+
+    def change(fields):
+        fields |= {"add_bos_token": False, "token_types": [*fields["token_types"], 1]}
+        fields["token_list"] = [*fields["token_list"], "12"]
+        fields["token_merges"] = ["1 2", *fields["token_merges"]]
+
+    path = write_gguf(tmp_path / "x.gguf", tiny_checkpoint, pre="qwen2", change=change)
+    found = GGUFSource(path).tokenizer()
+    for text in [*TEXTS, "e\u0301"]:  # composed before it is cut
+        assert found(text)["input_ids"] == expected(text)["input_ids"]
 
 
 def test_a_tied_model_has_no_head(tiny_tied_checkpoint, tmp_path):
@@ -219,9 +288,9 @@ def test_a_sentencepiece_tokenizer_merges_by_score(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "qwen2"}, "architecture 'qwen2' is not supported"),
+        ({"architecture": "gemma3"}, "architecture 'gemma3' is not supported"),
         ({"tokenizer_model": "bert"}, "tokenizer.ggml.model 'bert' is not supported"),
-        ({"tokenizer_pre": "qwen2"}, "tokenizer.ggml.pre 'qwen2' is not one of smollm, llama-bpe"),
+        ({"tokenizer_pre": "gpt-2"}, "tokenizer.ggml.pre 'gpt-2' is not one of smollm, llama-bpe"),
         ({"tokenizer_pre": None}, "tokenizer.ggml.pre None is not one of"),
         ({"token_merges": None}, "the field tokenizer.ggml.merges is missing"),
         ({"block_count": None}, "the field llama.block_count is missing"),

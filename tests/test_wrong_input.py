@@ -152,12 +152,16 @@ def change_config(directory, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"intermediate_size": 80}, r"gate_proj\.weight has shape \(96, 64\), .* \(80, 64\)"),
-        ({"num_hidden_layers": 3}, r"missing model\.layers\.2\..* and 4 more$"),
-        ({"num_hidden_layers": 1}, r"unknown model\.layers\.1\..* and 4 more$"),
+        (
+            {"intermediate_size": 80},
+            r"model\.layers\.0-1\.mlp\.gate_proj\.weight has shape \(96, 64\), .* \(80, 64\)",
+        ),
+        ({"num_hidden_layers": 5}, r"missing model\.layers\.2-4\.\S+(; missing \S+){8}$"),
+        ({"num_hidden_layers": 1}, r"unknown model\.layers\.1\.\S+(; unknown \S+){8}$"),
         ({"vocab_size": 1000}, r"embed_tokens\.weight has shape .* \(1000, 64\)"),
+        ({"vocab_size": 383}, r"the tokenizer has 384 tokens, but the model's embedding 383"),
         ({"architectures": ["GemmaForCausalLM"]}, "architecture 'GemmaForCausalLM' is not"),
-        ({"attention_bias": True}, r"missing model\.layers\.0\.self_attn\.k_proj\.bias"),
+        ({"attention_bias": True}, r"missing model\.layers\.0-1\.self_attn\.k_proj\.bias"),
         ({"rope_parameters": {"rope_type": "su", "rope_theta": 1e4}}, "rope type 'su' is not"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "'low_.*' is missing"),
     ],
@@ -200,7 +204,22 @@ def test_a_tokenizer_of_another_model(refuses_to_train, copy):
         weights[name] = weights[name][:40]
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     change_config(copy, vocab_size=40)
-    refuses_to_train("tokenizer", copy)
+    refuses_to_train("the tokenizer has 384 tokens, but the model's embedding 40; put", copy)
+
+
+def test_an_index_that_names_a_missing_shard(refuses_to_train, copy):
+    index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    refuses_to_train(r"index\.json: model-00002-of-00002\.safetensors missing beside it", copy)
+
+
+def test_quantised_weights(refuses_to_train, copy):
+    weights = load_file(copy / "model.safetensors")
+    for name in weights:
+        if name.endswith("_proj.weight"):
+            weights[name] = weights[name].astype(np.int8)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    refuses_to_train(r"model\.layers\.0-1\.mlp\.up_proj\.weight is I8; .* not quantised", copy)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +253,18 @@ def test_adapters(refuses_to_train, tiny_checkpoint, peft_adapter, tmp_path):
     weights.write_bytes(whole)
     description = json.loads((adapter / "adapter_config.json").read_text())
     for change, message in (
-        ({"r": 8}, r"lora_A\.weight has shape \(4, 64\); the model needs \(8, 64\)"),
+        ({"r": 8}, r"lora_A\.weight has shape \(4, 64\), the model needs \(8, 64\)"),
         ({"target_modules": ["q_proj", "v_proj"]}, r"v_proj\.lora_A\.weight is missing"),
         ({"target_modules": ["v_proj"]}, r"v_proj\.lora_A\.weight is missing"),
+        ({"target_modules": ["q_proj", "wq"]}, r"adapter_config\.json: lora\.targets: 'wq'; choose"),
         ({"use_dora": True}, "use_dora is not supported"),
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
     ):
         (adapter / "adapter_config.json").write_text(json.dumps(description | change))
         refuses(message)
+    (adapter / "adapter_config.json").write_text(json.dumps(description))
+    save_file(load_file(weights), weights, metadata={"base_fingerprint": "0" * 64})
+    refuses(r"was trained on another base model .*convert import-adapter` if that is meant$")
 
 
 # Work directories.

@@ -1,8 +1,8 @@
-"""GGUF files of LLaMA models (llama.cpp's format): config, weights and tokenizer.
+"""GGUF files of LLaMA-like models (llama.cpp's format): config, weights and tokenizer.
 
 Read with the `gguf` package and handed on under Hugging Face names, so that the rest of the
 program sees one kind of checkpoint. llama.cpp interleaves the two halves of each query and key
-head for its own RoPE; that permutation is undone here.
+head of a LLaMA for its own RoPE; that permutation is undone here.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import Index
-from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.architecture import FAMILIES, MODEL_TYPES, LlamaConfig
 from ace_jax.model.rope import Rope
 
 TOP = {
@@ -36,7 +36,13 @@ LAYER = {
     "ffn_gate.weight": "mlp.gate_proj.weight",
     "ffn_up.weight": "mlp.up_proj.weight",
     "ffn_down.weight": "mlp.down_proj.weight",
+    "attn_q.bias": "self_attn.q_proj.bias",
+    "attn_k.bias": "self_attn.k_proj.bias",
+    "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
 }
+ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
 
 # How a text is cut before byte-pair merging, by `tokenizer.ggml.pre`.
@@ -44,6 +50,7 @@ LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
 PRE_TOKENIZERS = {
     "smollm": lambda: pre_tokenizers.Sequence(
         [
@@ -54,6 +61,12 @@ PRE_TOKENIZERS = {
     "llama-bpe": lambda: pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+    "qwen2": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     ),
@@ -77,10 +90,14 @@ class GGUFSource:
             raise InputError(
                 f"{path}: not a complete GGUF file ({error}); fetch it again"
             ) from None
+        self.files = (path,)
         self._path = path
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._rope_factors = tensors.pop(ROPE_FACTORS, None)
         self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
+        self._architecture = self._field("general.architecture")
+        if self._architecture not in ARCHITECTURES:
+            raise InputError(f"{path}: architecture {self._architecture!r} is not supported")
         self.config = self._read_config()
 
     def names(self) -> Collection[str]:
@@ -94,39 +111,42 @@ class GGUFSource:
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a dequantised tensor in float32."""
         tensor = self._tensors[name]
-        # As a plain array: slicing a memory map costs more than the arithmetic here.
-        weight = dequantize(tensor.data.view(np.ndarray), tensor.tensor_type)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            pairs = weight.reshape(-1, self.config.head_dim // 2, 2, weight.shape[-1])
-            weight = pairs.swapaxes(1, 2).reshape(weight.shape)
-        return weight[index]
+        rows = np.arange(self.shape(name)[0])
+        if self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+        # Mapped each time: pages of a mapped file count as this process's until it is closed.
+        packed = np.memmap(
+            self._path, tensor.data.dtype, "r", tensor.data_offset, tensor.data.shape
+        ).view(np.ndarray)
+        return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
 
     def _read_config(self) -> LlamaConfig:
-        architecture = self._field("general.architecture")
-        if architecture != "llama":
-            raise InputError(f"{self._path}: architecture {architecture!r} is not supported")
-        if self._fields.get("llama.rope.scaling.type", "none") != "none":
-            raise InputError(f"{self._path}: llama.rope.scaling.type is not supported")
-        heads = self._field("llama.attention.head_count")
-        width = self._field("llama.embedding_length")
+        kind = self._architecture
+        if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
+            raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
+        family = FAMILIES[MODEL_TYPES[kind]]
+        heads = self._field(f"{kind}.attention.head_count")
+        width = self._field(f"{kind}.embedding_length")
         factors = self._rope_factors
         if "model.embed_tokens.weight" not in self._tensors:
             raise InputError(f"{self._path}: no token_embd.weight")
         return LlamaConfig(
             vocab_size=self.shape("model.embed_tokens.weight")[0],
             hidden_size=width,
-            intermediate_size=self._field("llama.feed_forward_length"),
-            num_layers=self._field("llama.block_count"),
+            intermediate_size=self._field(f"{kind}.feed_forward_length"),
+            num_layers=self._field(f"{kind}.block_count"),
             num_heads=heads,
-            num_kv_heads=self._fields.get("llama.attention.head_count_kv", heads),
-            head_dim=self._fields.get("llama.attention.key_length", width // heads),
-            rms_norm_eps=self._field("llama.attention.layer_norm_rms_epsilon"),
+            num_kv_heads=self._fields.get(f"{kind}.attention.head_count_kv", heads),
+            head_dim=self._fields.get(f"{kind}.attention.key_length", width // heads),
+            rms_norm_eps=self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
             rope=Rope(
-                self._fields.get("llama.rope.freq_base", 10000.0),
+                self._fields.get(f"{kind}.rope.freq_base", 10000.0),
                 None if factors is None else tuple(factors.data.tolist()),
             ),
             tie_word_embeddings="lm_head.weight" not in self._tensors,
+            biases=family.biases,
+            qk_norm=family.qk_norm,
         )
 
     def _field(self, name: str) -> Any:
@@ -179,6 +199,8 @@ class GGUFSource:
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+        if pre == "qwen2":
+            tokenizer.normalizer = normalizers.NFC()
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
 

@@ -5,12 +5,15 @@
 Every name of the checkpoint is used exactly once and every parameter is filled, or nothing is.
 """
 
-from collections.abc import Callable, Collection
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
@@ -18,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from ace_jax.errors import InputError
-from ace_jax.model.sharding import parameter_path, parameter_shardings
+from ace_jax.model.quantization import is_quantized, quantize_like
+from ace_jax.model.sharding import parameter_path, parameter_sharding
 
 TOP = {
     "model.embed_tokens.weight": ("embedding",),
@@ -48,6 +52,10 @@ LAYER = {
 }
 PATH_TO_HF = {path: name for name, path in (TOP | LAYER).items()}
 
+INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+DTYPES = ("F32", "F16", "BF16")
+LAYER_NUMBER = re.compile(r"(?<=[a-z]\.)(\d+)(?=\.)")
+
 Index = tuple[slice, ...]
 
 
@@ -65,46 +73,122 @@ class TensorSource(Protocol):
         """Returns a slice of a tensor, reading no more of it than needed."""
 
 
-class SafetensorsSource:
-    """The tensors of a directory's `*.safetensors` files.
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies and what it is."""
 
-    Raises `InputError` for a missing, truncated or damaged file.
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class SafetensorsSource:
+    """The tensors of a directory as the Hugging Face hub lays them out.
+
+    They are in the shards that `model.safetensors.index.json` names; where there is none, in
+    `model.safetensors`; where that is missing too, in whichever `*.safetensors` files there are.
+
+    Raises `InputError` for a missing or damaged file, an index that its shards do not bear out, a
+    tensor in two files or of another dtype than float32, float16 and bfloat16.
     """
 
     def __init__(self, directory: Path):
-        self.files = tuple(sorted(directory.glob("*.safetensors")))
-        if not self.files:
-            raise InputError(f"{directory}: no *.safetensors file (pickled weights are not read)")
-        self._slices: dict[str, Any] = {}
+        shard_of = _read_index(directory)
+        self.files = _weight_files(directory, shard_of)
+        self._tensors: dict[str, _Stored] = {}
+        twice = []
         for file in self.files:
-            try:
-                handle = safe_open(file, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise InputError(
-                    f"{file}: truncated or damaged ({error}); fetch it again"
-                ) from None
-            self._slices |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            for name, tensor in _stored_in(file).items():
+                if name in self._tensors:
+                    twice.append(f"{self._tensors[name].file.name} and {file.name} hold {name}")
+                self._tensors[name] = tensor
+        if twice:
+            raise InputError(f"{directory}: {_listed(twice)}; leave the files of one model only")
+        lacking = [
+            f"{shard} lacks {name}"
+            for name, shard in shard_of.items()
+            if name not in self._tensors or self._tensors[name].file.name != shard
+        ]
+        if lacking:
+            raise InputError(f"{directory / INDEX}: {_listed(lacking)}; fetch both again")
+        other = [
+            f"{name} is {tensor.dtype}"
+            for name, tensor in self._tensors.items()
+            if tensor.dtype not in DTYPES
+        ]
+        if other:
+            raise InputError(
+                f"{directory}: {_listed(other)}; only {', '.join(DTYPES)} are read, "
+                "so take the checkpoint that is not quantised"
+            )
 
     def names(self) -> Collection[str]:
         """Returns every tensor's name."""
-        return self._slices.keys()
+        return self._tensors.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
-        return tuple(self._slices[name].get_shape())
+        return self._tensors[name].shape
 
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a tensor."""
-        part = self._slices[name][index]
-        # NumPy has no bfloat16: safetensors hands its bits over as they lie.
+        # Opened each time: pages of a mapped file count as this process's until it is closed.
+        with safe_open(self._tensors[name].file, framework="numpy") as handle:
+            part = handle.get_slice(name)[index]
+        # NumPy has no bfloat16: safetensors may hand its bits over as they lie.
         return part.view(ml_dtypes.bfloat16) if part.dtype == np.dtype("V2") else part
+
+
+def _read_index(directory: Path) -> dict[str, str]:
+    """Returns the shard of each tensor, or nothing where there is no index."""
+    file = directory / INDEX
+    if not file.is_file():
+        return {}
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON ({error}); fetch it again") from None
+    shard_of = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise InputError(f"{file}: has no weight_map; fetch it again")
+    for shard in shard_of.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise InputError(f"{file}: {shard!r} is not the name of a file beside it")
+    missing = [s for s in sorted(set(shard_of.values())) if not (directory / s).is_file()]
+    if missing:
+        raise InputError(f"{file}: {', '.join(missing)} missing beside it; fetch what is missing")
+    return shard_of
+
+
+def _weight_files(directory: Path, shard_of: dict[str, str]) -> tuple[Path, ...]:
+    if shard_of:
+        return tuple(directory / shard for shard in sorted(set(shard_of.values())))
+    if (directory / WEIGHTS).is_file():
+        return (directory / WEIGHTS,)
+    files = tuple(sorted(directory.glob("*.safetensors")))
+    if not files:
+        raise InputError(f"{directory}: no *.safetensors file (pickled weights are not read)")
+    return files
+
+
+def _stored_in(file: Path) -> dict[str, _Stored]:
+    try:
+        with safe_open(file, framework="numpy") as handle:
+            parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            return {
+                name: _Stored(file, tuple(part.get_shape()), part.get_dtype())
+                for name, part in parts.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: truncated or damaged ({error}); fetch it again") from None
 
 
 def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.State:
     """Fills the frozen parameters.
 
     Args:
-      abstract: shapes and dtypes of the parameters (no LoRA among them).
+      abstract: shapes and dtypes of the parameters (no LoRA among them); a kernel whose place a
+        quantised one takes is quantised as soon as it is read.
       source: the checkpoint.
       mesh: where they go.
 
@@ -114,19 +198,35 @@ def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.Stat
     Raises:
       InputError: names left over or missing, or shapes that differ; all are listed.
     """
-    wanted: dict[str, tuple[int, ...]] = {}
-    for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+    own_tensors(abstract, source)
+
+    def fill(tree_path: Any, leaf: Any) -> Any:
         path = parameter_path(tree_path)
-        shape = leaf.shape[1:] if path[0] == "layers" else leaf.shape
-        for name in hf_names(path, leaf.shape[0]):
-            wanted[name] = shape[::-1] if path[-1] == "kernel" else shape
-    _check(wanted, source)
+        sharding = parameter_sharding(path, leaf.shape, mesh)
+        parts: list[jax.Array] = []
+        for index, devices in _places(leaf.shape, sharding):
+            part = _read_part(path, leaf, index, source)
+            # Waited for, so that the host lets go of one part before it reads the next.
+            parts += jax.block_until_ready([jax.device_put(part, device) for device in devices])
+        array = jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
+        return quantize_like(array, leaf, path, mesh) if is_quantized(leaf) else array
 
-    def fill(path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
-        read = _reader(parameter_path(path), leaf.shape, leaf.dtype, source)
-        return jax.make_array_from_callback(leaf.shape, sharding, read)
+    return jax.tree_util.tree_map_with_path(fill, abstract, is_leaf=is_quantized)
 
-    return jax.tree_util.tree_map_with_path(fill, abstract, parameter_shardings(abstract, mesh))
+
+def fingerprint(source: TensorSource) -> str:
+    """Returns an identity of a base model that is quick to compute, however large it is.
+
+    SHA-256 (hex) over each tensor's name, shape and first row in bfloat16, in the order of names;
+    so it does not depend on the dtype or the number of files that the values are kept in.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(source.names()):
+        shape = source.shape(name)
+        every = (slice(None),)
+        row = source.read(name, every if len(shape) == 1 else (slice(0, 1), *every))
+        digest.update(f"{name} {shape}\n".encode() + row.astype(ml_dtypes.bfloat16).tobytes())
+    return digest.hexdigest()
 
 
 def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
@@ -137,26 +237,47 @@ def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
     return [f"model.layers.{layer}.{name}" for layer in range(layers)]
 
 
-def _reader(
-    path: tuple[str, ...], shape: tuple[int, ...], dtype: jnp.dtype, source: TensorSource
-) -> Callable[[Index | None], np.ndarray]:
-    names = hf_names(path, shape[0])
-    transposed = path[-1] == "kernel"
-
-    def read_one(name: str, index: Index) -> np.ndarray:
-        part = source.read(name, index[::-1] if transposed else index)
-        return (part.T if transposed else part).astype(dtype)
-
-    def read(index: Index | None) -> np.ndarray:
-        index = index or (slice(None),) * len(shape)
-        if path[0] != "layers":
-            return read_one(names[0], index)
-        return np.stack([read_one(name, index[1:]) for name in names[index[0]]])
-
-    return read
+def _places(
+    shape: tuple[int, ...], sharding: NamedSharding
+) -> list[tuple[Index, list[jax.Device]]]:
+    """Returns this host's parts of an array, each with the devices that hold it."""
+    places: dict[str, tuple[Index, list[jax.Device]]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        places.setdefault(str(index), (index, []))[1].append(device)
+    return list(places.values())
 
 
-def _check(wanted: dict[str, tuple[int, ...]], source: TensorSource) -> None:
+def _read_part(path: tuple[str, ...], leaf: Any, index: Index, source: TensorSource) -> np.ndarray:
+    names = hf_names(path, leaf.shape[0])
+    if path[0] != "layers":
+        return source.read(names[0], index).astype(leaf.dtype, copy=False)
+    shape = [len(range(size)[part]) for size, part in zip(leaf.shape, index, strict=True)]
+    # Kernels [layers, out, in] as they are stored; JAX turns them when it copies them.
+    layers = np.empty((shape[0], *shape[:0:-1]), leaf.dtype)
+    for layer, name in zip(layers, names[index[0]], strict=True):
+        layer[...] = source.read(name, index[:0:-1])
+    return layers.swapaxes(1, -1)
+
+
+def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
+    """Returns the Hugging Face names of a model's tensors.
+
+    A RoPE table and a head that is the embedding again are none: both are made of the rest.
+
+    Args:
+      abstract: shapes of the frozen parameters.
+      source: the checkpoint.
+
+    Raises:
+      InputError: names left over or missing, or shapes that differ; all are listed.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract, is_leaf=is_quantized):
+        path = parameter_path(tree_path)
+        shape = leaf.shape[1:] if path[0] == "layers" else leaf.shape
+        for name in hf_names(path, leaf.shape[0]):
+            wanted[name] = shape[::-1] if path[-1] == "kernel" else shape
     # Older Llama-2 exports carry the RoPE table, and tied ones may repeat the embedding as head.
     derived = {name for name in source.names() if name.endswith("rotary_emb.inv_freq")}
     if "lm_head.weight" not in wanted:
@@ -170,5 +291,25 @@ def _check(wanted: dict[str, tuple[int, ...]], source: TensorSource) -> None:
         if source.shape(name) != wanted[name]
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"checkpoint does not fit its config: {'; '.join(problems[:5])}{more}")
+        raise InputError(f"checkpoint does not fit its config: {_listed(problems)}")
+    return wanted.keys()
+
+
+def _listed(problems: Iterable[str]) -> str:
+    """Joins problems to one line; what several layers share is said once, `layers.2-31.`."""
+    layers_of: dict[tuple[str, ...], list[int]] = {}
+    for problem in problems:
+        before, *found = LAYER_NUMBER.split(problem, maxsplit=1)
+        layers_of.setdefault((before, *found[1:]), []).extend(map(int, found[:1]))
+    return "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Returns 0-2,5 for 0, 1, 2, 5."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

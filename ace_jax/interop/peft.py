@@ -5,29 +5,34 @@ stacked over layers.
 """
 
 import json
+import re
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from ace_jax import __version__
 from ace_jax.errors import InputError
 from ace_jax.interop.hf_weights import PATH_TO_HF
-from ace_jax.model.lora import LoRAConfig
+from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+FINGERPRINT = "base_fingerprint"  # in the metadata of the weights' file
 FACTORS = {"a": "lora_A", "b": "lora_B"}
 
 # What PEFT can express and this model cannot, each with the value that means "not used".
 REFUSED = {
-    "use_rslora": False,
     "use_dora": False,
     "fan_in_fan_out": False,
     "bias": "none",
@@ -46,8 +51,24 @@ REFUSED = {
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
+def adapter_config(fields: ConfigDict) -> LoRAConfig:
+    """Returns the shape of the adapter that a config's `lora` fields ask for.
+
+    It is the fields' own, or that of the adapter training starts from, `init_from`.
+    """
+    if fields.init_from:
+        return read_lora_config(Path(fields.init_from), fields.dropout)
+    targets = targets_of(fields.targets)
+    return LoRAConfig(fields.rank, fields.alpha, fields.dropout, targets, fields.rslora)
+
+
 def export_adapter(
-    directory: Path, lora: nnx.State, config: LoRAConfig, base_model: str, card: str
+    directory: Path,
+    lora: nnx.State,
+    config: LoRAConfig,
+    base_model: str,
+    card: str,
+    base_fingerprint: str | None = None,
 ) -> None:
     """Writes adapter_config.json, adapter_model.safetensors and README.md.
 
@@ -57,14 +78,30 @@ def export_adapter(
       config: their rank, alpha, dropout and targets.
       base_model: hub id or path of the base model.
       card: the README's text.
+      base_fingerprint: of the base model's weights, for those who load the adapter to check.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: np.ascontiguousarray(np.asarray(stacked)[layer].T)
+    factors = {
+        name: np.asarray(stacked)[layer].T
         for path, stacked in jax.tree_util.tree_leaves_with_path(lora)
         for layer, name in enumerate(_names(parameter_path(path), stacked.shape[0]))
     }
-    save_file(weights, directory / WEIGHTS, metadata={"format": "pt"})
+    write_adapter(directory, factors, config, base_model, card, base_fingerprint)
+
+
+def write_adapter(
+    directory: Path,
+    factors: Mapping[str, Float[np.ndarray, "out in"]],
+    config: LoRAConfig,
+    base_model: str,
+    card: str,
+    base_fingerprint: str | None,
+) -> None:
+    """Writes what `export_adapter` writes, of factors that already have their PEFT names."""
+    directory.mkdir(parents=True, exist_ok=True)
+    identity = {FINGERPRINT: base_fingerprint} if base_fingerprint else {}
+    weights = {name: np.ascontiguousarray(factor) for name, factor in factors.items()}
+    file = _in_fixed_order(save(weights, metadata={"format": "pt"} | identity))
+    (directory / WEIGHTS).write_bytes(file)
     description = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -72,6 +109,7 @@ def export_adapter(
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
+        "use_rslora": config.rslora,
         "target_modules": list(config.targets),
         "bias": "none",
         "inference_mode": True,
@@ -80,88 +118,179 @@ def export_adapter(
     (directory / "README.md").write_text(card)
 
 
-def model_card(base_model: str, data: str, config: LoRAConfig, steps: int) -> str:
-    """Returns the README of an exported adapter, with the hub's metadata on top."""
-    return f"""---
-base_model: {base_model}
-library_name: peft
-pipeline_tag: text-generation
-tags: [lora, ace-align, survey]
----
-
-# ACE-Align adapter for {base_model}
-
-Trained by ace_jax {__version__} for {steps} steps on the survey answers in `{data}`: LoRA of rank
-{config.rank}, alpha {config.alpha:g}, dropout {config.dropout:g} on {", ".join(config.targets)}.
-
-Given a persona (country and demographic attributes) and a survey question, the model's distribution
-over the answer options is meant to follow that of real respondents with this profile. It describes
-groups on average and says nothing about a person.
-"""
-
-
-def read_lora_config(directory: Path, dropout: float) -> LoRAConfig:
-    """Reads an adapter's rank, alpha and targets; its dropout is replaced.
+def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfig:
+    """Reads an adapter's rank, alpha, scale and targets; its dropout is replaced if one is given.
 
     Raises `InputError` where there is no adapter or it uses what this model does not have.
     """
-    try:
-        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{directory}: not a PEFT adapter, {CONFIG} is missing") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{directory / CONFIG}: cannot be read ({error})") from None
-    if not isinstance(description, dict) or description.get("peft_type") != "LORA":
-        raise InputError(f"{directory / CONFIG}: peft_type is not LORA")
+    file, description = directory / CONFIG, _description(directory)
+    if description.get("peft_type") != "LORA":
+        raise InputError(f"{file}: peft_type is not LORA")
     for name, unused in REFUSED.items():
         if description.get(name, unused) not in (unused, None):
-            raise InputError(f"{directory / CONFIG}: {name} is not supported")
+            raise InputError(f"{file}: {name} is not supported")
     initial = str(description.get("init_lora_weights"))
     if initial.startswith(CHANGES_BASE):
-        raise InputError(f"{directory / CONFIG}: init_lora_weights {initial} is not supported")
+        raise InputError(f"{file}: init_lora_weights {initial} is not supported")
     targets = description.get("target_modules")
-    if not isinstance(targets, list):
-        raise InputError(f"{directory / CONFIG}: target_modules is not a list of layer names")
+    if not (isinstance(targets, list) or targets == ALL_LINEAR):
+        raise InputError(
+            f"{file}: target_modules {targets!r} is not a list of layer names or {ALL_LINEAR}"
+        )
     rank, alpha = description.get("r"), description.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise InputError(f"{directory / CONFIG}: r {rank!r} or lora_alpha {alpha!r} is no number")
-    return LoRAConfig(rank, float(alpha), dropout, tuple(map(str, targets)))
+        raise InputError(f"{file}: r {rank!r} or lora_alpha {alpha!r} is no number")
+    names = targets_of(targets if isinstance(targets, str) else tuple(map(str, targets)))
+    try:
+        rslora = bool(description.get("use_rslora"))
+        own = float(description.get("lora_dropout") or 0.0)
+        return LoRAConfig(rank, float(alpha), own if dropout is None else dropout, names, rslora)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
-def load_adapter(directory: Path, abstract: nnx.State, mesh: Mesh) -> nnx.State:
+def base_model_of(directory: Path) -> str:
+    """Returns the name under which an adapter's description knows its base model."""
+    return str(_description(directory).get("base_model_name_or_path") or "unknown")
+
+
+def recorded_fingerprint(directory: Path) -> str | None:
+    """Returns the fingerprint of the base that an adapter was trained on; None if not on record.
+
+    Raises `InputError` for a missing or damaged file.
+    """
+    with _open_weights(directory) as handle:
+        return (handle.metadata() or {}).get(FINGERPRINT)
+
+
+def load_adapter(
+    directory: Path, abstract: nnx.State, mesh: Mesh, base_fingerprint: str | None = None
+) -> nnx.State:
     """Reads an adapter's weights.
 
     Args:
       directory: a PEFT adapter.
       abstract: shapes of the model's LoRA parameters.
       mesh: where they go.
+      base_fingerprint: of the base model; without it only shapes are checked.
 
     Raises:
-      InputError: weights missing, left over, of another shape, or a damaged file.
+      InputError: the adapter was trained on another base; weights missing, left over or of another
+        shape, all listed; a damaged file.
     """
+    factors = read_factors(directory, abstract, base_fingerprint)
+
+    def stack(tree_path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
+        names = _names(parameter_path(tree_path), leaf.shape[0])
+        return jax.device_put(np.stack([factors[name].T for name in names]), sharding)
+
+    shardings = parameter_shardings(abstract, mesh)
+    return jax.tree_util.tree_map_with_path(stack, abstract, shardings)
+
+
+def read_factors(
+    directory: Path, abstract: nnx.State, base_fingerprint: str | None
+) -> dict[str, Float[np.ndarray, "out in"]]:
+    """Returns an adapter's A and B of every layer in float32, under their PEFT names.
+
+    The arguments and what is raised are those of `load_adapter`.
+    """
+    recorded = recorded_fingerprint(directory)
+    if base_fingerprint and recorded not in (None, base_fingerprint):
+        raise InputError(
+            f"{directory / WEIGHTS}: was trained on another base model "
+            f"({base_model_of(directory)}, fingerprint {recorded[:12]}; this one has "
+            f"{base_fingerprint[:12]}); bind it to this one with `python -m ace_jax.convert "
+            "import-adapter` if that is meant"
+        )
+    shapes = {
+        name: leaf.shape[:0:-1]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
+        for name in _names(parameter_path(path), leaf.shape[0])
+    }
+    with _open_weights(directory) as handle:
+        found = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118 - not a dict
+        problems = [
+            (name, f"is missing, the model needs {shape}")
+            for name, shape in shapes.items()
+            if name not in found
+        ]
+        problems += [
+            (name, f"has shape {found[name]}, the model needs {shape}")
+            for name, shape in shapes.items()
+            if found.get(name, shape) != shape
+        ]
+        unknown = found.keys() - shapes.keys()
+        problems += [(name, "belongs to no adapted layer of the model") for name in sorted(unknown)]
+        if problems:
+            raise InputError(f"{directory / WEIGHTS}: {_by_layer(problems)}")
+        return {name: _floats(handle.get_slice(name)[:]) for name in shapes}
+
+
+def factor_names(module: str) -> tuple[str, str]:
+    """Returns the PEFT names of a layer's A and B."""
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+
+
+def _in_fixed_order(file: bytes) -> bytes:
+    """Sorts a safetensors file's metadata, so that one adapter is always the same bytes.
+
+    The library writes it in an order of chance.
+    """
+    start, end = 8, 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[start:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return file[:start] + ordered.ljust(end - start) + file[end:]
+
+
+def _description(directory: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{directory}: not a PEFT adapter, {CONFIG} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory / CONFIG}: cannot be read ({error})") from None
+    if not isinstance(description, dict):
+        raise InputError(f"{directory / CONFIG}: peft_type is not LORA")
+    return description
+
+
+def _open_weights(directory: Path) -> Any:
     file = directory / WEIGHTS
     if not file.is_file():
         raise InputError(f"{directory}: {WEIGHTS} is missing (pickled adapters are not read)")
     try:
-        weights = load_file(file)
-    except SafetensorError as error:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: truncated or damaged ({error})") from None
 
-    def stack(tree_path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
-        layers = []
-        for name in _names(parameter_path(tree_path), leaf.shape[0]):
-            weight = weights.pop(name, None)
-            if weight is None or weight.T.shape != leaf.shape[1:]:
-                found = "is missing" if weight is None else f"has shape {weight.shape}"
-                raise InputError(f"{file}: {name} {found}; the model needs {leaf.shape[:0:-1]}")
-            layers.append(weight.T.astype(np.float32))
-        return jax.device_put(np.stack(layers), sharding)
 
-    shardings = parameter_shardings(abstract, mesh)
-    state = jax.tree_util.tree_map_with_path(stack, abstract, shardings)
-    if weights:
-        raise InputError(f"{file}: {next(iter(weights))} belongs to no layer of the base model")
-    return state
+def _floats(factor: np.ndarray) -> Float[np.ndarray, "out in"]:
+    # NumPy has no bfloat16: safetensors may hand its bits over as they lie.
+    whole = factor.view(ml_dtypes.bfloat16) if factor.dtype == np.dtype("V2") else factor
+    return whole.astype(np.float32)
+
+
+def _by_layer(problems: list[tuple[str, str]]) -> str:
+    """Returns the problems in one line; those that differ by layer only are told once."""
+    layers: dict[tuple[str, str], list[int]] = {}
+    for name, what in problems:
+        number = re.search(r"(?<=layers\.)\d+", name)
+        key = (re.sub(r"(?<=layers\.)\d+", "{}", name, count=1), what)
+        layers.setdefault(key, []).extend([int(number[0])] if number else [])
+    return "; ".join(
+        f"{name.replace('{}', _ranges(numbers))} {what}" for (name, what), numbers in layers.items()
+    )
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2,5"."""
+    runs = [
+        [number for _, number in run]
+        for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
+    ]
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _names(path: tuple[str, ...], layers: int) -> list[str]:

@@ -20,11 +20,20 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
+from ace_jax.model.quantization import widen
 from ace_jax.model.rope import rotate
+from ace_jax.model.sharding import gather_layer, spread_rows
 
-# Kept for the backward pass: the matmuls' results. What is not named here (attention scores,
-# norms, the gated product) is cheap and computed again.
-SAVED = ("q", "k", "v", "attention", "residual", "gate", "up")
+# What a layer keeps for the backward pass; the rest is computed again. Without the matmuls'
+# results (`full`) a step needs the least memory and a third more computation; what `matmuls` leaves
+# out (attention scores, norms, the gated product) is cheap.
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "matmuls": jax.checkpoint_policies.save_only_these_names(
+        "q", "k", "v", "attention", "residual", "gate", "up"
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[Array, "R ..."]:
@@ -128,7 +137,7 @@ class Linear(nnx.Module):
         self, x: Float[Array, "R N inputs"], key: Key[Array, ""] | None
     ) -> Float[Array, "R N outputs"]:
         """Returns x W, plus the bias, plus the LoRA branch."""
-        y = x @ self.kernel[...]
+        y = x @ widen(self.kernel.get_value())
         if self.bias is not None:
             y = y + _over_last(self.bias[...], y.ndim)
         if self.lora is not None:
@@ -193,7 +202,12 @@ class Llama(nnx.Module):
     """The decoder. Parameters: base `nnx.Param` in `dtype`, adapter `nnx.LoRAParam` in float32."""
 
     def __init__(
-        self, config: LlamaConfig, lora: LoRAConfig | None, dtype: jnp.dtype, rngs: nnx.Rngs
+        self,
+        config: LlamaConfig,
+        lora: LoRAConfig | None,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        remat: str = "matmuls",
     ):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap
@@ -208,6 +222,7 @@ class Llama(nnx.Module):
         tied = config.tie_word_embeddings
         self.head = None if tied else nnx.Param(normal(rngs.params(), vocabulary, dtype))
         self.config = config
+        self.remat = remat
 
     def __call__(
         self,
@@ -250,18 +265,19 @@ class Llama(nnx.Module):
                 lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False),
                 (stacked, dropout),
             )
-            return nnx.merge(block, own[0]), own[1]
+            return nnx.merge(block, gather_layer(own[0])), own[1]
 
-        @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(*SAVED))
+        @partial(jax.checkpoint, policy=REMAT[self.remat])
         def step(
             x: Float[Array, "R N D"], number: Int[Array, ""]
         ) -> tuple[Float[Array, "R N D"], None]:
             layer_of, key = layer(number)
-            return layer_of(x, turn, of_all, key), None
+            return spread_rows(layer_of(x, turn, of_all, key)), None
 
-        x, _ = jax.lax.scan(step, self.embedding[...][tokens], jnp.arange(last))
+        x = spread_rows(self.embedding[...][tokens])
+        x, _ = jax.lax.scan(step, x, jnp.arange(last))
         last_layer, key = layer(last)
-        return self.norm(last_layer(x, turn, of_scored, key, scored))
+        return self.norm(spread_rows(last_layer(x, turn, of_scored, key, scored)))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns unnormalised log-probabilities of the next token, in float32."""

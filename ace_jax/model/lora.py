@@ -1,10 +1,12 @@
 """Low-rank adaptation (Hu et al., 2022) of a frozen linear layer.
 
-A layer with kernel W [in, out] becomes  x W + (alpha / rank) * drop(x) A B  with A [in, rank]
-and B [rank, out] trained in float32 and W frozen. A starts uniform, B at zero, as in PEFT, so
-an untrained adapter changes nothing.
+A layer with kernel W [in, out] becomes  x W + scale * drop(x) A B  with A [in, rank] and
+B [rank, out] trained in float32 and W frozen; the scale is alpha / rank, or alpha / sqrt(rank)
+where it is rank-stabilised (Kalajdzievski, 2023). A starts uniform, B at zero, as in PEFT, so an
+untrained adapter changes nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -17,11 +19,12 @@ from ace_jax.errors import InputError, check_positive
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
 TARGETS = ATTENTION_TARGETS + MLP_TARGETS
+ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What is adapted, and how strongly.
+    """What is adapted, and how strongly; `rslora` is the rank-stabilised scale.
 
     Raises `InputError` for values that no adapter can have.
     """
@@ -30,13 +33,14 @@ class LoRAConfig:
     alpha: float
     dropout: float
     targets: tuple[str, ...]
+    rslora: bool = False
 
     def __post_init__(self) -> None:
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets:
             raise InputError(
                 f"lora.targets: {', '.join(map(repr, unknown)) or 'empty'}; "
-                f"choose from {', '.join(TARGETS)}"
+                f"choose from {', '.join(TARGETS)} or {ALL_LINEAR}"
             )
         check_positive("lora.rank", self.rank)
         if not 0 <= self.dropout < 1:
@@ -44,8 +48,14 @@ class LoRAConfig:
 
     @property
     def scale(self) -> float:
-        """The factor alpha / rank on the low-rank product."""
-        return self.alpha / self.rank
+        """The factor on the low-rank product: alpha / rank, or alpha / sqrt(rank)."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+def targets_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Returns the layers that names stand for: themselves, or all for `all-linear`."""
+    names = (names,) if isinstance(names, str) else tuple(names)
+    return TARGETS if names == (ALL_LINEAR,) else names
 
 
 class LoRA(nnx.Module):
@@ -69,4 +79,33 @@ class LoRA(nnx.Module):
         if key is not None and self.dropout > 0:
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)
-        return (x @ self.a[...].astype(x.dtype)) @ self.b[...].astype(x.dtype) * self.scale
+        return product(product(x, self.a[...]), self.b[...]) * self.scale
+
+
+@jax.custom_vjp
+def product(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> Float[Array, "*batch outputs"]:
+    """Returns x @ weight in x's dtype; the weight's gradient is summed in its own, float32.
+
+    Otherwise a bfloat16 model would round the adapter's gradient, and devices would add what is
+    rounded.
+    """
+    return x @ weight.astype(x.dtype)
+
+
+def _forward(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
+) -> tuple[Float[Array, "*batch outputs"], tuple[Array, Array]]:
+    return product(x, weight), (x, weight)
+
+
+def _backward(
+    saved: tuple[Array, Array], y: Float[Array, "*batch outputs"]
+) -> tuple[Float[Array, "*batch inputs"], Float[Array, "inputs outputs"]]:
+    x, weight = saved
+    gradient = jnp.einsum("...i,...o->io", x, y, preferred_element_type=weight.dtype)
+    return y @ weight.astype(y.dtype).T, gradient
+
+
+product.defvjp(_forward, _backward)

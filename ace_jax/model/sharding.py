@@ -6,19 +6,23 @@ of a batch are spread over `data` and `fsdp` together.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.batches import Scoring
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-RULES: dict[str, str | tuple[str, ...] | None] = {
+Rules = dict[str, str | tuple[str, ...] | None]
+RULES: Rules = {
     "rows": ("data", "fsdp"),
     "layers": None,
     "embed": "fsdp",
@@ -57,20 +61,24 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    """Returns the mesh over all devices; one size may be -1, "whatever is left".
+def make_mesh(
+    data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Returns the mesh over some devices, or all there are; one size may be -1, "what is left".
 
     Raises `InputError` where the sizes do not multiply to the number of devices.
     """
-    sizes, devices = [data, fsdp, tensor], jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    sizes, count = [data, fsdp, tensor], len(devices)
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = devices // max(1, -math.prod(sizes))
-    if min(sizes) < 1 or math.prod(sizes) != devices:
+        sizes[sizes.index(-1)] = count // max(1, -math.prod(sizes))
+    if min(sizes) < 1 or math.prod(sizes) != count:
         raise InputError(
-            f"mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not fit {devices} device(s); "
+            f"mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} device(s); "
             "set mesh.data=-1 to use what is left"
         )
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
 
 
 def row_shards(mesh: Mesh) -> int:
@@ -83,14 +91,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
-    """Puts a batch on the mesh: what is counted in rows is spread, what in cells is everywhere."""
+def scoring_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
+    """Returns where a batch's fields lie: those counted in rows are spread, in cells everywhere."""
     rows = NamedSharding(mesh, PartitionSpec(RULES["rows"]))
+    names = [field.name for field in fields(Scoring)]
+    return {name: replicated(mesh) if name == "option_mask" else rows for name in names}
+
+
+def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
+    """Puts a batch on the mesh."""
+    shardings = scoring_shardings(mesh)
     return Scoring(
-        **{
-            name: jax.device_put(value, replicated(mesh) if name == "option_mask" else rows)
-            for name, value in vars(scoring).items()
-        }
+        **{name: jax.device_put(value, shardings[name]) for name, value in vars(scoring).items()}
     )
 
 
@@ -100,17 +112,57 @@ def parameter_path(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def parameter_shardings(state: nnx.State, mesh: Mesh) -> Any:
-    """Returns a tree like `state` with the `NamedSharding` of each parameter.
+    """Returns a tree like `state` with the `NamedSharding` of each parameter."""
+
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: parameter_sharding(parameter_path(path), leaf.shape, mesh), state
+    )
+
+
+def parameter_sharding(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of one parameter.
 
     An axis that its mesh axes do not divide is kept whole.
     """
+    return NamedSharding(mesh, _spec(PARAMETER_AXES[path], shape, mesh, RULES))
 
-    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        axes = (RULES[axis] for axis in PARAMETER_AXES[parameter_path(path)])
-        spec = (
+
+def gather_layer(weights: nnx.State) -> nnx.State:
+    """Asks for one layer's weights whole along `fsdp`, as they are used.
+
+    Left to itself the partitioner sends activations around instead where it thinks them smaller.
+    Outside `use_abstract_mesh` nothing is asked for.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return weights
+    rules = RULES | {"embed": None}
+
+    def gather(path: tuple[Any, ...], leaf: Array) -> Array:
+        axes = PARAMETER_AXES["layers", *parameter_path(path)][1:]
+        spec = _spec(axes, leaf.shape, mesh, rules)
+        return jax.lax.with_sharding_constraint(leaf, spec)
+
+    return jax.tree_util.tree_map_with_path(gather, weights)
+
+
+def spread_rows(x: Shaped[Array, "R *_"]) -> Shaped[Array, "R *_"]:
+    """Keeps the rows of a batch spread as they came; outside `use_abstract_mesh` nothing is asked.
+
+    Every other axis is whole on each device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["rows"]))
+
+
+def _spec(
+    axes: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Rules
+) -> PartitionSpec:
+    spread = (rules[axis] for axis in axes)
+    return PartitionSpec(
+        *(
             axis if axis is None or size % int(np.prod(mesh.shape[axis])) == 0 else None
-            for axis, size in zip(axes, leaf.shape, strict=True)
+            for axis, size in zip(spread, shape, strict=True)
         )
-        return NamedSharding(mesh, PartitionSpec(*spec))
-
-    return jax.tree_util.tree_map_with_path(sharding, state)
+    )

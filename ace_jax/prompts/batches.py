@@ -9,20 +9,17 @@ only each other, a padding edge adds to no option, a padding pair has weight 0.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import Prompt
 from ace_jax.prompts.trie import Sequences, Tokens, Trie
 
-if TYPE_CHECKING:
-    AnyArray = Any
-else:  # NumPy on the host, JAX on the device
-    AnyArray = Array | np.ndarray
+AnyArray = Any  # NumPy on the host, JAX on the device, a shape where a step is only compiled
 
 
 @jax.tree_util.register_dataclass
@@ -106,6 +103,15 @@ class Shapes:
                 f"batch.row_lengths: the longest prompt has {longest} tokens, the longest row "
                 f"{self.row_lengths[-1]}; add a longer row"
             )
+
+
+def alike(prompts: Sequence[Prompt], size: int) -> list[list[int]]:
+    """Returns the prompts' numbers in batches of at most `size`, those that begin alike together.
+
+    What prompts of a batch share is computed once.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: prompts[row].tokens)
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:

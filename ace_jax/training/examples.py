@@ -1,17 +1,21 @@
 """What is learnt from: pairs, and the prompts and the survey's answers of their endpoints."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
-from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
-from ace_jax.survey.pairs import mode
-from ace_jax.survey.release import ReleasePairs
+from ace_jax.survey.holdout import held_out_cells, held_out_pairs
+from ace_jax.survey.pairs import mode, toggle_pairs
+from ace_jax.survey.release import ReleasePairs, is_release_train, read_train
+from ace_jax.survey.sources import open_dataset
 
 PAIR_WEIGHTS = ("none", "precision")
 
@@ -32,6 +36,39 @@ class Examples:
     prompts: list[PromptText]
     answers: list[Float[np.ndarray, "_"]]
     modes: list[int]
+
+
+def read_examples(config: ConfigDict) -> Examples:
+    """Returns what `data.path` has to learn from, without what is held out.
+
+    That is a DATASET, the authors' directory of cells, or their training file of ready prompts.
+    """
+    path, pair_weight = Path(config.data.path), config.objective.pair_weight
+    if is_release_train(path):
+        if config.data.questions:
+            raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
+        release = read_train(path)
+        seen = ~held_out_pairs(release.pairs, config.data.holdout, config.seed)
+        pairs = kept(release.pairs, seen, config.data.holdout)
+        return of_release(replace(release, pairs=pairs), pair_weight)
+    dataset = select_questions(open_dataset(config.data.path), config.data.questions)
+    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
+    return of_dataset(dataset, training_pairs(dataset, config), style, pair_weight)
+
+
+def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
+    """Returns the pairs with no endpoint held out; positions are in `dataset.cells`."""
+    held_out = held_out_cells(dataset, config.data.holdout, config.seed)
+    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
+    ends = pairs[["cell_0", "cell_1"]].to_numpy()
+    return kept(pairs, ~held_out[ends].any(axis=1), config.data.holdout)
+
+
+def kept(pairs: pd.DataFrame, seen: np.ndarray, holdout: str) -> pd.DataFrame:
+    """Returns the pairs that training may see; raises `InputError` if there are none."""
+    if not seen.any():
+        raise InputError(f"data.holdout {holdout} leaves none of {len(pairs)} pairs to train on")
+    return pairs[seen].reset_index(drop=True)
 
 
 def of_dataset(

@@ -1,6 +1,6 @@
 """What training changes: the adapter, the optimizer's moments, the random key and the step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -10,10 +10,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from ace_jax.errors import check_positive
+from ace_jax.errors import InputError, check_positive
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.model.llama import Llama
+from ace_jax.model.llama import REMAT, Llama
 from ace_jax.model.lora import LoRAConfig
+from ace_jax.model.quantization import quantized
 from ace_jax.model.sharding import parameter_shardings, replicated
 
 
@@ -52,10 +53,30 @@ class AbstractModel:
     base: nnx.State
 
 
-def abstract_model(config: LlamaConfig, lora: LoRAConfig | None, dtype: jnp.dtype) -> AbstractModel:
-    """Returns the model's structure and shapes; no memory is taken."""
-    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0)))
-    return AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
+def abstract_model(
+    config: LlamaConfig,
+    lora: LoRAConfig | None,
+    dtype: jnp.dtype,
+    remat: str = "matmuls",
+    quantization: str = "none",
+) -> AbstractModel:
+    """Returns the model's structure and shapes; no memory is taken.
+
+    Args:
+      config: architecture.
+      lora: the adapter's shape; None for the base alone.
+      dtype: of the frozen parameters.
+      remat: what is kept for the backward pass, `model.remat`.
+      quantization: of the frozen kernels, `model.quantization`.
+
+    Raises:
+      InputError: an unknown name among the last two.
+    """
+    if remat not in REMAT:
+        raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
+    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat))
+    whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
+    return replace(whole, base=quantized(whole.base, quantization))
 
 
 def initial_lora(
@@ -103,6 +124,22 @@ def initial_state(
         return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
 
     return jax.jit(create, out_shardings=shardings)(lora, key)
+
+
+def abstract_state(
+    lora: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Returns shapes and shardings of a state whose adapter has the shapes of `lora`."""
+
+    def create(lora: nnx.State, key: Key[Array, ""]) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
+
+    shapes = jax.eval_shape(create, lora, jax.eval_shape(lambda: jax.random.key(0)))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(lora, optimizer, mesh),
+    )
 
 
 def state_shardings(

@@ -1,4 +1,4 @@
-"""One training step as a pure, compiled function of state and batch."""
+"""One step of training, and one of scoring, as pure, compiled functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +23,9 @@ Metrics = dict[str, Array]
 TrainStep = Callable[
     [TrainState, nnx.State, Scoring, Targets, Float[Array, ""], Float[Array, ""]],
     tuple[TrainState, Metrics],
+]
+ScoringStep = Callable[
+    [nnx.State, nnx.State, Scoring], tuple[Float[Array, "C K"], Float[Array, "C"]]
 ]
 
 
@@ -95,12 +98,32 @@ def make_train_step(
         beta: Float[Array, ""],
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step) if dropout > 0 else None
-        gradient, metrics = jax.grad(objective, has_aux=True)(
-            state.lora, base, graph, scoring, targets, alpha, beta, normalizer, key
-        )
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            gradient, metrics = jax.grad(objective, has_aux=True)(
+                state.lora, base, graph, scoring, targets, alpha, beta, normalizer, key
+            )
         updates, moments = optimizer.update(gradient, state.optimizer, state.lora)
         lora = optax.apply_updates(state.lora, updates)
         metrics["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(state.step + 1, lora, moments, state.key), metrics
 
     return step
+
+
+def make_scoring_step(graph: nnx.GraphDef, mesh: Mesh) -> ScoringStep:
+    """Returns the function of adapter, base and batch that evaluation runs, compiled.
+
+    It gives the probability of each option (Eq. 3), and of all options before renormalising.
+    """
+
+    @jax.jit
+    def answer(
+        lora: nnx.State, base: nnx.State, batch: Scoring
+    ) -> tuple[Float[Array, "C K"], Float[Array, "C"]]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            log_likelihoods = option_log_likelihoods(nnx.merge(graph, lora, base), batch)
+        log_p = option_log_probabilities(log_likelihoods, batch.option_mask)
+        mass = option_mass(log_likelihoods, batch.option_mask)
+        return jax.lax.with_sharding_constraint((jnp.exp(log_p), mass), replicated(mesh))
+
+    return answer
