@@ -1,0 +1,1 @@
+"""What a step costs where it has not run: compiled from shapes alone, and read."""
