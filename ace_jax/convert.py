@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ace_jax.interop.merging import (
     write_weights,
 )
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.lora import TARGETS
 from ace_jax.model.sharding import make_mesh
 from ace_jax.training.checkpoints import read_state, saved_steps
 from ace_jax.training.state import abstract_model, abstract_state, make_optimizer
@@ -114,6 +116,8 @@ def import_adapter(args: argparse.Namespace) -> None:
     """Checks an adapter against a base model and writes it as one of that model's."""
     checkpoint = open_checkpoint(args.model)
     config = peft.read_lora_config(args.adapter)
+    # peft keeps targets as a set, in any order.
+    config = replace(config, targets=tuple(name for name in TARGETS if name in config.targets))
     model = abstract_model(checkpoint.config, config, FLOAT32)
     factors = peft.read_factors(args.adapter, model.lora, base_fingerprint=None)
     identity = fingerprint(checkpoint.source)

@@ -254,6 +254,7 @@ def test_an_adapter_is_bound_to_a_base(tiny_checkpoint, tokenizer, load, tmp_pat
     with safe_open(tmp_path / "ours" / WEIGHTS, framework="numpy") as handle:
         assert handle.metadata()["base_fingerprint"] == identity
     before, after = (load_file(tmp_path / name / WEIGHTS) for name in ("peft", "ours"))
+    assert json.loads((tmp_path / "ours" / CONFIG).read_text())["target_modules"] == list(TARGETS)
     assert before.keys() == after.keys()
     for name, factor in before.items():
         np.testing.assert_array_equal(after[name], factor)

@@ -256,7 +256,10 @@ def test_adapters(refuses_to_train, tiny_checkpoint, peft_adapter, tmp_path):
         ({"r": 8}, r"lora_A\.weight has shape \(4, 64\), the model needs \(8, 64\)"),
         ({"target_modules": ["q_proj", "v_proj"]}, r"v_proj\.lora_A\.weight is missing"),
         ({"target_modules": ["v_proj"]}, r"v_proj\.lora_A\.weight is missing"),
-        ({"target_modules": ["q_proj", "wq"]}, r"adapter_config\.json: lora\.targets: 'wq'; choose"),
+        (
+            {"target_modules": ["q_proj", "wq"]},
+            r"adapter_config\.json: lora\.targets: 'wq'; choose",
+        ),
         ({"use_dora": True}, "use_dora is not supported"),
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
     ):

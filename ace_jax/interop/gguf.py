@@ -100,6 +100,11 @@ class GGUFSource:
             raise InputError(f"{path}: architecture {self._architecture!r} is not supported")
         self.config = self._read_config()
 
+    @property
+    def context_length(self) -> int:
+        """For how many tokens the model was made."""
+        return int(self._field(f"{self._architecture}.context_length"))
+
     def names(self) -> Collection[str]:
         """Returns every tensor's Hugging Face name."""
         return self._tensors.keys()

@@ -103,14 +103,14 @@ class SafetensorsSource:
                     twice.append(f"{self._tensors[name].file.name} and {file.name} hold {name}")
                 self._tensors[name] = tensor
         if twice:
-            raise InputError(f"{directory}: {_listed(twice)}; leave the files of one model only")
+            raise InputError(f"{directory}: {listed(twice)}; leave the files of one model only")
         lacking = [
             f"{shard} lacks {name}"
             for name, shard in shard_of.items()
             if name not in self._tensors or self._tensors[name].file.name != shard
         ]
         if lacking:
-            raise InputError(f"{directory / INDEX}: {_listed(lacking)}; fetch both again")
+            raise InputError(f"{directory / INDEX}: {listed(lacking)}; fetch both again")
         other = [
             f"{name} is {tensor.dtype}"
             for name, tensor in self._tensors.items()
@@ -118,7 +118,7 @@ class SafetensorsSource:
         ]
         if other:
             raise InputError(
-                f"{directory}: {_listed(other)}; only {', '.join(DTYPES)} are read, "
+                f"{directory}: {listed(other)}; only {', '.join(DTYPES)} are read, "
                 "so take the checkpoint that is not quantised"
             )
 
@@ -291,12 +291,12 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
         if source.shape(name) != wanted[name]
     ]
     if problems:
-        raise InputError(f"checkpoint does not fit its config: {_listed(problems)}")
+        raise InputError(f"checkpoint does not fit its config: {listed(problems)}")
     return wanted.keys()
 
 
-def _listed(problems: Iterable[str]) -> str:
-    """Joins problems to one line; what several layers share is said once, `layers.2-31.`."""
+def listed(problems: Iterable[str]) -> str:
+    """Returns problems in one line; what several layers share is said once, `layers.2-31.`."""
     layers_of: dict[tuple[str, ...], list[int]] = {}
     for problem in problems:
         before, *found = LAYER_NUMBER.split(problem, maxsplit=1)

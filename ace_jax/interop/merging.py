@@ -13,7 +13,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from gguf import GGUFReader
 from huggingface_hub import split_state_dict_into_shards_factory
 from jaxtyping import Float
 from safetensors.numpy import save_file
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import TensorSource
 from ace_jax.interop.hub import Checkpoint
 from ace_jax.interop.peft import factor_names
@@ -105,6 +105,7 @@ def write_weights(
             tensors[name] = _merged(source, name, adapter, dtypes[name])
             progress.update()
         save_file(tensors, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod(0o644)  # the library writes them for the owner alone
         del tensors  # before the next shard is gathered
     progress.close()
     if shards.is_sharded:
@@ -121,16 +122,16 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
 
     Raises `InputError` for a GGUF file whose architecture no config.json can tell.
     """
-    if checkpoint.directory is None:
-        (file,) = checkpoint.files
+    if isinstance(checkpoint.source, GGUFSource):
         config = _config_of(checkpoint.config, checkpoint.tokenizer) | {
-            "max_position_embeddings": context_length(file),
+            "max_position_embeddings": checkpoint.source.context_length,
             "dtype": (dtype or DTYPES["float32"]).name,
         }
         checkpoint.tokenizer.save_pretrained(directory)
         generation = {name: config[name] for name in config if name.endswith("_token_id")}
         _write_json(directory / "generation_config.json", generation)
     else:
+        assert checkpoint.directory is not None
         config = json.loads((checkpoint.directory / "config.json").read_text(encoding="utf-8"))
         for file in _companions(checkpoint.directory):
             shutil.copyfile(file, directory / file.name)
@@ -144,14 +145,6 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
 def dtype_of(source: TensorSource, name: str) -> np.dtype:
     """Returns the dtype in which a source hands a tensor over."""
     return source.read(name, (slice(0, 1), slice(0, 1))[: len(source.shape(name))]).dtype
-
-
-def context_length(gguf: Path) -> int:
-    """Returns for how many tokens a GGUF file says its model was made; raises `InputError`."""
-    field = GGUFReader(gguf).get_field("llama.context_length")
-    if field is None:
-        raise InputError(f"{gguf}: the field llama.context_length is missing")
-    return int(field.contents())
 
 
 def _merged(

@@ -5,9 +5,7 @@ stacked over layers.
 """
 
 import json
-import re
 from collections.abc import Mapping
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import PATH_TO_HF
+from ace_jax.interop.hf_weights import PATH_TO_HF, listed
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
 
@@ -211,19 +209,19 @@ def read_factors(
     with _open_weights(directory) as handle:
         found = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118 - not a dict
         problems = [
-            (name, f"is missing, the model needs {shape}")
+            f"{name} is missing, the model needs {shape}"
             for name, shape in shapes.items()
             if name not in found
         ]
         problems += [
-            (name, f"has shape {found[name]}, the model needs {shape}")
+            f"{name} has shape {found[name]}, the model needs {shape}"
             for name, shape in shapes.items()
             if found.get(name, shape) != shape
         ]
         unknown = found.keys() - shapes.keys()
-        problems += [(name, "belongs to no adapted layer of the model") for name in sorted(unknown)]
+        problems += [f"{name} belongs to no adapted layer of the model" for name in sorted(unknown)]
         if problems:
-            raise InputError(f"{directory / WEIGHTS}: {_by_layer(problems)}")
+            raise InputError(f"{directory / WEIGHTS}: {listed(problems)}")
         return {name: _floats(handle.get_slice(name)[:]) for name in shapes}
 
 
@@ -270,27 +268,6 @@ def _floats(factor: np.ndarray) -> Float[np.ndarray, "out in"]:
     # NumPy has no bfloat16: safetensors may hand its bits over as they lie.
     whole = factor.view(ml_dtypes.bfloat16) if factor.dtype == np.dtype("V2") else factor
     return whole.astype(np.float32)
-
-
-def _by_layer(problems: list[tuple[str, str]]) -> str:
-    """Returns the problems in one line; those that differ by layer only are told once."""
-    layers: dict[tuple[str, str], list[int]] = {}
-    for name, what in problems:
-        number = re.search(r"(?<=layers\.)\d+", name)
-        key = (re.sub(r"(?<=layers\.)\d+", "{}", name, count=1), what)
-        layers.setdefault(key, []).extend([int(number[0])] if number else [])
-    return "; ".join(
-        f"{name.replace('{}', _ranges(numbers))} {what}" for (name, what), numbers in layers.items()
-    )
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] -> "0-2,5"."""
-    runs = [
-        [number for _, number in run]
-        for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])
-    ]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _names(path: tuple[str, ...], layers: int) -> list[str]:
