@@ -96,12 +96,12 @@ def main(config: ConfigDict, workdir: Path) -> None:
     data = training_batches(units, collate, schedule.epochs, config.data.shuffle, config.seed)
 
     # State: fresh or from an adapter, then as the latest checkpoint has it.
-    base = load_base(model.base, checkpoint.source, mesh)
     identity = fingerprint(checkpoint.source)
+    init_from = config.lora.init_from
+    lora = init_from and load_adapter(Path(init_from), model.lora, mesh, identity)
+    base = load_base(model.base, checkpoint.source, mesh)
     key = jax.random.key(config.seed)
-    if config.lora.init_from:
-        lora = load_adapter(Path(config.lora.init_from), model.lora, mesh, identity)
-    else:
+    if not init_from:
         lora = initial_lora(checkpoint.config, lora_config, mesh, key)
     state = initial_state(lora, optimizer, key, mesh)
     workdir.mkdir(parents=True, exist_ok=True)

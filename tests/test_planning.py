@@ -18,6 +18,7 @@ from ace_jax.planning.flops import matmul_flops
 from ace_jax.planning.program import Program, bytes_of, model_of, scoring_program, train_program
 from ace_jax.planning.roofline import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, estimate
 from ace_jax.planning.workload import workload
+from ace_jax.training.step import objective
 
 LAYERS = 4
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "o_proj", "down_proj"))
@@ -212,6 +213,18 @@ def test_products_are_counted_as_xla_counts_them_without_loops():
     assert count(jax.checkpoint(layer))[0] == counted + 2 * product  # x w again
 
 
+def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
+    batch = workload(config, None, 1, cells=8).training
+    model = model_of(config, architecture(2, hidden=256), LORA)  # one layer in the loop: unrolled
+
+    def run(lora, base, scoring, targets):
+        return objective(lora, base, model.graph, scoring, targets, 1.0, 1.0, "options", None)
+
+    traced = jax.jit(run).trace(model.lora, model.base, batch.scoring, batch.targets)
+    xla = traced.lower().compile().cost_analysis()["flops"]
+    assert 1 <= xla / matmul_flops(traced.jaxpr.jaxpr) < 1.02
+
+
 def test_a_scan_counts_as_often_as_it_runs():
     def run(w, x):
         return jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]
@@ -233,6 +246,11 @@ def test_operations_grow_with_the_layers(config):
     kernels = 64 * (64 + 2 * 32 + 64) + 3 * 64 * layer.intermediate_size
     nodes = batch.scoring.tokens.size
     assert counted[1] - counted[0] >= 2 * nodes * kernels
+
+
+def test_four_bits_are_half_a_byte():
+    kernel = jax.ShapeDtypeStruct((3, 8), jnp.uint4)
+    assert bytes_of([kernel, jax.ShapeDtypeStruct((2,), jnp.bfloat16)]) == 12 + 4
 
 
 CHIP = Chip(memory=16e9, flops=200e12, memory_rate=800e9, link_rate=50e9)

@@ -32,7 +32,7 @@ def verdict(
         return f"does not fit: {need}; {_spread_further(program.peak - held, limit, mesh, base)}"
     size, step = config.batch.size, config.batch.neighbours
     smaller = int(size * share) // step * step
-    knobs = f"model.remat (now {config.model.remat})" if "remat" in config.model else "more devices"
+    knobs = f"model.remat (now {config.model.remat})"
     if smaller < 1:
         return (
             f"does not fit: {need}; {_gb(program.temporaries)} GB are temporaries and "

@@ -59,8 +59,7 @@ def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) ->
     """Returns the model that `train` builds from a config, as shapes."""
     fields = config.model
     dtype = base_dtype(fields.dtype)
-    remat, quantization = fields.get("remat", "matmuls"), fields.get("quantization", "none")
-    return abstract_model(architecture, lora, dtype, remat, quantization)
+    return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
 def train_program(
@@ -159,11 +158,16 @@ def parameters_of(tree: Any) -> int:
 
 def bytes_of(tree: Any) -> int:
     """Returns the size of a tree of shapes, all devices' shares together."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
 def _on_a_device(tree: Any) -> int:
     return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
+        _bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)
     )
+
+
+def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    if jnp.issubdtype(dtype, jnp.integer):  # accelerators pack two values of four bits into a byte
+        return math.prod(shape) * jnp.iinfo(dtype).bits // 8
+    return math.prod(shape) * dtype.itemsize
