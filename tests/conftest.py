@@ -57,6 +57,17 @@ QUESTIONS = pd.DataFrame(
 )
 
 
+# Llama 3.1's, stretched within a prompt's length.
+STRETCHED_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+
 @pytest.fixture(scope="session")
 def mesh() -> Mesh:
     """One device."""
@@ -91,14 +102,6 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def save_tiny(directory: Path, tokenizer: PreTrainedTokenizerFast, tied: bool) -> Path:
     """Saves a random two-layer LLaMA whose RoPE is stretched within a prompt's length."""
     torch.manual_seed(0)
-    rope = {
-        "rope_type": "llama3",
-        "rope_theta": 1e4,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 16,
-    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -107,7 +110,7 @@ def save_tiny(directory: Path, tokenizer: PreTrainedTokenizerFast, tied: bool) -
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        rope_parameters=rope,
+        rope_parameters=STRETCHED_ROPE,
         initializer_range=0.15,  # far from uniform answers
         tie_word_embeddings=tied,
     )

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import STRETCHED_ROPE
 from flax import nnx
 from test_llama import logits, prompt, torch_logits, trie_of
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -26,14 +27,6 @@ SIZES = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 1e4,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 1e4,
@@ -47,10 +40,10 @@ FAMILIES = {
         "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
     },
     "llama3": {"model_type": "llama", "rope_parameters": {"rope_theta": 5e5}},
-    "llama3.1": {"model_type": "llama", "rope_parameters": LLAMA3},
+    "llama3.1": {"model_type": "llama", "rope_parameters": STRETCHED_ROPE},
     "llama3.2": {
         "model_type": "llama",
-        "rope_parameters": LLAMA3 | {"factor": 32.0},
+        "rope_parameters": STRETCHED_ROPE | {"factor": 32.0},
         "tie_word_embeddings": True,
     },
     "llama-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
@@ -103,7 +96,7 @@ def changed(family, **fields):
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "su"])
 def test_an_unknown_rope_is_refused_by_name(family, rope_type):
-    config = changed(family, rope_parameters=LLAMA3 | {"rope_type": rope_type})
+    config = changed(family, rope_parameters=STRETCHED_ROPE | {"rope_type": rope_type})
     with pytest.raises(InputError, match=f"rope type '{rope_type}' is not supported"):
         LlamaConfig.from_hf(config)
 

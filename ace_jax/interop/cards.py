@@ -12,11 +12,10 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from ace_jax import __version__
 from ace_jax.errors import InputError
+from ace_jax.interop.hub import is_hub_id
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.survey.dataset import dataset_directory
 
@@ -162,22 +161,13 @@ class CheckpointCard:
 def _metadata(base: str, library: str, tags: list[str], scores: Scores | None) -> ModelCardData:
     return ModelCardData(
         # The hub links the base by its id; a path on somebody's disk is no such thing.
-        base_model=base if is_hub_id(base) else None,
+        base_model=base if "/" in base and is_hub_id(base) and not Path(base).exists() else None,
         library_name=library,
         pipeline_tag="text-generation",
         tags=tags or None,
         model_name=f"ACE-Align {base}" if scores else None,
         eval_results=_results(scores) if scores else None,
     )
-
-
-def is_hub_id(name: str) -> bool:
-    """Returns whether a base model's name can be a hub id."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
 
 
 def _results(scores: Scores) -> list[EvalResult]:

@@ -154,7 +154,7 @@ def _find(path: str, hub_files: list[str]) -> tuple[str, Path]:
         raise InputError(f"model.path: there is no file {path}")
     if path in REGISTRY:
         return REGISTRY[path].hub_id, _find_built_in(REGISTRY[path], hub_files)
-    if "/" in path and _is_hub_id(path):
+    if "/" in path and is_hub_id(path):
         return path, _hub_snapshot(path, hub_files)
     raise InputError(
         f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(REGISTRY)}"
@@ -203,7 +203,8 @@ def _checked(model: Description) -> Description:
     return model
 
 
-def _is_hub_id(path: str) -> bool:
+def is_hub_id(path: str) -> bool:
+    """Returns whether a text has the form of a hub id."""
     try:
         validate_repo_id(path)
     except HFValidationError:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
 from ace_jax.interop.gguf import GGUFSource
-from ace_jax.interop.hf_weights import TensorSource
+from ace_jax.interop.hf_weights import INDEX, TensorSource
 from ace_jax.interop.hub import Checkpoint
 from ace_jax.interop.peft import factor_names
 from ace_jax.model.architecture import LlamaConfig
@@ -32,7 +32,6 @@ DTYPES = {
     "float16": np.dtype(np.float16),
 }
 PATTERN = "model{suffix}.safetensors"
-INDEX = "model.safetensors.index.json"
 # What goes with a model besides its weights and config.json.
 COMPANIONS = (
     "generation_config.json",

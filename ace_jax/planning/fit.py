@@ -24,11 +24,9 @@ def verdict(
     if program.peak <= limit:
         return f"fits: {need}"
     held = program.arguments["base"]
-    if 2 * held > program.peak:
-        return f"does not fit: {need}; {_spread_further(program.peak - held, limit, mesh, base)}"
     fixed = sum(program.arguments.values())
     share = (limit - fixed) / program.temporaries
-    if share <= 0:
+    if 2 * held > program.peak or share <= 0:
         return f"does not fit: {need}; {_spread_further(program.peak - held, limit, mesh, base)}"
     size, step = config.batch.size, config.batch.neighbours
     smaller = int(size * share) // step * step

@@ -1,6 +1,7 @@
 """What training changes: the adapter, the optimizer's moments, the random key and the step."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -119,27 +120,25 @@ def initial_state(
 ) -> TrainState:
     """Returns the state of step 0; the moments lie where their parameters lie."""
     shardings = state_shardings(lora, optimizer, mesh)
-
-    def create(lora: nnx.State, key: Key[Array, ""]) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
-
-    return jax.jit(create, out_shardings=shardings)(lora, key)
+    create = jax.jit(partial(_fresh_state, optimizer), out_shardings=shardings)
+    return create(lora, key)
 
 
 def abstract_state(
     lora: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
     """Returns shapes and shardings of a state whose adapter has the shapes of `lora`."""
-
-    def create(lora: nnx.State, key: Key[Array, ""]) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
-
-    shapes = jax.eval_shape(create, lora, jax.eval_shape(lambda: jax.random.key(0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    shapes = jax.eval_shape(partial(_fresh_state, optimizer), lora, key)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         state_shardings(lora, optimizer, mesh),
     )
+
+
+def _fresh_state(optimizer: optax.GradientTransformation, lora: nnx.State, key: Any) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
 
 
 def state_shardings(
