@@ -67,4 +67,6 @@ def _parse(argv: list[str], config: flags.FlagHolder) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.exit(f"error: {' '.join(message.split())}")
+    # A file's name may hold what a terminal obeys.
+    line = " ".join(message.split())
+    sys.exit("error: " + "".join(char if char.isprintable() else "?" for char in line))

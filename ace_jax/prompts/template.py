@@ -4,15 +4,16 @@ Templates run in the sandbox that Hugging Face chat templates run in. A prompt i
 trailing blanks removed plus one newline, as in the authors' released code.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.prompts.sandbox import Sandbox, TemplateError, prompt_renderer
 
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 STYLES = {
@@ -45,28 +46,28 @@ def options_of(texts: tuple[str, ...], style: str) -> tuple[Option, ...]:
 class PromptTemplate:
     """A compiled template. Make one with `load`."""
 
-    template: jinja2.Template
+    renderer: Callable[[dict[str, Any]], str]
     source: str
 
     @classmethod
     def load(cls, name: str) -> "PromptTemplate":
         """Reads a built-in template or a Jinja file.
 
-        Raises `InputError` where there is no such template or it does not parse.
+        Raises `InputError` where there is no such template or it does not compile.
         """
         if name in BUILT_IN:
             file = resources.files("ace_jax.prompts") / "templates" / f"{name}.j2"
             source = file.read_text(encoding="utf-8")
-        elif Path(name).is_file():
-            source = _read(Path(name))
-        else:
+            return cls(prompt_renderer(source), source)
+        if not Path(name).is_file():
             known = ", ".join(BUILT_IN)
             raise InputError(f"prompt.template: {name!r} is neither a file nor one of {known}")
-        environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+        source = _read(Path(name))
         try:
-            return cls(environment.from_string(source), source)
-        except jinja2.TemplateSyntaxError as error:
-            raise InputError(f"{name}, line {error.lineno}: {error.message}") from None
+            return cls(Sandbox("prompt", source).render, source)
+        except TemplateError as error:
+            where = f"{name}, line {error.line}" if error.line else f"prompt.template: {name}"
+            raise InputError(f"{where}: {error}") from None
 
     def render(
         self, country: str, persona: Mapping[str, str], question: str, options: tuple[Option, ...]
@@ -80,15 +81,36 @@ class PromptTemplate:
           options: in option order.
 
         Raises:
-          InputError: the template does what the sandbox forbids, or fails.
+          InputError: the template does what the sandbox forbids, takes too much, or fails.
         """
+        variables = {
+            "country": country,
+            "persona": dict(persona),
+            "question": question,
+            "options": [asdict(option) for option in options],
+        }
         try:
-            text = self.template.render(
-                country=country, persona=persona, question=question, options=options, **persona
-            )
-        except Exception as error:  # a user's program: what it can raise has no bound
-            raise InputError(f"prompt.template: {type(error).__name__}: {error}") from None
+            text = self.renderer(variables | dict(persona))
+        except TemplateError as error:
+            raise InputError(f"prompt.template: {error}") from None
         return text.rstrip() + "\n"
+
+
+def in_chat(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Returns each text as a user's turn in the chat template that comes with a model.
+
+    Raises `InputError` where there is none, or it does what the sandbox forbids, takes too much, or
+    fails.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError("prompt.chat: this model's tokenizer has no chat template")
+    try:
+        sandbox = Sandbox("chat", tokenizer.get_chat_template())
+        turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]
+        known = tokenizer.special_tokens_map
+        return [sandbox.render({"messages": turn} | known) for turn in turns]
+    except (TemplateError, TypeError, ValueError) as error:
+        raise InputError(f"prompt.chat: the model's chat template: {error}") from None
 
 
 def _read(path: Path) -> str:

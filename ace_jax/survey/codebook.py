@@ -51,6 +51,7 @@ from pathlib import Path
 from typing import Any
 
 from ace_jax.errors import InputError
+from ace_jax.survey.codebook_format import Code, check_keys, whole
 from ace_jax.survey.personas import Attribute
 
 CODEBOOKS = Path(__file__).parent / "codebooks"
@@ -62,8 +63,6 @@ RESERVED = frozenset(
 
 # Stands in a question's text for the name of the country in which it is asked.
 COUNTRY = "[COUNTRY]"
-
-Code = int | float | str
 
 
 @dataclass(frozen=True)
@@ -153,8 +152,11 @@ def read_codebook(path: Path) -> Codebook:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"there is no codebook {path}; give the path of one") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"codebook {path} is not TOML: {error}; correct it there") from None
+    except OSError as error:
+        raise InputError(f"cannot read the codebook {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # of UTF-8, TOML, or a number of 5,000 digits
+        reason = " ".join(str(error).split())
+        raise InputError(f"codebook {path} is not TOML: {reason:.200}; correct it there") from None
     try:
         return _codebook(content)
     except InputError as error:
@@ -225,7 +227,7 @@ def _moved(recode: Recode, rules: Mapping[str, float]) -> Recode:
 
 
 def _codebook(content: dict[str, Any]) -> Codebook:
-    _check_keys(
+    check_keys(
         content,
         "the file",
         {"source", "citation", "attributes", "questions"},
@@ -274,7 +276,7 @@ def _codebook(content: dict[str, Any]) -> Codebook:
 def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
     where = f"attribute {entry.get('name')}"
     optional = {"codes", "threshold", "dropped", "labels"}
-    _check_keys(entry, where, {"name", "column", "levels"}, optional)
+    check_keys(entry, where, {"name", "column", "levels"}, optional)
     levels = tuple(entry["levels"])
     if len(levels) < 2 or len(set(levels)) < len(levels):
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
@@ -297,7 +299,7 @@ def _by_codes(entry: dict[str, Any], where: str) -> dict[Code, str]:
 
 def _by_threshold(entry: dict[str, Any], where: str) -> Threshold:
     threshold = entry["threshold"]
-    _check_keys(threshold, f"{where}, threshold", {"name", "at_least", "level"}, set())
+    check_keys(threshold, f"{where}, threshold", {"name", "at_least", "level"}, set())
     if len(entry["levels"]) != 2 or threshold["level"] not in entry["levels"]:
         raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
     return Threshold(**threshold)
@@ -306,7 +308,7 @@ def _by_threshold(entry: dict[str, Any], where: str) -> Threshold:
 def _question(entry: dict[str, Any], source: str, scales: dict[str, Any]) -> Question:
     where = f"question {entry.get('column')}"
     optional = {"ordinal", "dropped", "merged", "labels", "paper"}
-    _check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
+    check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
     options = _labelled(_options(entry, scales), where)
     return Question(
         source=source,
@@ -333,19 +335,11 @@ def _options(entry: dict[str, Any], scales: dict[str, Any]) -> Any:
 
 def _labelled(pairs: Any, where: str) -> tuple[tuple[int, str], ...]:
     try:
-        return tuple((int(code), str(label)) for code, label in pairs)
-    except (TypeError, ValueError):
+        return tuple((whole(code), str(label)) for code, label in pairs)
+    except (OverflowError, TypeError, ValueError):
         raise InputError(
             f'{where}: write each option as [code, "label"], the code a whole number'
         ) from None
-
-
-def _check_keys(entry: dict[str, Any], where: str, required: set[str], optional: set[str]) -> None:
-    if missing := sorted(required - set(entry)):
-        raise InputError(f"{where} lacks `{missing[0]}`; add it")
-    if unknown := sorted(set(entry) - required - optional):
-        known = ", ".join(sorted(required | optional))
-        raise InputError(f"{where} has the unknown key `{unknown[0]}`; known are {known}")
 
 
 def _check_names(attributes: list[str], questions: list[str]) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import CODEBOOKS, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
+from ace_jax.survey.statistics_files import check_fits
 
 EMBEDDED = ("gss2018",)
 SHRUNK = "p_shrunk"
@@ -189,9 +190,11 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
 def _columns(path: Path) -> list[str]:
     try:
         return list(pq.read_schema(path).names)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a parquet file ({reason}); prepare it again") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is not a parquet file ({reason:.200}); prepare it again"
+        ) from None
 
 
 def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
@@ -199,17 +202,25 @@ def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     if missing := [name for name in schema.names if name not in found]:
         raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
     try:
-        return pq.read_table(path, columns=schema.names).cast(schema)
+        check_fits(pq.read_metadata(path).num_rows * len(schema.names), path)
+        table = pq.read_table(path, columns=schema.names)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged ({reason:.200}); prepare it again") from None
+    try:
+        return table.cast(schema)
     except (ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path} has a column of the wrong type: {error}") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} has a column of the wrong type: {reason:.200}") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
         _attributes(manifest)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is not a manifest ({error}); prepare it again") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a manifest ({reason:.200}); prepare it again") from None
     return manifest
 
 

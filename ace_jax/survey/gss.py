@@ -6,6 +6,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.csv_files import read_csv
+from ace_jax.survey.statistics_files import check_columns
 
 YEAR = 2018
 FILTER = f"year == {YEAR}"
@@ -48,6 +49,7 @@ def read(paths: list[Path]) -> pd.DataFrame:
     if missing := [name for name in TABLES if name not in tables]:
         raise InputError(f"--input lacks {missing[0]}.csv; give {', '.join(TABLES)} (.csv)")
     spending, wages, abortion = (tables[name] for name in TABLES)
+    check_columns(FROM_ABORTION, abortion.columns, Path("gss_abortion.csv"), "the whole table")
     _check_aligned(spending, wages, abortion)
     return pd.concat([spending, wages[["maritalcat"]], abortion[FROM_ABORTION]], axis=1)
 

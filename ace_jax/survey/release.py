@@ -31,6 +31,7 @@ from ace_jax.survey.release_format import (
     Labels,
     Persona,
     alpha3,
+    check_whole,
     field,
     option_numbers,
     parse_json,
@@ -138,11 +139,13 @@ def read_train(path: Path) -> ReleasePairs:
             try:
                 labels = option_numbers(field(line, "options", list))
                 cells = [_endpoint(line, group, labels) for group in ("group_A", "group_B")]
+                country = alpha3(_optional(line, "country") or file.stem)
+                attribute, question_id = (
+                    _optional(line, key) for key in ("attribute", "question_id")
+                )
             except InputError as error:
                 raise InputError(f"{file}, line {number}: {error}") from None
             cell_0, cell_1 = (endpoints.setdefault(cell, len(endpoints)) for cell in cells)
-            country = alpha3(_optional(line, "country") or file.stem)
-            attribute, question_id = (_optional(line, key) for key in ("attribute", "question_id"))
             rows.append((attribute, cell_0, cell_1, country, question_id))
         if len(rows) == before:
             raise InputError(f"{file} is empty; give a file with one pair a line")
@@ -367,7 +370,9 @@ def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
 
 def _optional(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    return sys.intern(str(value)) if isinstance(value, str | int) else ""
+    text = str(value) if isinstance(value, str | int) else ""
+    check_whole(text, key)
+    return sys.intern(text)
 
 
 def _in_contexts(rows: Sequence[tuple[str, int, int, str, str]], texts: list[str]) -> pd.DataFrame:

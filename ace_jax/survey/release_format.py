@@ -36,6 +36,7 @@ LEVELS = {
 }
 PLACEHOLDER = re.compile(r"\[\s*country\s*(['\u2019]s)?\s*\]", re.IGNORECASE)
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
+LARGEST = 10**18  # whole numbers are kept in 64 bits
 KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
 SUM_TOLERANCE = 1e-3
 
@@ -62,14 +63,29 @@ def field(record: Any, key: str, kind: type | None = None) -> Any:
         raise InputError(f"the key {key} is missing; add it")
     if kind is not None and not isinstance(record[key], kind):
         raise InputError(f"{key} is {record[key]!r:.40}; give {KINDS[kind]}")
+    if kind is str:
+        check_whole(record[key], key)
     return record[key]
+
+
+def check_whole(text: str, what: str) -> None:
+    """Raises InputError for a text with half a character, as JSON can spell but UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} has half a character (a surrogate); correct it") from None
 
 
 def whole_number(value: Any, what: str) -> int:
     """Returns a whole number that is written as one, as text, or with a decimal point."""
     if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value):
         return int(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < LARGEST
+        and value % 1 == 0
+    ):
         return int(value)
     raise InputError(f"{what} is {value!r:.40}; give a whole number")
 
@@ -91,11 +107,13 @@ def shares(p_real: dict[str, Any], options: Labels) -> tuple[float, ...]:
     other sum, a key that is no option, and what is negative, not finite or not a number.
     """
     if unknown := sorted(p_real.keys() - set(options)):
-        raise InputError(f"p_real has {unknown[0]!r}, which is not among the options; remove it")
+        raise InputError(
+            f"p_real has {unknown[0]!r:.40}, which is not among the options; remove it"
+        )
     given = [p_real.get(option, 0.0) for option in options]
     for option, share in zip(options, given, strict=True):
         number = isinstance(share, int | float) and not isinstance(share, bool)
-        if not (number and 0 <= share < math.inf):
+        if not (number and 0 <= share < LARGEST):
             raise InputError(
                 f"p_real gives option {option} the probability {share!r:.40}; "
                 "give a number from 0 to 1"
@@ -112,7 +130,7 @@ def persona_of(demographics: dict[str, Any]) -> Persona:
     """Returns the level of each of `personas.ATTRIBUTES`, None where it is not named."""
     if unknown := sorted(demographics.keys() - {*LEVELS, "country"}):
         raise InputError(
-            f"demographics has {unknown[0]!r}, which is none of {', '.join(LEVELS)}; remove it"
+            f"demographics has {unknown[0]!r:.40}, which is none of {', '.join(LEVELS)}; remove it"
         )
     persona: list[str | None] = []
     for attribute, levels in LEVELS.items():

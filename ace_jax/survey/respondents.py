@@ -70,8 +70,8 @@ def _country(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
     )
     if not alpha3.all():
         raise InputError(
-            f"country {country[~alpha3].iloc[0]!r} ({int((~alpha3).sum())} respondents) is not an "
-            "ISO 3166-1 alpha-3 code; correct it in the codebook or the input"
+            f"country {country[~alpha3].iloc[0]!r:.40} ({int((~alpha3).sum())} respondents) is not "
+            "an ISO 3166-1 alpha-3 code; correct it in the codebook or the input"
         )
     return country
 
@@ -101,8 +101,9 @@ def _check_codes(column: pd.Series, known: pd.Series, what: str) -> None:
     unknown = column[column.notna() & ~known]
     if len(unknown):
         code = unknown.iloc[0]
+        told = " ".join(str(code).split())
         raise InputError(
-            f"column {column.name} holds the code {code} ({int((unknown == code).sum())} "
+            f"column {column.name} holds the code {told:.40} ({int((unknown == code).sum())} "
             f"respondents), which is neither {what} nor dropped; declare it in the codebook"
         )
 

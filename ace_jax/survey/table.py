@@ -13,6 +13,7 @@ from ace_jax.survey.statistics_files import (
     Reader,
     binary_reader,
     check_columns,
+    check_fits,
     head,
     read_binary,
 )
@@ -56,8 +57,14 @@ def _read_statistics(reader: Reader, path: Path, needed: list[str]) -> pd.DataFr
 
 def _read_parquet(path: Path, needed: list[str]) -> pd.DataFrame:
     try:
-        check_columns(needed, pq.read_schema(path).names, path, WHOLE)
-        return pq.read_table(path, columns=needed).to_pandas()
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is not a Parquet file ({reason}); save it again") from None
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        check_columns(needed, schema.names, path, WHOLE)
+        if nested := [name for name in needed if pa.types.is_nested(schema.field(name).type)]:
+            raise InputError(f"{path}: column {nested[0]} holds lists or records; give it codes")
+        check_fits(metadata.num_rows * len(needed), path)
+        # Without what pandas noted in it, which damage may have reached.
+        return pq.read_table(path, columns=needed).replace_schema_metadata(None).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not a Parquet file ({reason:.200}); save it again") from None
