@@ -14,7 +14,17 @@ GSS = read_dataset("gss2018")
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "question", "question:", "question:0", "question:1", "question:nan", "region:0.2"]
+    "spec",
+    [
+        "",
+        "question",
+        "question:",
+        "question:0",
+        "question:1",
+        "question:nan",
+        "question:0.2@",
+        "region:0.2",
+    ],
 )
 def test_other_specs_are_refused_with_the_known_ones(spec):
     with pytest.raises(InputError, match=f"data.holdout is '{spec}'; use none, question:SHARE"):
@@ -31,6 +41,7 @@ def test_the_lowest_hashes_are_held_out():
     ranks = {name: hashlib.sha256(f"7:{name}".encode()).hexdigest() for name in QUESTIONS}
     assert held_out == set(sorted(QUESTIONS, key=ranks.get)[:2])
     assert draw_questions(QUESTIONS, "question:0.2", 8) != held_out
+    assert draw_questions(QUESTIONS, "question:0.2@7", 8) == held_out  # whatever the run's seed
 
 
 @given(st.permutations(QUESTIONS), st.floats(0.01, 0.9), st.integers(0, 99))

@@ -2,6 +2,7 @@
 
 none
 question:0.2                      a share of the questions, drawn by the seed
+question:0.2@7                    a share drawn by 7, whatever the seed
 topic:Security+Religious values   the questions of some topics
 country:EGY+ETH                   some countries
 persona:Female/College Educated/Urban/Married+...
@@ -75,13 +76,14 @@ def held_out_pairs(pairs: pd.DataFrame, spec: str, seed: int) -> Bool[np.ndarray
 
 
 def draw_questions(question_ids: Sequence[str], spec: str, seed: int) -> set[str]:
-    """Returns the questions that `question:SHARE` holds out, at least one.
+    """Returns the questions that `question:SHARE` or `question:SHARE@SEED` holds out, at least one.
 
     Which they are depends on the ids, the share and the seed alone, not on their order or on the
     machine. Raises InputError for a share that is none or leaves nothing to train on.
     """
+    value, at, own = spec.removeprefix("question:").partition("@")
     try:
-        share = float(spec.removeprefix("question:"))
+        share, seed = float(value), int(own) if at else seed
     except ValueError:
         raise _unknown(spec) from None
     if not 0 < share < 1:
@@ -112,6 +114,7 @@ def _among(column: pd.Series, values: Sequence[str], spec: str) -> Bool[np.ndarr
 
 def _unknown(spec: str) -> InputError:
     return InputError(
-        f"data.holdout is {spec!r}; use none, question:SHARE with 0 < SHARE < 1, topic:NAME, "
-        "country:CODE, persona:LEVEL/LEVEL/... or persona:paper (several joined by +)"
+        f"data.holdout is {spec!r}; use none, question:SHARE or question:SHARE@SEED with "
+        "0 < SHARE < 1, topic:NAME, country:CODE, persona:LEVEL/LEVEL/... or persona:paper "
+        "(several joined by +)"
     )
