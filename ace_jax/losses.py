@@ -1,9 +1,10 @@
-"""The objective, Eq. 9-14 of the paper.
+"""The objective, Eq. 9-14 of the paper, and what other work puts in the place of Eq. 13.
 
 Shapes: C cells of up to K options, Q pairs. A pair is the two indices of its endpoints, A=0 first.
 Pairs have weights whose mean over a whole survey is 1; weight 0 is that of a padding pair.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -26,6 +27,49 @@ def anchor_loss(
     """
     nll = -jnp.take_along_axis(log_p, mode[:, None], axis=1)[:, 0]
     return mean_over_pairs(nll[pairs].sum(axis=1), pair_weight)
+
+
+def forward_kl_loss(
+    log_p: Float[Array, "C K"],
+    p_data: Float[Array, "C K"],
+    option_mask: Bool[Array, "C K"],
+    pairs: Int[Array, "Q 2"],
+    pair_weight: Float[Array, "Q"],
+) -> Float[Array, ""]:
+    """Returns KL(survey || model), the loss of SubPOP (Suh et al., 2025).
+
+    It is the cross-entropy to the whole distribution of answers, less the survey's entropy, which
+    no parameter changes. Summed over the two endpoints of a pair, mean over pairs: where everyone
+    gives one answer it is the anchor loss.
+
+    Args:
+      log_p: Eq. 3 for the normaliser `options`, Eq. 2 for `vocabulary`.
+      p_data: the survey's distributions, 0 where a question has no option.
+      option_mask: which options a question has.
+      pairs: endpoints.
+      pair_weight: what a pair counts for.
+    """
+    log_q = jnp.where(option_mask, log_p, 0)  # 0 times the -inf of a missing option is NaN
+    divergence = jnp.sum(jax.scipy.special.xlogy(p_data, p_data) - p_data * log_q, axis=-1)
+    return mean_over_pairs(divergence[pairs].sum(axis=1), pair_weight)
+
+
+def wasserstein_loss(
+    p_model: Float[Array, "C K"],
+    p_data: Float[Array, "C K"],
+    option_mask: Bool[Array, "C K"],
+    pairs: Int[Array, "Q 2"],
+    pair_weight: Float[Array, "Q"],
+) -> Float[Array, ""]:
+    """Returns the distance of the answers themselves, W1 / (K - 1) as in Eq. 15.
+
+    Mean over the two endpoints of a pair and over pairs, so that it is 1 minus their score.
+    """
+    difference = jnp.abs(jnp.cumsum(p_model - p_data, axis=-1))
+    steps = option_mask.sum(axis=-1) - 1
+    # A padding cell has one option; 0 / 0 in its distance would be NaN in every gradient.
+    distance = jnp.sum(difference, axis=-1, where=option_mask) / jnp.maximum(steps, 1)
+    return mean_over_pairs(distance[pairs].mean(axis=1), pair_weight)
 
 
 def effect_loss(

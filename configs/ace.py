@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.stages = ((1.0, 0.0, 1), (0.0, 1.0, 1))  # (alpha, beta, epochs), Eq. 14
+    config.objective.anchor = "mode"  # Eq. 13, weighed by alpha; or "forward_kl", "wasserstein"
     config.objective.anchor_normalizer = "options"  # Eq. 13 with Eq. 3; or "vocabulary"
     config.objective.pair_weight = "none"  # or "precision": the inverse variance of the effect
 
@@ -74,7 +75,19 @@ def get_config() -> ConfigDict:
     config.mesh.fsdp = 1
     config.mesh.tensor = 1
 
+    # Several processes (docs/launch.md). SLURM, TPU VMs and JobSet say what is None here.
+    config.distributed = ConfigDict()
+    config.distributed.initialize = False
+    config.distributed.coordinator = placeholder(str)  # host:port of process 0
+    config.distributed.num_processes = placeholder(int)
+    config.distributed.process_id = placeholder(int)
+
+    config.log = ConfigDict()
+    config.log.wandb = placeholder(str)  # a Weights & Biases project
+    config.profile = False  # True: the profiler's trace of a few steps in WORKDIR/profile
+
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500
+    config.checkpoint.every_minutes = 10.0  # whichever comes first; and at the end of a stage
     config.checkpoint.keep = 2
     return config.lock()

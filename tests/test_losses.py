@@ -5,11 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from torch_reference import lora_gradients, total_loss
+from scipy.stats import entropy, wasserstein_distance
+from torch_reference import (
+    lora_gradients,
+    option_distribution,
+    option_log_likelihoods,
+    total_loss,
+)
 
 from ace_jax.interop.peft import WEIGHTS, export_adapter, read_lora_config
-from ace_jax.losses import anchor_loss, effect_loss
+from ace_jax.losses import anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
 from ace_jax.training.step import objective
 
 # Cells 0 and 1 have three options, 2 and 3 two.
@@ -45,6 +53,69 @@ def test_anchor_loss_is_summed_over_endpoints():
     # An endpoint of two pairs counts twice.
     shared = anchor_loss(log_p, mode, jnp.array([[0, 1], [0, 1], [2, 3]]), jnp.ones(3))
     assert shared == pytest.approx((2 * first + second) / 3)
+
+
+@st.composite
+def answers(draw):
+    """Four cells of two to six options: answers of a model, of a survey, and the options."""
+    sizes = draw(st.lists(st.integers(2, 6), min_size=4, max_size=4))
+    seed = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    p_model, p_data, mask = np.zeros((4, 6)), np.zeros((4, 6)), np.zeros((4, 6), bool)
+    for cell, size in enumerate(sizes):
+        p_model[cell, :size] = seed.dirichlet(np.ones(size))
+        p_data[cell, :size] = seed.multinomial(9, np.full(size, 1 / size)) / 9  # zeros among them
+        mask[cell, :size] = True
+    return p_model, p_data, mask
+
+
+@settings(deadline=None, max_examples=30)
+@given(answers())
+def test_losses_of_whole_distributions_equal_scipys(answers):
+    p_model, p_data, mask = (jnp.asarray(part) for part in answers)
+    with np.errstate(divide="ignore"):
+        log_p = jnp.asarray(np.log(answers[0]))  # -inf where there is no option
+    weight = jnp.array([0.5, 1.5])
+    cells = [(p[m], q[m], m.sum()) for p, q, m in zip(*answers, strict=True)]
+    divergence = [entropy(data, model) for model, data, _ in cells]
+    expected = (0.5 * sum(divergence[:2]) + 1.5 * sum(divergence[2:])) / 2
+    found = forward_kl_loss(log_p, p_data, mask, PAIRS, weight)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    moved = [
+        wasserstein_distance(np.arange(size), np.arange(size), model, data) / (size - 1)
+        for model, data, size in cells
+    ]
+    expected = (0.5 * np.mean(moved[:2]) + 1.5 * np.mean(moved[2:])) / 2
+    found = wasserstein_loss(p_model, p_data, mask, PAIRS, weight)
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_where_all_answer_alike_forward_kl_is_the_anchor_loss():
+    mode = jnp.array([1, 2, 0, 1])
+    arguments = (jnp.log(P_MODEL), jax.nn.one_hot(mode, 3), MASK, PAIRS, jnp.array([1.0, 2.0]))
+    expected = anchor_loss(jnp.log(P_MODEL), mode, PAIRS, jnp.array([1.0, 2.0]))
+    assert forward_kl_loss(*arguments) == pytest.approx(float(expected))
+
+
+def test_no_gradient_is_lost_to_missing_options_and_padding_cells():
+    """Cell 2 has two options; cell 3 is padding, which has one and no answers."""
+    mask = jnp.array([[True] * 3, [True] * 3, [True, True, False], [True, False, False]])
+    p_data = P_DATA.at[3].set(0)
+    pairs, weight = jnp.array([[0, 1], [1, 2], [0, 0]]), jnp.array([1.0, 1.0, 0.0])
+
+    def losses(logits):
+        log_p = jax.nn.log_softmax(logits, where=mask)
+        kl = forward_kl_loss(log_p, p_data, mask, pairs, weight)
+        return jnp.stack([kl, wasserstein_loss(jnp.exp(log_p), p_data, mask, pairs, weight)])
+
+    logits = jnp.log(jnp.maximum(P_MODEL, 0.1))
+    gradient = jax.jacobian(losses)(logits)
+    assert jnp.isfinite(gradient).all()
+    assert (jnp.abs(gradient).max(axis=2)[:, :3] > 1e-3).all()
+    assert (gradient[:, 3] == 0).all()
+    # Of the divergence, in logits: model less survey, times the pairs that a cell is in.
+    model = jax.nn.softmax(logits, where=mask)
+    of_pairs = jnp.array([1.0, 2.0, 1.0, 0.0])[:, None] / 2
+    np.testing.assert_allclose(gradient[0], of_pairs * (model - p_data), atol=1e-6)
 
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -109,3 +180,38 @@ def test_padding_pairs_and_their_cells_change_nothing(load, peft_adapter, survey
     found = loss(batch.scoring, batch.targets)
     assert jnp.isfinite(found)
     assert found == loss(batch.scoring, changed)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "normalizer"),
+    [("forward_kl", "options"), ("forward_kl", "vocabulary"), ("wasserstein", "options")],
+)
+def test_alpha_weighs_the_anchor_that_was_asked_for(
+    anchor, normalizer, load, survey, tiny_checkpoint, tiny_torch
+):
+    graph, lora, base = load(tiny_checkpoint)
+    rows = (0, 6)
+    batch = survey.batch(rows)
+
+    @jax.jit
+    def parts(scoring, targets):
+        arguments = (scoring, targets, 3.0, 0.5, normalizer, None, anchor)
+        return objective(lora, base, graph, *arguments)[1]
+
+    found = parts(batch.scoring, batch.targets)
+    total = 3 * found["anchor_loss"] + 0.5 * found["effect_loss"]
+    assert float(found["loss"]) == pytest.approx(float(total), rel=1e-6)
+
+    values = []
+    for pair in survey.torch_pairs(rows):
+        for end in (pair.s0, pair.s1):
+            with torch.no_grad():
+                scores = option_log_likelihoods(tiny_torch, end.prompt_ids, end.options)
+            p, positions = option_distribution(scores).numpy(), np.arange(len(end.options))
+            if anchor == "wasserstein":
+                moved = wasserstein_distance(positions, positions, p, end.p_data)
+                values.append(moved / (len(p) - 1) / 2)  # mean over the two endpoints
+            else:
+                lost = 0 if normalizer == "options" else -scores.exp().sum().log().item()
+                values.append(entropy(end.p_data, p) + lost)
+    assert float(found["anchor_loss"]) == pytest.approx(sum(values) / 2, rel=1e-4)

@@ -24,7 +24,12 @@ from ace_jax.training.state import (
     make_optimizer,
     state_shardings,
 )
-from ace_jax.training.step import check_normalizer, make_scoring_step, make_train_step
+from ace_jax.training.step import (
+    check_anchor,
+    check_normalizer,
+    make_scoring_step,
+    make_train_step,
+)
 
 # What XLA says where a program does not fit, for example "Used 20.5G of 15.75G hbm".
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
@@ -90,8 +95,9 @@ def train_program(
     answers = jax.tree.map(lambda leaf: _like(leaf, replicated(mesh)), targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     normalizer = check_normalizer(config.objective.anchor_normalizer)
+    anchor = check_anchor(config.objective.anchor, normalizer)
     shardings = state_shardings(model.lora, optimizer, mesh)
-    step = make_train_step(model.graph, optimizer, normalizer, dropout, shardings, mesh)
+    step = make_train_step(model.graph, optimizer, normalizer, dropout, shardings, mesh, anchor)
     parts = {
         "base": base,
         "LoRA": state.lora,

@@ -1,0 +1,51 @@
+"""Methods to compare, each of them a few fields of the quickstart, and all of six epochs.
+
+    python -m ace_jax.train --config configs/methods.py:forward-kl --workdir runs/forward-kl/train
+    python -m ace_jax.evaluate --config configs/evaluate.py:methods:forward-kl \
+        --workdir runs/forward-kl/scored --config.adapter.path=runs/forward-kl/train/adapter
+
+`base` and `adprompt` have nothing to train. Personas never seen in training (paper, Fig. 4) are
+--config.data.holdout=persona:paper, for both commands. launch/results.sh runs all of it.
+
+The two losses of `ace-joint` differ in scale: on the training contexts of seed 0, before the first
+update, the anchor loss is 2.80 and the effect loss 0.0493 on average. Beta makes them equal.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+QUICKSTART = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))
+BALANCE = 57.0  # 2.80 / 0.0493
+
+METHODS: dict[str, dict[str, object]] = {
+    "base": {"objective.stages": ()},
+    # Anthropological prompting (AlKhamissi et al., 2024): the prompt alone.
+    "adprompt": {"objective.stages": (), "prompt.template": "anthropological"},
+    # CultureLLM (Li et al., 2024) without augmentation.
+    "anchor-only": {"objective.stages": ((1.0, 0.0, 6),)},
+    "causal-only": {"objective.stages": ((0.0, 1.0, 6),)},
+    "ace": {"objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3))},
+    "ace-joint": {"objective.stages": ((1.0, BALANCE, 6),)},
+    # Targets and weights that sampling noise moves less (docs/estimators.md). The DATASET:
+    # python -m ace_jax.prepare --source gss2018 --estimator shrunk --output runs/gss2018-shrunk
+    "ace-shrunk": {
+        "data.path": "runs/gss2018-shrunk",
+        "objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3)),
+        "objective.pair_weight": "precision",
+    },
+    # The whole distribution of answers in the place of its mode, as SubPOP (Suh et al., 2025).
+    "forward-kl": {"objective.anchor": "forward_kl", "objective.stages": ((1.0, 0.0, 6),)},
+    # What Eq. 15 measures, as the loss.
+    "wasserstein": {"objective.anchor": "wasserstein", "objective.stages": ((1.0, 0.0, 6),)},
+}
+
+
+def get_config(method: str = "ace") -> ConfigDict:
+    if method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ValueError(f"configs/methods.py has no method {method!r}; there are: {known}")
+    config = QUICKSTART["get_config"]().unlock()
+    config.update_from_flattened_dict(METHODS[method])
+    return config.lock()
