@@ -1,22 +1,27 @@
+import math
 import os
 import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from test_train import ROOT, SMALL, command, metrics_of, quick_commands, small_config
 
 from ace_jax import train
 from ace_jax.errors import InputError
-from ace_jax.training.checkpoints import Policy, open_checkpoints, restore, save
+from ace_jax.model.sharding import make_mesh, replicated
+from ace_jax.training.checkpoints import Checkpoints, Policy
 from ace_jax.training.state import TrainState
 
-CLOCKED = ("seconds", "pairs_per_second", "tokens_per_second")
+CLOCKED = ("seconds", "pairs_per_second", "tokens_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,16 +114,20 @@ def state_at(step):
     return TrainState(jnp.int32(step), lora, moments, jax.random.key(step))
 
 
+def checkpoints(directory, every_steps=10, every_minutes=math.inf, keep=2):
+    return Checkpoints(directory, Policy(every_steps, every_minutes, keep))
+
+
 def test_state_and_data_come_back_as_they_were(tmp_path):
     data = numbers()
-    with open_checkpoints(tmp_path / "c", Policy(every_steps=10, keep=2)) as saved:
+    with checkpoints(tmp_path / "c") as saved:
         for step in (1, 2, 3):
             assert next(data) == step - 1
-            save(saved, state_at(step), data)
-            save(saved, state_at(step), data)  # once more changes nothing
+            saved.save(state_at(step), data)
+            saved.save(state_at(step), data)  # once more changes nothing
     fresh = numbers()
-    with open_checkpoints(tmp_path / "c", Policy(every_steps=10, keep=2)) as saved:
-        state = restore(saved, state_at(0), fresh)
+    with checkpoints(tmp_path / "c") as saved:
+        state = saved.restore(state_at(0), fresh)
     assert next(fresh) == 3
     assert (
         jax.random.key_data(state.key).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
@@ -132,30 +141,88 @@ def test_state_and_data_come_back_as_they_were(tmp_path):
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["2", "3"]
 
 
+def test_state_comes_back_on_another_mesh(tmp_path):
+    """Saved on one device, read on eight, the adapter split among them."""
+    values = jnp.arange(8.0).reshape(2, 4)
+    with checkpoints(tmp_path) as saved:
+        saved.save(replace(state_at(7), lora=nnx.State({"a": values})), numbers())
+    mesh = make_mesh(data=2, fsdp=4, tensor=1)
+    split = NamedSharding(mesh, PartitionSpec("data", "fsdp"))
+    fresh = jax.device_put(state_at(0), replicated(mesh))
+    fresh = replace(fresh, lora=jax.device_put(nnx.State({"a": 0 * values}), split))
+    with checkpoints(tmp_path) as saved:
+        state = saved.restore(fresh, numbers())
+    assert state.lora["a"].sharding == split
+    assert state.step.sharding == replicated(mesh)
+    np.testing.assert_array_equal(state.lora["a"], values)
+
+
 def test_a_half_written_checkpoint_is_not_there(tmp_path):
-    with open_checkpoints(tmp_path, Policy(every_steps=1, keep=5)) as saved:
+    with checkpoints(tmp_path, keep=5) as saved:
         for step in (1, 2):
-            save(saved, state_at(step), numbers())
+            saved.save(state_at(step), numbers())
     torn = tmp_path / "3.orbax-checkpoint-tmp"  # what a killed process leaves behind
     shutil.copytree(tmp_path / "2", torn)
-    with open_checkpoints(tmp_path, Policy(every_steps=1, keep=5)) as saved:
-        assert int(restore(saved, state_at(0), numbers()).step) == 2
+    with checkpoints(tmp_path, keep=5) as saved:
+        assert int(saved.restore(state_at(0), numbers()).step) == 2
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with checkpoints(tmp_path) as saved:
+        saved.save(state_at(2), numbers())
+    for file in (tmp_path / "2" / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:20])
+    with (
+        checkpoints(tmp_path) as saved,
+        pytest.raises(InputError, match=rf"cannot be read; delete {tmp_path / '2'} to go on"),
+    ):
+        saved.restore(state_at(0), numbers())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=90))
+    with (
+        checkpoints(tmp_path) as saved,
+        pytest.raises(
+            InputError, match=r"0\.0 MB are free, .*; make room and run the same command"
+        ),
+    ):
+        saved.save(state_at(2), numbers())
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_checkpoint_the_state_is_the_one_given(tmp_path):
     data, state = numbers(), state_at(0)
-    with open_checkpoints(tmp_path, Policy(every_steps=1, keep=1)) as saved:
-        assert restore(saved, state, data) is state
+    with checkpoints(tmp_path) as saved:
+        assert saved.restore(state, data) is state
     assert next(data) == 0
 
 
 def test_it_is_due_every_so_many_steps(tmp_path):
-    with open_checkpoints(tmp_path, Policy(every_steps=3, keep=1)) as saved:
-        assert [step for step in range(1, 10) if saved.should_save(step)] == [3, 6, 9]
+    with checkpoints(tmp_path, every_steps=3) as saved:
+        assert [step for step in range(1, 10) if saved.is_due(step)] == [3, 6, 9]
+        assert not saved.is_late()
 
 
-@pytest.mark.parametrize("field", ["every_steps", "keep"])
-def test_counts_below_one_are_refused(field):
-    counts = {"every_steps": 1, "keep": 1} | {field: 0}
-    with pytest.raises(InputError, match=rf"checkpoint\.{field}: 0 is not a positive number"):
-        Policy(**counts)
+def test_it_is_late_after_so_many_minutes(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with checkpoints(tmp_path, every_minutes=5.0) as saved:
+        now += 299
+        assert not saved.is_late()
+        now += 2
+        assert saved.is_late()
+        saved.save(state_at(1), numbers())
+        assert not saved.is_late()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("every_steps", 0), ("every_minutes", 0.0), ("keep", 0)]
+)
+def test_numbers_that_are_not_positive_are_refused(field, value):
+    numbers = {"every_steps": 1, "every_minutes": 1.0, "keep": 1} | {field: value}
+    expected = rf"checkpoint\.{field}: {value} is not a positive number"
+    with pytest.raises(InputError, match=expected):
+        Policy(**numbers)

@@ -3,8 +3,11 @@
 import json
 import runpy
 import shutil
+import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -20,11 +23,23 @@ from transformers import AutoModelForCausalLM
 from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.interop.hub import open_checkpoint
-from ace_jax.prompts.encode import PromptStyle, encode, render_cells
+from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.survey.dataset import read_dataset, select_questions
+from ace_jax.training.claim import Claim, digest
 from ace_jax.training.examples import training_pairs
+from ace_jax.training.metrics import MetricsLog
 
 ROOT = Path(__file__).parents[1]
+# Holds the run directory that it is given, until it is killed.
+HOLD = """
+import sys, time
+from pathlib import Path
+from ace_jax.training.claim import Claim
+claim = Claim(Path(sys.argv[1]))
+claim.hold()
+print("held", flush=True)
+time.sleep(600)
+"""
 SMALL = {
     "data.questions": ("natspac", "natenvir", "abany"),
     "data.holdout": "none",
@@ -95,11 +110,13 @@ def test_a_run_directory_has_all_that_is_documented(run, tiny_checkpoint):
     assert len(events) == 1
     assert {path.name for path in run.iterdir()} - events == {
         "config.json",
+        "lock",
         "metrics.jsonl",
         "checkpoints",
         "adapter",
     }
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["12"]
+    # The ends of both stages.
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"8", "12"}
     assert {path.name for path in (run / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -118,12 +135,20 @@ def test_metrics_have_a_row_a_step(run):
     for row in rows:
         assert row["loss"] == row["anchor_loss" if row["stage"] == 1 else "effect_loss"]
         assert 0 < row["option_mass"] < 1
-        assert min(row[name] for name in ("grad_norm", "seconds")) > 0
+        assert min(row[name] for name in ("grad_norm", "seconds", "lora_a_norm")) > 0
+        assert 0 <= row["data_wait"] < 1
         pairs, tokens = row["pairs_per_second"], row["tokens_per_second"]
         assert pairs * row["seconds"] == pytest.approx(3 if row["step"] % 4 == 0 else 4)
         assert tokens > 50 * pairs
     first, second = (np.mean([row["loss"] for row in rows[start : start + 4]]) for start in (0, 4))
     assert second < first
+    # Factors A are drawn, factors B start from 0: Adam's first step moves each by its rate.
+    written = load_file(run / "adapter" / "adapter_model.safetensors")
+    norms = {"lora_a_norm": "lora_A", "lora_b_norm": "lora_B"}
+    for name, factor in norms.items():
+        values = [value.ravel() for key, value in written.items() if factor in key]
+        assert rows[-1][name] == pytest.approx(np.linalg.norm(np.concatenate(values)), rel=1e-5)
+    assert 0 < rows[0]["lora_b_norm"] < rows[-1]["lora_b_norm"]
 
 
 def test_tensorboard_gets_the_same_metrics(run):
@@ -164,6 +189,95 @@ def test_a_directory_with_a_run_of_other_settings_is_refused(run, tiny_checkpoin
     with pytest.raises(InputError, match="holds a run with other settings of lora, seed; choose"):
         train.main(other, run)
     assert (run / "config.json").read_text() == before
+
+
+def test_a_directory_in_use_is_refused_until_its_holder_dies(run, tiny_checkpoint):
+    config = small_config(tiny_checkpoint)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, run], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=rf"{run} is in use by process {holder.pid} on .*; wait"):
+        train.main(config, run)
+    holder.kill()
+    holder.wait()
+    train.main(config, run)
+
+
+def test_a_model_changed_under_the_same_name_is_refused(run, tiny_checkpoint, tmp_path):
+    ours, model = shutil.copytree(run, tmp_path / "run"), tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    (file,) = model.glob("*.safetensors")
+    weights = load_file(file)
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, file, metadata={"format": "pt"})
+    settings = json.loads((ours / "config.json").read_text())
+    settings["model"]["path"] = str(model)
+    (ours / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"run whose model\.path had other contents, under the"):
+        train.main(small_config(model), ours)
+
+
+def test_a_dataset_changed_under_the_same_name_is_refused(tmp_path):
+    settings = {"seed": 0}
+    with Claim(tmp_path / "run") as claim:
+        claim.take(settings, {"model.path": "1", "data.path": "2"})
+    with Claim(tmp_path / "run") as claim:
+        claim.take(settings, {"model.path": "1", "data.path": "2"})
+        with pytest.raises(InputError, match=r"run whose data\.path had other contents"):
+            claim.take(settings, {"model.path": "1", "data.path": "3"})
+
+
+def test_a_digest_is_of_all_that_is_learnt_from(survey):
+    texts = [PromptText("Trust?", ("1", "2"))] * len(survey.answers)
+    examples = replace(survey.examples, prompts=texts)
+    others = [
+        replace(examples, prompts=[*texts[:-1], PromptText("Trust?", ("1", "3"))]),
+        replace(examples, answers=[*examples.answers[:-1], examples.answers[-1] + 1e-9]),
+        replace(examples, pairs=examples.pairs.assign(weight=2.0)),
+        replace(examples, pairs=examples.pairs.iloc[:-1]),
+    ]
+    digests = [digest(other) for other in (examples, *others)]
+    assert len({*digests}) == 5
+    assert digest(replace(examples, prompts=list(texts))) == digests[0]
+
+
+def test_a_run_whose_directory_goes_away_says_so(tiny_checkpoint, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+
+    def moved(self, row):
+        if row["step"] == 8:
+            workdir.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(MetricsLog, "write", moved)
+    with pytest.raises(InputError, match=rf"{workdir} is gone, moved or deleted while the run"):
+        train.main(small_config(tiny_checkpoint), workdir)
+
+
+def test_a_stop_before_the_first_step_saves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(train, "on_sigterm", lambda: stop)
+    with pytest.raises(SystemExit) as ended:
+        train.main(small_config(tiny_checkpoint), tmp_path / "run")
+    assert ended.value.code == 42
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_profiler_writes_a_trace(tiny_checkpoint, tmp_path):
+    train.main(small_config(tiny_checkpoint, profile=True, max_steps=5), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_distributed_fields_need_initialize(tiny_checkpoint, tmp_path):
+    config = small_config(tiny_checkpoint, distributed__process_id=1)
+    with pytest.raises(InputError, match=r"set distributed\.initialize=True to use its other"):
+        train.main(config, tmp_path)
+
+
+def test_weights_and_biases_must_be_there_to_be_asked_for(tiny_checkpoint, tmp_path):
+    with pytest.raises(InputError, match=r"log\.wandb: wandb is not installed; python -m pip"):
+        train.main(small_config(tiny_checkpoint, log__wandb="ace"), tmp_path / "run")
 
 
 def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, tmp_path):

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 from ace_jax.errors import InputError
 from ace_jax.prompts.batches import Scoring
@@ -98,12 +98,25 @@ def scoring_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     return {name: replicated(mesh) if name == "option_mask" else rows for name in names}
 
 
+def place(value: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> Shaped[Array, "..."]:
+    """Puts an array that every process has whole where it belongs; each fills its own devices."""
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
 def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
-    """Puts a batch on the mesh."""
+    """Puts a batch, the same on every process, on the mesh."""
     shardings = scoring_shardings(mesh)
-    return Scoring(
-        **{name: jax.device_put(value, shardings[name]) for name, value in vars(scoring).items()}
-    )
+    return Scoring(**{name: place(value, shardings[name]) for name, value in vars(scoring).items()})
+
+
+def place_everywhere(tree: PyTree, mesh: Mesh) -> Any:
+    """Puts arrays, the same on every process, whole on every device."""
+    return jax.tree.map(lambda value: place(np.asarray(value), replicated(mesh)), tree)
+
+
+def gathered(state: nnx.State, mesh: Mesh) -> nnx.State:
+    """Returns parameters whole on every device, so that any process can read them."""
+    return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(state)
 
 
 def parameter_path(path: tuple[Any, ...]) -> tuple[str, ...]:
