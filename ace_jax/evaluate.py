@@ -3,36 +3,42 @@
     python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/base
 
 Writes predictions.parquet (a row a cell), scores.csv (by country and granularity, in [0, 1]),
-scores.png and run.json (what was scored) into WORKDIR.
+scores.png, questions.parquet (what was asked) and run.json (what was scored) into WORKDIR. With
+--config.audit=True also audit.csv: the same cells put in other ways. With --config.reference=NAME
+(uniform, mean or no_effect: ace_jax/analysis/references.py) nobody is asked, and WORKDIR is as of a
+model.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from ace_jax import __version__, command
-from ace_jax.analysis.alignment import alignment_distance, score_table
+from ace_jax.analysis.alignment import score_table
+from ace_jax.analysis.answers import Answers, Respondent, predictions_table
 from ace_jax.analysis.figures import score_by_granularity
+from ace_jax.analysis.pitfalls import UNALTERED, Variant, alterations, audit_table
+from ace_jax.analysis.references import reference_answers, without_mean
 from ace_jax.command import say
 from ace_jax.errors import InputError, check_positive
 from ace_jax.interop.hf_weights import fingerprint, load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
 from ace_jax.interop.peft import load_adapter, read_lora_config
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
-from ace_jax.prompts.batches import Shapes, alike, scoring
-from ace_jax.prompts.encode import PromptStyle, check_prompts, encode, render_cells
+from ace_jax.model.sharding import make_mesh, row_shards
+from ace_jax.prompts.batches import Shapes
+from ace_jax.prompts.encode import PromptStyle, check_prompts, encode
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.sources import open_dataset
 from ace_jax.training.state import abstract_model
 from ace_jax.training.step import make_scoring_step
+
+QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -44,7 +50,33 @@ def main(config: ConfigDict, workdir: Path) -> None:
         f"survey: {config.data.path}, {len(cells)} cells of {cells['question_id'].nunique()} "
         f"questions ({config.data.split})"
     )
+    respond = ask_model if config.reference is None else consult_reference
+    answers, who = respond(config, dataset, cells)
 
+    predictions = predictions_table(cells, answers[UNALTERED])
+    scores = score_table(predictions, config.seed)
+    workdir.mkdir(parents=True, exist_ok=True)
+    predictions.to_parquet(workdir / "predictions.parquet", index=False)
+    scores.to_csv(workdir / "scores.csv", index=False)
+    scored = dataset.questions[dataset.questions["question_id"].isin(cells["question_id"])]
+    scored[QUESTIONS].to_parquet(workdir / "questions.parquet", index=False)
+    name = config.reference or ("adapter" if config.adapter.path else "base model")
+    score_by_granularity({name: scores}, workdir / "scores.png")
+    print(scores.to_string(index=False, float_format="{:.4f}".format))
+    if config.audit:
+        audit = audit_table(cells, answers, config.seed)
+        audit.to_csv(workdir / "audit.csv", index=False)
+        print("\nThe same cells put in other ways, over all countries:\n")
+        print(audit.to_string(index=False, float_format="{:.4f}".format))
+    run = json.dumps(survey_identity(config, dataset) | who, indent=2)
+    (workdir / "run.json").write_text(run + "\n")
+    say(f"predictions and scores: {workdir}")
+
+
+def ask_model(
+    config: ConfigDict, dataset: Dataset, cells: pd.DataFrame
+) -> tuple[dict[str, Answers], dict[str, object]]:
+    """Returns a model's answers, by variant if they are audited, and what run.json says of it."""
     mesh = make_mesh(**config.mesh)
     adapter = Path(config.adapter.path) if config.adapter.path else None
     lora_config = read_lora_config(adapter, dropout=0.0) if adapter else None
@@ -54,38 +86,45 @@ def main(config: ConfigDict, workdir: Path) -> None:
     say(f"model: {checkpoint.name} in {config.model.dtype}, adapter: {adapter or 'none'}")
 
     style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
-    texts = render_cells(cells, dataset, style)
-    prompts = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
-    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
+    asked = {UNALTERED: Variant(style)}
+    if config.audit:
+        asked |= alterations(style, config.prompt.template)
     options = int(dataset.questions["option_codes"].map(len).max())
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
-    shapes.check(prompts)
+    prompts = {}
+    for name, variant in asked.items():
+        texts = variant.texts(cells, dataset)
+        prompts[name] = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
+        check_prompts(prompts[name], checkpoint.config.vocab_size, checkpoint.config.window)
+        shapes.check(prompts[name])
 
     lora = model.lora
     if adapter:
         lora = load_adapter(adapter, lora, mesh, fingerprint(checkpoint.source))
     base = load_base(model.base, checkpoint.source, mesh)
+    step = make_scoring_step(model.graph, mesh)
+    respondent = Respondent(step, lora, base, mesh, shapes, config.batch.size)
+    answers = {
+        name: variant.in_order(respondent.answers(prompts[name], name))
+        for name, variant in asked.items()
+    }
+    return answers, model_identity(config, checkpoint, adapter, style)
 
-    answer = make_scoring_step(model.graph, mesh)
-    p_model = np.empty(len(cells), object)
-    mass = np.empty(len(cells))
-    for rows in tqdm(alike(prompts, config.batch.size), unit="batch", desc="evaluate"):
-        batch = scoring([prompts[row] for row in rows], shapes, config.batch.size)
-        p, mass_of_batch = jax.device_get(answer(lora, base, place_scoring(batch, mesh)))
-        mass[rows] = mass_of_batch[: len(rows)]
-        for slot, row in enumerate(rows):
-            p_model[row] = p[slot, : len(prompts[row].options)].astype(np.float64)
 
-    predictions = predict(cells, p_model, mass)
-    scores = score_table(predictions, config.seed)
-    workdir.mkdir(parents=True, exist_ok=True)
-    predictions.to_parquet(workdir / "predictions.parquet", index=False)
-    scores.to_csv(workdir / "scores.csv", index=False)
-    score_by_granularity({"adapter" if adapter else "base model": scores}, workdir / "scores.png")
-    run = json.dumps(identity(config, dataset, checkpoint, adapter, style), indent=2)
-    (workdir / "run.json").write_text(run + "\n")
-    print(scores.to_string(index=False, float_format="{:.4f}".format))
-    say(f"predictions and scores: {workdir}")
+def consult_reference(
+    config: ConfigDict, dataset: Dataset, cells: pd.DataFrame
+) -> tuple[dict[str, Answers], dict[str, object]]:
+    """Returns the answers of `reference`, which no model gives, and what run.json says of it."""
+    if config.audit or config.adapter.path:
+        field = "audit" if config.audit else "adapter.path"
+        raise InputError(f"{field}: is of a model; leave it out where reference is set")
+    seen = ~held_out_cells(dataset, config.data.holdout, config.seed)
+    say(f"reference: {config.reference}; no model is opened")
+    answers = reference_answers(config.reference, cells, dataset, seen)
+    if config.reference == "mean" and (unknown := without_mean(cells, dataset, seen)):
+        say(f"uniform where training has no scale of that size: {', '.join(unknown)}")
+    nobody = {"model": None, "adapter": None, "prompt": None}
+    return {UNALTERED: answers}, {"reference": config.reference, **nobody}
 
 
 def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
@@ -104,31 +143,26 @@ def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
-def predict(cells: pd.DataFrame, p_model: np.ndarray, mass: np.ndarray) -> pd.DataFrame:
-    """Returns the table of predictions: the cells with the model's answers and their distance."""
-    predictions = cells.rename(columns={"p": "p_data"}).assign(p_model=p_model, option_mass=mass)
-    distance = [
-        alignment_distance(*answers)
-        for answers in zip(predictions["p_data"], predictions["p_model"], strict=True)
-    ]
-    return predictions.assign(distance=distance, score=1 - np.asarray(distance))
-
-
-def identity(
-    config: ConfigDict,
-    dataset: Dataset,
-    checkpoint: Checkpoint,
-    adapter: Path | None,
-    style: PromptStyle,
-) -> dict[str, object]:
-    """Returns what was scored, each part with the SHA-256 of what it was read from."""
-    template = hashlib.sha256(style.template.source.encode()).hexdigest()
+def survey_identity(config: ConfigDict, dataset: Dataset) -> dict[str, object]:
+    """Returns what was to be answered, with the SHA-256 of what it was read from."""
     tables = sorted(dataset_directory(config.data.path).glob("*.parquet"))
     # The authors' directory has no tables, but its manifest a digest of all its files.
     data = sha256_of(tables) if tables else dataset.manifest["inputs"][0]["sha256"]
     return {
         "version": __version__,
         "seed": config.seed,
+        "data": config.data.to_dict() | {"sha256": data},
+        "attributes": {attribute.name: attribute.levels for attribute in dataset.attributes},
+    }
+
+
+def model_identity(
+    config: ConfigDict, checkpoint: Checkpoint, adapter: Path | None, style: PromptStyle
+) -> dict[str, object]:
+    """Returns who answered, each part with the SHA-256 of what it was read from."""
+    template = hashlib.sha256(style.template.source.encode()).hexdigest()
+    return {
+        "reference": None,
         "model": {
             "path": config.model.path,
             "name": checkpoint.name,
@@ -138,8 +172,6 @@ def identity(
         },
         "adapter": adapter
         and {"path": str(adapter), "sha256": sha256_of(sorted(adapter.glob("adapter_*")))},
-        "data": config.data.to_dict() | {"sha256": data},
-        "attributes": {attribute.name: attribute.levels for attribute in dataset.attributes},
         "prompt": config.prompt.to_dict() | {"sha256": template},
     }
 

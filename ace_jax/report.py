@@ -1,47 +1,52 @@
-"""Sets evaluated runs side by side: scores by granularity, effect distances and a picture.
+"""Sets evaluated runs side by side: which answers most like the survey, by how much, how surely.
 
     python -m ace_jax.report --run base=runs/base --run trained=runs/trained --output runs/report
 
-Writes scores.csv (scores of every run, and its gains over the first), effects.csv and scores.png
-into OUTPUT.
+The first run is the one that the others are compared with. Writes into OUTPUT: index.html, one page
+that needs nothing else; *.csv, every number as tidy tables; table1.md and table1.tex; figures/, as
+PNG and SVG.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from ace_jax import command
-from ace_jax.analysis.alignment import score_table
-from ace_jax.analysis.comparison import effect_distances, score_gains
-from ace_jax.analysis.figures import score_by_granularity
+from ace_jax.analysis.averages import AVERAGES
+from ace_jax.analysis.findings import ALL, Findings, find
+from ace_jax.analysis.page.content import index_html
+from ace_jax.analysis.paper_figures import write_figures
+from ace_jax.analysis.runs import Run, on_common_cells, read_run
+from ace_jax.analysis.tables import write_tables
 from ace_jax.command import say
 from ace_jax.errors import InputError
-from ace_jax.survey.personas import attributes_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the whole job; see the module's docstring."""
     options = _parse(argv)
-    directories = dict(_named(argument) for argument in options.run)
-    runs = {name: pd.read_parquet(out / "predictions.parquet") for name, out in directories.items()}
-    first = json.loads((next(iter(directories.values())) / "run.json").read_text())
-    attributes = attributes_of(first["attributes"])
-    gains = score_gains(runs, attributes, first["seed"])
-    effects = effect_distances(runs, attributes, first["data"]["min_n"])
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    gains.to_csv(output / "scores.csv", index=False)
-    effects.to_csv(output / "effects.csv", index_label="attribute")
-    tables = {name: score_table(predictions, first["seed"]) for name, predictions in runs.items()}
-    score_by_granularity(tables, output / "scores.png")
-    print("Alignment score (0-100) by persona granularity, mean over countries:\n")
-    print(_side_by_side(gains))
-    print("\nDistance between the model's and the survey's effects (lower is better):\n")
-    print(effects.to_string(float_format="{:.4f}".format))
-    say(f"\ntables and picture: {output}")
+    runs = _read(options.run)
+    output = _directory(Path(options.output))
+    common, notes = on_common_cells(runs)
+    for note in notes:
+        say(note)
+    say(f"comparing {len(common)} runs on {len(common[0].predictions):,} cells")
+    findings = find(common, notes, options.average)
+    say("writing tables, figures and the page")
+    try:
+        write_tables(findings, output)
+        write_figures(findings, output / "figures")
+        (output / "index.html").write_text(index_html(findings), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {output}: {error.strerror}") from None
+    print(f"Alignment score (0-100, {findings.average}) by granularity, mean over countries:\n")
+    print(_side_by_side(findings))
+    if "effect_distances" in findings.tables:
+        print("\nDistance between the model's and the survey's effects (lower is better):\n")
+        print(_effect_distances(findings).to_string(float_format="{:.4f}".format))
+    say(f"\nopen {output / 'index.html'}; tables and figures lie beside it")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -57,34 +62,70 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=OUT",
         help="a name and what evaluate wrote; the first run is the one to compare with",
     )
+    parser.add_argument(
+        "--average",
+        choices=AVERAGES,
+        default="nested",
+        help="nested: as the authors' code averages (default); flat: every cell alike",
+    )
     parser.add_argument("--output", required=True, help="directory; made if needed")
     return parser.parse_args(argv)
 
 
-def _named(argument: str) -> tuple[str, Path]:
-    name, equals, directory = argument.partition("=")
-    if not (name and equals and directory):
-        raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
-    for file in ("predictions.parquet", "run.json"):
-        if not Path(directory, file).is_file():
-            raise InputError(f"{directory}: {file} is missing; run ace_jax.evaluate first")
-    return name, Path(directory)
+def _read(arguments: Sequence[str]) -> list[Run]:
+    runs: dict[str, Run] = {}
+    for argument in arguments:
+        name, equals, directory = argument.partition("=")
+        if not (name.strip() and equals and directory):
+            raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
+        if name in runs or name == ALL:
+            raise InputError(f"--run {argument}: the name {name} is taken; give it another")
+        runs[name] = read_run(name, Path(directory))
+    return list(runs.values())
 
 
-def _side_by_side(gains: pd.DataFrame) -> str:
+def _directory(path: Path) -> Path:
+    try:
+        (path / "figures").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--output {path}: cannot be made ({error.strerror}); name another directory"
+        ) from None
+    return path
+
+
+def _side_by_side(findings: Findings) -> str:
     """One line a granularity: every run's score, and the later ones' gains with intervals."""
-    names = list(gains["run"].unique())
+    scores, gains = (
+        {(row["granularity"], row["run"]): row for row in table.to_dict("records")}
+        for table in (_over_countries(findings, name) for name in ("scores", "gains"))
+    )
+    first, *others = findings.names
     lines = []
-    for granularity, rows in gains.groupby("granularity"):
-        line = {"G": granularity, "cells": rows["n_cells"].iloc[0]}
-        for name, row in rows.set_index("run").loc[names].iterrows():
-            line[str(name)] = f"{row['score']:.1f}"
-            if name != names[0]:
-                # Where there is one question only, there is no interval.
-                known = "" if pd.isna(row["gain_low"]) else " [{gain_low:+.1f}, {gain_high:+.1f}]"
-                line[f"gain of {name} (95 %)"] = ("{gain:+.1f}" + known).format_map(row)
+    for granularity in sorted({granularity for granularity, _ in scores}):
+        line = {"G": str(granularity), "cells": str(scores[granularity, first]["n_cells"])}
+        for name in (*findings.names, *findings.references):
+            line[name] = f"{scores[granularity, name]['score']:.1f}"
+        for name in others:
+            gain = gains[granularity, name]
+            line[f"gain of {name} (95 %)"] = (
+                f"{gain['gain']:+.1f} [{gain['gain_low']:+.1f}, {gain['gain_high']:+.1f}]"
+            )
         lines.append(line)
     return pd.DataFrame(lines).to_string(index=False)
+
+
+def _effect_distances(findings: Findings) -> pd.DataFrame:
+    distances = _over_countries(findings, "effect_distances")
+    table = distances.pivot(index="attribute", columns="run", values="distance")[findings.names]
+    first = distances[distances["run"] == findings.names[0]].set_index("attribute")
+    table = table.assign(**{"no effect": first["distance_no_effect"], "noise": first["floor"]})
+    return table.loc[first.index].rename_axis(index=None, columns=None)
+
+
+def _over_countries(findings: Findings, name: str) -> pd.DataFrame:
+    table = findings.tables[name]
+    return table[table["country"] == ALL]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
         --config.adapter.path=runs/quickstart/train/adapter
 
 The name after the colon is the experiment whose model, survey, hold-out, prompt and seed are taken,
-`ace` where there is none; `quickstart:smoke` is its variant.
+`ace` where there is none; `quickstart:smoke` is a variant of one, `methods:forward-kl` a method.
 """
 
 import runpy
@@ -27,6 +27,8 @@ def get_config(experiment: str = "ace") -> ConfigDict:
 
     config.adapter = ConfigDict()
     config.adapter.path = placeholder(str)  # a PEFT directory; None: the base model
+    config.reference = placeholder(str)  # "uniform", "mean" or "no_effect" in a model's place
+    config.audit = False  # True: how far the answers depend on how they are asked for
 
     config.batch = ConfigDict()
     config.batch.size = 80  # cells that share a trie: all personas of a question

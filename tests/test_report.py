@@ -1,165 +1,235 @@
-"""The report command, and what it computes: gains, effect distances and their intervals."""
+"""The report command: what it writes, what it says is missing, and what it refuses."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ace_jax import report
-from ace_jax.analysis.alignment import score_table
-from ace_jax.analysis.comparison import effect_distances, score_gains
-from ace_jax.analysis.effects import effect_distance, effect_table
-from ace_jax.analysis.uncertainty import bootstrap_means
+from ace_jax.analysis.tables import escape_latex, escape_markdown
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
-FINEST = personas(ATTRIBUTES, 4)
-OPTIONS = 3
+NASTY = "<script>alert(1)</script> & 50_% of $x | `y`"
 
 
-def predictions(seed, questions=("q1", "q2"), countries=("MEX", "USA"), n=10):
-    """Random answers of all finest personas; the survey's do not depend on the seed."""
-    data, model = np.random.default_rng(0), np.random.default_rng(seed)
-    table = pd.DataFrame(
-        [
-            {"country": country, "question_id": question, "granularity": 4, **persona, "n": n}
-            for country in countries
-            for question in questions
-            for persona in FINEST
-        ]
+def predictions(seed, questions=("q1", "q2"), countries=("MEX", "USA"), granularities=(1, 4)):
+    """Random answers of all personas; the survey's do not depend on the seed."""
+    model = np.random.default_rng(seed)
+    rows = [
+        {"country": country, "question_id": question, "granularity": g, **persona}
+        for country in countries
+        for question in questions
+        for g in granularities
+        for persona in personas(ATTRIBUTES, g)
+    ]
+    table = pd.DataFrame(rows).reindex(
+        columns=["country", "question_id", "granularity", *(a.name for a in ATTRIBUTES)]
     )
-    table["p_data"] = list(data.dirichlet(np.ones(OPTIONS), len(table)))
-    table["p_model"] = list(model.dirichlet(np.ones(OPTIONS), len(table)))
-    table["score"] = model.uniform(size=len(table))
-    return table
-
-
-def test_an_effect_distance_by_hand():
-    # The survey moves 0.3 from the first option to the last, the model nothing.
-    assert effect_distance(np.zeros(3), np.array([-0.3, 0.0, 0.3])) == pytest.approx(0.2)
-
-
-def test_effects_are_of_pairs_that_differ_by_one_attribute():
-    table = predictions(1, questions=("q1",), countries=("USA",))
-    effects = effect_table(table, ATTRIBUTES, min_n=10)
-    assert effects["attribute"].value_counts().to_dict() == dict.fromkeys(
-        [attribute.name for attribute in ATTRIBUTES], 8
+    # An answer of the survey depends on its cell alone, so that other runs know the same one.
+    keys = table.fillna("").astype(str).agg("/".join, axis=1)
+    data = [np.random.default_rng(list(key.encode())).dirichlet(np.ones(3)) for key in keys]
+    return table.assign(
+        source="made up",
+        n=50,
+        effective_n=50.0,
+        p_data=data,
+        p_model=list(model.dirichlet(np.ones(3), len(table))),
     )
-    at = table.set_index([attribute.name for attribute in ATTRIBUTES])
-    others = ("Not College Educated", "Rural", "Married")
-    zero, one = at.loc[("Male", *others)], at.loc[("Female", *others)]
-    model, data = (one[name] - zero[name] for name in ("p_model", "p_data"))
-    by_hand = np.abs(np.cumsum(model) - np.cumsum(data)).mean()
-    assert np.isclose(effects["distance"], by_hand).sum() == 1
-    assert np.isclose(effects["distance_no_effect"], np.abs(np.cumsum(data)).mean()).sum() == 1
 
 
-def test_effect_distances_are_means_by_attribute_and_over_all():
-    runs = {"base": predictions(1), "trained": predictions(2)}
-    table = effect_distances(runs, ATTRIBUTES, min_n=10)
-    assert table.columns.tolist() == ["base", "trained", "no effect"]
-    assert table.index.tolist() == [*(attribute.name for attribute in ATTRIBUTES), "ALL"]
-    trained = effect_table(runs["trained"], ATTRIBUTES, min_n=10)
-    assert table["trained"]["ALL"] == pytest.approx(trained["distance"].mean())
-    residence = trained[trained["attribute"] == "residence"]
-    assert table["trained"]["residence"] == pytest.approx(residence["distance"].mean())
-    assert table["no effect"]["ALL"] == pytest.approx(trained["distance_no_effect"].mean())
+def write_out(out, table, **identity):
+    out.mkdir()
+    table.to_parquet(out / "predictions.parquet", index=False)
+    levels = {attribute.name: attribute.levels for attribute in ATTRIBUTES}
+    run = {"seed": 0, "attributes": levels, "data": {"min_n": 10}, "model": {"name": "tiny"}}
+    (out / "run.json").write_text(json.dumps(run | identity))
+    return f"--run={out.name}={out}"
 
 
-def test_a_mean_is_flat_within_a_country_and_over_countries():
-    cells = pd.DataFrame(
-        {
-            "country": ["MEX", "MEX", "MEX", "USA"],
-            "question_id": ["q1", "q1", "q2", "q1"],
-            "score": [0.0, 0.6, 0.3, 0.9],
-        }
-    )
-    assert bootstrap_means(cells, "score", seed=0)[0] == pytest.approx((0.3 + 0.9) / 2)
+def write_questions(out, text="How much?", topic="Trust", labels=("none", "some", "all")):
+    rows = {"question_id": ["q1", "q2"], "topic": topic, "text": text}
+    rows |= {"option_labels": [list(labels)] * 2}
+    pd.DataFrame(rows).to_parquet(out / "questions.parquet", index=False)
 
 
-def test_the_interval_is_that_of_resampled_questions():
-    # 400 questions whose means are normal: the interval is the mean -+ 1.96 standard errors.
-    means = np.random.default_rng(0).normal(size=400)
-    cells = pd.DataFrame(
-        {"country": "USA", "question_id": np.arange(400).repeat(5), "score": means.repeat(5)}
-    )
-    centre, low, high = bootstrap_means(cells, "score", seed=0)
-    half = 1.96 * means.std(ddof=1) / 20
-    assert centre == pytest.approx(means.mean())
-    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
-    assert (high + low) / 2 == pytest.approx(centre, abs=0.1 * half)
-
-
-def test_one_question_has_no_interval():
-    centre, low, high = bootstrap_means(predictions(1, questions=("q1",)), "score", seed=0)
-    assert np.isfinite(centre)
-    assert np.isnan([low, high]).all()
-
-
-def test_a_gain_is_paired():
-    first = predictions(1, questions=tuple(f"q{number}" for number in range(30)))
-    later = first.assign(score=first["score"] + 0.1)
-    table = score_gains({"base": first, "trained": later}, ATTRIBUTES, seed=0)
-    base, trained = table.to_dict("records")
-    assert (base["run"], base["n_cells"], base["gain"]) == ("base", len(first), 0)
-    assert base["score"] == pytest.approx(100 * first["score"].mean())
-    for name in ("gain", "gain_low", "gain_high"):  # every question gains the same
-        assert trained[name] == pytest.approx(10)
-    assert trained["ci_high"] - trained["ci_low"] > 1
-
-
-def test_runs_of_other_cells_are_refused():
-    runs = {"base": predictions(1), "trained": predictions(2, questions=("q1", "q3"))}
-    with pytest.raises(InputError, match="base and trained were not evaluated on the same cells"):
-        score_gains(runs, ATTRIBUTES, seed=0)
-
-
-def test_scores_have_a_row_a_country_and_one_for_all():
-    table = predictions(1)
-    scores = score_table(table, seed=0)
-    assert scores["country"].tolist() == ["MEX", "USA", "ALL"]
-    by_country = table.groupby("country")["score"].mean()
-    assert scores["score"].tolist() == pytest.approx([*by_country, by_country.mean()])
+def data_of(directory):
+    page = (directory / "index.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 @pytest.fixture
-def outs(tmp_path):
-    """Two directories as evaluate writes them."""
-    for name, seed in (("base", 1), ("trained", 2)):
-        out = tmp_path / name
-        out.mkdir()
-        predictions(seed).to_parquet(out / "predictions.parquet", index=False)
-        levels = {attribute.name: attribute.levels for attribute in ATTRIBUTES}
-        run = {"seed": 0, "attributes": levels, "data": {"min_n": 10}}
-        (out / "run.json").write_text(json.dumps(run))
-    return tmp_path
+def runs(tmp_path):
+    """Two runs as evaluate writes them."""
+    adapter = {"path": "a", "sha256": "0" * 64}
+    return [
+        write_out(tmp_path / "base", predictions(1), adapter=None),
+        write_out(tmp_path / "trained", predictions(2), adapter=adapter),
+    ]
 
 
-def test_the_command_writes_tables_and_a_picture(outs, capsys):
-    runs = [f"--run={name}={outs / name}" for name in ("base", "trained")]
-    report.main([*runs, "--output", str(outs / "report")])
-    assert {path.name for path in (outs / "report").iterdir()} == {
-        "scores.csv",
-        "effects.csv",
-        "scores.png",
-    }
-    scores = pd.read_csv(outs / "report" / "scores.csv")
-    assert scores["run"].tolist() == ["base", "trained"]
-    effects = pd.read_csv(outs / "report" / "effects.csv", index_col="attribute")
-    assert effects.columns.tolist() == ["base", "trained", "no effect"]
+def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys):
+    for name in ("base", "trained"):
+        write_questions(tmp_path / name)
+    output = tmp_path / "report"
+    report.main([*runs, "--output", str(output)])
+    names = {path.name for path in output.iterdir()}
+    assert {"index.html", "scores.csv", "gains.csv", "effects.csv", "table1.md"} <= names
+    drawn = {path.name for path in (output / "figures").iterdir()}
+    for figure in ("scores", "granularity", "changes_g4", "classes", "influence"):
+        assert {f"{figure}.png", f"{figure}.svg"} <= drawn
+    scores = pd.read_csv(output / "scores.csv").set_index(["run", "country", "granularity"])
+    gains = pd.read_csv(output / "gains.csv").set_index(["run", "country", "granularity"])
+    base, trained = (scores.at[(name, "ALL", 4), "score"] for name in ("base", "trained"))
+    assert gains.at[("trained", "ALL", 4), "gain"] == pytest.approx(trained - base, abs=1e-3)
     printed = capsys.readouterr().out
-    assert f"{scores['score'][1]:.1f}" in printed
-    assert f"{effects['trained']['ALL']:.4f}" in printed
+    assert f"{trained:.1f}" in printed
+    assert f"{trained - base:+.1f}" in printed
 
 
-def test_one_question_is_reported_without_an_interval(outs, capsys):
-    for name, seed in (("base", 1), ("trained", 2)):
-        one = predictions(seed, questions=("q1",))
-        one.to_parquet(outs / name / "predictions.parquet", index=False)
-    runs = [f"--run={name}={outs / name}" for name in ("base", "trained")]
-    report.main([*runs, "--output", str(outs / "report")])
-    assert "nan" not in capsys.readouterr().out
+def test_the_page_asks_nothing_of_a_network(runs, tmp_path):
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in page
+    addresses = set(re.findall(r"https?://[^\s\"'<)]+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not a place
+    assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
+
+
+def test_table_1_has_methods_in_rows_and_its_best_in_bold(runs, tmp_path):
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    scores = pd.read_csv(tmp_path / "report" / "scores.csv")
+    four = scores[(scores["granularity"] == 4) & (scores["country"] == "MEX")]
+    best = four.loc[four["score"].idxmax()]
+    latex = (tmp_path / "report" / "table1.tex").read_text()
+    block = latex.split("{G = 4}")[1]
+    assert "Method & MEX & USA & Avg" in latex
+    assert rf"{best['run']} & \textbf{{{best['score']:.2f}}}" in block
+    assert r"\underline{" in block
+    markdown = (tmp_path / "report" / "table1.md").read_text()
+    assert f"| {best['run']} | **{best['score']:.2f}** |" in markdown
+
+
+def test_text_of_a_survey_is_harmless_wherever_it_is_written(runs, tmp_path):
+    for name in ("base", "trained"):
+        write_questions(tmp_path / name, NASTY, topic=NASTY, labels=(NASTY, "some", "all"))
+    nasty_run = runs[1].replace("trained=", f"{NASTY}=", 1)
+    output = tmp_path / "report"
+    report.main([runs[0], nasty_run, "--output", str(output)])
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    question = data_of(output)["questions"][0]
+    assert (question["text"], question["topic"], question["options"][0]) == (NASTY,) * 3
+    assert r"50\_\% of \$x" in (output / "table1.tex").read_text()
+    assert "<script>" not in (output / "table1.md").read_text()
+
+
+def test_latex_and_markdown_are_escaped():
+    assert escape_latex(r"a\b_{c}^~#%&$") == (
+        r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\#\%\&\$"
+    )
+    assert escape_markdown("a|b <i> *c* `d`\n& e") == r"a\|b &lt;i&gt; \*c\* \`d\` &amp; e"
+
+
+def test_what_an_incomplete_run_lacks_is_said(tmp_path):
+    one = predictions(1, countries=("USA",), granularities=(1,))
+    run = write_out(tmp_path / "only", one, adapter=None)
+    report.main([run, "--output", str(tmp_path / "report")])
+    notes = " ".join(data_of(tmp_path / "report")["notes"])
+    for said in (
+        "one run only",
+        "No run has an adapter",
+        "Only granularity 1",
+        "questions are not",
+    ):
+        assert said in notes
+    assert "Effects are missing" in notes
+    assert "No audit of only" in notes
+
+
+def test_an_audit_and_references_are_shown(runs, tmp_path):
+    audit = pd.DataFrame({"variant": ["unaltered"], "granularity": [4], "score": [0.75]})
+    audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
+    uniform = predictions(3)
+    uniform["p_model"] = [np.full(3, 1 / 3)] * len(uniform)
+    reference = write_out(tmp_path / "uniform", uniform, reference="uniform", model=None)
+    report.main([*runs, reference, "--output", str(tmp_path / "report")])
+    data = data_of(tmp_path / "report")
+    assert data["references"] == ["uniform"]
+    assert [run["name"] for run in data["runs"]] == ["base", "trained"]
+    assert data["tables"]["audit"]["score"] == [75.0]
+
+
+def test_personas_that_training_never_saw_have_a_table_and_a_place_on_the_page(tmp_path):
+    held_out = "Female/College Educated/Urban/Married"
+    table = predictions(1)
+    persona = dict(zip((a.name for a in ATTRIBUTES), held_out.split("/"), strict=True))
+    table = table[(table[list(persona)] == pd.Series(persona)).all(axis=1)]
+    data = {"min_n": 10, "split": "held_out", "holdout": f"persona:{held_out}"}
+    run = write_out(tmp_path / "run", table, data=data)
+    report.main([run, "--output", str(tmp_path / "report")])
+    assert pd.read_csv(tmp_path / "report" / "composition.csv")["persona"].unique() == [held_out]
+    assert "composition" in data_of(tmp_path / "report")["tables"]
+
+
+def test_runs_of_other_cells_are_compared_on_those_that_both_have(tmp_path, capsys):
+    wide = write_out(tmp_path / "wide", predictions(1, countries=("MEX", "USA")))
+    shuffled = predictions(2, countries=("JPN", "USA")).sample(frac=1, random_state=0)
+    other = write_out(tmp_path / "other", shuffled)
+    report.main([wide, other, "--output", str(tmp_path / "report")])
+    data = data_of(tmp_path / "report")
+    assert [country["code"] for country in data["countries"]] == ["USA"]
+    assert "all of MEX" in data["notes"][0]
+    assert "all of JPN" in data["notes"][1]
+    assert "all of MEX" in capsys.readouterr().err
+    alone = write_out(tmp_path / "alone", shuffled[shuffled["country"] == "USA"])
+    report.main([alone, "--output", str(tmp_path / "report alone")])
+    both, one = (
+        pd.read_csv(tmp_path / name / "scores.csv").set_index(["run", "country", "granularity"])
+        for name in ("report", "report alone")
+    )
+    for granularity in (1, 4):
+        of_both = both.at[("other", "USA", granularity), "score"]
+        assert of_both == pytest.approx(one.at[("alone", "USA", granularity), "score"])
+
+
+def _older(out):
+    run = json.loads((out / "run.json").read_text())
+    del run["attributes"]
+    (out / "run.json").write_text(json.dumps(run))
+
+
+def _damaged(out):
+    path = out / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _other_answers(out):
+    table = pd.read_parquet(out / "predictions.parquet")
+    table["p_data"] = [np.array([0.2, 0.3, 0.5])] * len(table)
+    table.to_parquet(out / "predictions.parquet", index=False)
+
+
+def _other_cells(out):
+    predictions(2, questions=("q8", "q9")).to_parquet(out / "predictions.parquet", index=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_older, r"run\.json does not say what personas are made of: an older version wrote it"),
+        (_damaged, r"predictions\.parquet is damaged"),
+        (_other_answers, "base and trained were scored against other answers of the survey"),
+        (_other_cells, "base, trained have no cell in common"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, spoil, message):
+    spoil(tmp_path / "trained")
+    with pytest.raises(InputError, match=message) as refused:
+        report.main([*runs, "--output", str(tmp_path / "report")])
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +243,12 @@ def test_what_is_no_run_is_refused(tmp_path, run, message):
     with pytest.raises(InputError, match=message):
         report.main(["--run", run, "--output", str(tmp_path / "report")])
     assert not (tmp_path / "report").exists()
+
+
+def test_a_name_given_twice_and_an_output_that_is_a_file_are_refused(runs, tmp_path):
+    with pytest.raises(InputError, match="the name base is taken"):
+        report.main([runs[0], runs[0], "--output", str(tmp_path / "report")])
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="cannot be made"):
+        report.main([*runs, "--output", str(file)])

@@ -1,0 +1,120 @@
+// Which method wins, by how much, how sure one can be, and against what.
+const scoreAt = indexed(tables.scores || [], "run", "country", "topic", "granularity");
+const gainAt = indexed(tables.gains || [], "run", "country", "granularity");
+const ceilingAt = indexed(tables.ceilings || [], "country", "granularity");
+const effectAt = indexed(tables.effect_distances || [], "run", "country", "attribute");
+const first = runs[0];
+const isRun = new Set(runs);
+const granularityText = (g) => `${plural(+g, "attribute")} named (G = ${g})`;
+const place = () => countryName[state.country] + (state.topic === ALL ? "" : ", " + state.topic);
+
+// Everything that has a score where we are, the best first: methods and references.
+function standing(country = state.country, topic = state.topic) {
+  return [...runs, ...data.references]
+    .map((run) => scoreAt(run, country, topic, state.granularity))
+    .filter((row) => row && known(row.score))
+    .sort((one, other) => other.score - one.score);
+}
+
+function verdict() {
+  const methods = standing(state.country, ALL).filter((row) => isRun.has(row.run));
+  if (!methods.length) return [h("h1", {}, "No cell to compare here"), h("p", { class: "lead" }, "Choose another country or granularity.")];
+  const best = methods[0];
+  const where = state.country === ALL ? plural(data.countries.length, "country").replace("countrys", "countries") : countryName[state.country];
+  const gain = gainAt(best.run, state.country, state.granularity);
+  const references = standing(state.country, ALL).filter((row) => !isRun.has(row.run));
+  const above = references.filter((row) => row.score > best.score);
+  const ceiling = ceilingAt(state.country, state.granularity);
+  const heading = runs.length === 1
+    ? [h("b", {}, best.run), ` reaches ${fixed(best.score)} of 100`]
+    : [h("b", {}, best.run), " answers most like the survey: ", `${fixed(best.score)} of 100`];
+  const parts = [];
+  if (best.run !== first && gain) {
+    parts.push(h("b", {}, `${signed(gain.gain)} points`), ` over ${first}`);
+    if (known(gain.low)) {
+      parts.push(` (95 % interval ${interval(gain.low, gain.high, signed)}), `,
+        gain.low > 0 ? "more than the choice of questions explains" : "so it may as well be none");
+    }
+    parts.push(". ");
+  } else if (runs.length > 1) parts.push(`No method does better than ${first}, the one to compare with. `);
+  if (ceiling && known(ceiling.ceiling)) {
+    parts.push(`A perfect model would reach ${fixed(ceiling.ceiling)} with so few respondents a cell, so this is `,
+      h("b", {}, `${fixed((100 * best.score) / ceiling.ceiling, 0)} %`), " of what can be reached. ");
+  }
+  if (above.length) {
+    parts.push(`But ${above.map((row) => `\u201c${row.run}\u201d (${fixed(row.score)})`).join(" and ")} `,
+      `score${above.length === 1 ? "s" : ""} higher without any model.`);
+  } else if (references.length) parts.push(`It is above every reference that needs no model; the best of them, \u201c${references[0].run}\u201d, has ${fixed(references[0].score)}.`);
+  return [
+    h("p", { class: "over" }, `${data.survey} \u00b7 ${where} \u00b7 ${granularityText(state.granularity)}`),
+    h("h1", {}, heading),
+    h("p", { class: "lead" }, parts),
+  ];
+}
+
+function scoreChart() {
+  const rows = standing();
+  if (!rows.length) return h("p", { class: "note" }, "No cell of this topic here.");
+  const best = rows.find((row) => isRun.has(row.run));
+  const ceiling = state.topic === ALL ? ceilingAt(state.country, state.granularity) : null;
+  const lines = ceiling && known(ceiling.ceiling) ? [{ label: "ceiling", value: ceiling.ceiling }] : [];
+  const tip = (row) => `${row.run}\n${fixed(row.score, 2)} ${interval(row.low, row.high, fixed, 2)}\n${plural(row.n_cells, "cell")}`;
+  return h("figure", {}, dotPlot({
+    label: `Alignment scores, ${place()}: ` + rows.map((row) => `${row.run} ${fixed(row.score)}`).join(", "),
+    unit: "alignment score (0\u2013100)", lines,
+    rows: rows.map((row) => ({
+      label: row.run, aside: !isRun.has(row.run), strong: row === best,
+      marks: [{ run: row.run, aside: !isRun.has(row.run), value: row.score, low: row.low, high: row.high, tip: tip(row) }],
+      text: fixed(row.score), more: interval(row.low, row.high),
+    })),
+  }), h("figcaption", {}, `${place()}, ${granularityText(state.granularity)}. `, `Means are ${data.average}; bars are 95 % intervals over questions.`,
+    data.references.length ? " Hollow marks need no model." : ""));
+}
+
+function comparison() {
+  const rows = standing(state.country, ALL).map((row) => ({
+    ...row, aside: !isRun.has(row.run), gained: isRun.has(row.run) && row.run !== first ? gainAt(row.run, state.country, state.granularity) : null,
+    effect: effectAt(row.run, state.country, ALL),
+    part: ceilingAt(state.country, state.granularity),
+  }));
+  const top = Math.max(...rows.filter((row) => !row.aside).map((row) => row.score));
+  const columns = [
+    { key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
+    { key: "score", label: "Score", text: (row) => fixed(row.score), small: (row) => interval(row.low, row.high),
+      value: (row) => row.score, best: (row) => !row.aside && row.score === top },
+  ];
+  if (runs.length > 1) columns.push(
+    { key: "gain", label: `Gain over ${first}`, text: (row) => (row.gained ? signed(row.gained.gain) : "\u2013"),
+      small: (row) => (row.gained ? interval(row.gained.low, row.gained.high, signed) : ""), value: (row) => row.gained?.gain });
+  if (rows.some((row) => known(row.gained?.p_value))) columns.push(
+    { key: "p", label: "p, paired", text: (row) => pValue(row.gained?.p_value), value: (row) => row.gained?.p_value });
+  if (rows.some((row) => known(row.part?.ceiling))) columns.push(
+    { key: "part", label: "% of ceiling", text: (row) => (row.part ? fixed((100 * row.score) / row.part.ceiling, 0) : "\u2013"),
+      value: (row) => row.part && row.score / row.part.ceiling });
+  if (rows.some((row) => row.effect)) columns.push(
+    { key: "effect", label: "Effect distance", text: (row) => fixed(row.effect?.distance, 4), value: (row) => row.effect?.distance });
+  return sortable({ columns, rows, caption: `Methods and references, ${countryName[state.country]}, ${granularityText(state.granularity)}` });
+}
+const pValue = (p) => (!known(p) ? "\u2013" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+
+function byGranularity() {
+  if (data.granularities.length < 2) return h("p", { class: "note" }, `Only one granularity was evaluated (G = ${data.granularities[0]}).`);
+  const points = (run) => data.granularities
+    .map((g) => scoreAt(run, state.country, state.topic, g))
+    .filter(Boolean)
+    .map((row) => ({ at: row.granularity, value: row.score, low: row.low, high: row.high,
+      tip: `${row.run}, G = ${row.granularity}\n${fixed(row.score, 2)} ${interval(row.low, row.high, fixed, 2)}` }));
+  const series = runs.map((run) => ({ run, points: points(run) })).filter((one) => one.points.length);
+  const ceiling = data.granularities.map((g) => ceilingAt(state.country, g)).filter((row) => row && known(row.ceiling))
+    .map((row) => ({ at: row.granularity, value: row.ceiling }));
+  const lines = state.topic === ALL && ceiling.length ? [{ label: "ceiling", points: ceiling, dash: "5 4" }] : [];
+  if (!series.length) return null;
+  return [h("h3", {}, "Does it last as personas become finer?"),
+    h("figure", {}, legend(series.map((one) => one.run)), linePlot({ series, lines, ticks: data.granularities,
+      width: Math.min(720, pageWidth()), unit: "persona granularity", label: `Alignment score by granularity, ${place()}` }),
+    h("figcaption", {}, `${place()}. Bars are 95 % intervals over questions.`))];
+}
+
+const WHERE = ["country", "topic", "granularity"];
+const overview = () => view(WHERE, verdict);
+const standings = () => [scoreChart, comparison, byGranularity].map((draw) => view(WHERE, draw));

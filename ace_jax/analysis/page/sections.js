@@ -1,0 +1,200 @@
+// The comparison taken apart: by country, by topic, by attribute; the audit; and what all of it is.
+const levelAt = indexed(tables.levels || [], "run", "country", "granularity", "attribute", "level");
+const levels = data.attributes.flatMap((attribute) => attribute.levels.map((level) => ({ attribute: attribute.name, level, label: level })));
+const byCountry = [...data.countries.map((country) => ({ ...country, label: country.name }))];
+const to = (code) => h("a", { href: "#", onclick: (event) => { event.preventDefault(); change({ country: code }); } }, countryName[code]);
+
+function countries() {
+  return [
+    h("h2", {}, "By country"),
+    h("p", {}, "Countries in rows, methods in columns; the best of a row in bold. Click a country to see everything for it alone."),
+    view(["topic", "granularity"], countryTable),
+    tables.tiers ? view(["granularity"], equity) : null,
+  ];
+}
+function countryTable() {
+  const codes = [ALL, ...data.countries.map((country) => country.code)];
+  const cell = (run, code) => scoreAt(run, code, state.topic, state.granularity);
+  const rows = codes.map((code) => ({ code, best: Math.max(...runs.map((run) => cell(run, code)?.score ?? -1)) }))
+    .filter((row) => row.best >= 0);
+  const every = rows.flatMap((row) => runs.map((run) => cell(run, row.code)?.score)).filter(known);
+  const [low, high] = [Math.min(...every), Math.max(...every)];
+  const columns = [
+    { key: "country", label: "Country", text: (row) => countryName[row.code], value: (row) => (row.code === ALL ? "" : countryName[row.code]), link: (row) => to(row.code) },
+    ...runs.map((run) => ({
+      key: run, label: run, value: (row) => cell(run, row.code)?.score, text: (row) => fixed(cell(run, row.code)?.score),
+      best: (row) => runs.length > 1 && cell(run, row.code)?.score === row.best, tint: (row) => heat(cell(run, row.code)?.score, low, high),
+      tip: (row) => { const one = cell(run, row.code); return one ? `${run}, ${countryName[row.code]}\n${fixed(one.score, 2)} ${interval(one.low, one.high, fixed, 2)}\n${plural(one.n_cells, "cell")}` : null; },
+    })),
+  ];
+  return sortable({ columns, rows, caption: `Alignment score, ${state.topic === ALL ? "all topics" : state.topic}, ${granularityText(state.granularity)}` });
+}
+function equity() {
+  const rows = tables.tiers.filter((row) => row.granularity === state.granularity);
+  if (!rows.length) return null;
+  const tiers = [...new Set(rows.map((row) => row.tier))].sort();
+  const at = indexed(rows, "run", "tier");
+  const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
+    ...tiers.map((tier) => ({ key: "tier" + tier, label: `Tier ${tier}`, text: (row) => fixed(at(row.run, tier)?.score), value: (row) => at(row.run, tier)?.score })),
+    { key: "gap", label: `Tier ${tiers[0]} \u2212 tier ${tiers.at(-1)}`, text: (row) => signed(gap(row)), value: gap }];
+  function gap(row) {
+    const [top, last] = [at(row.run, tiers[0]), at(row.run, tiers.at(-1))];
+    return top && last ? top.score - last.score : null;
+  }
+  return [h("h3", {}, "Is it fair to countries with fewer resources?"),
+    sortable({ columns, rows: runs.map((run) => ({ run })), caption: `Mean score by tier, ${granularityText(state.granularity)}; a gap near zero treats the tiers alike` }),
+    h("p", { class: "note" }, "Tier 1: western and developed; tier 2: transitional economies; tier 3: Africa (paper, section 4.2). Countries that the paper does not name have no tier.")];
+}
+
+function topics() {
+  return [h("h2", {}, "By topic"), view(["country", "granularity"], topicChart), view(["country", "topic"], unseen)];
+}
+function unseen() {
+  const rows = (tables.composition || []).filter((row) => row.country === state.country && row.topic === state.topic);
+  if (!rows.length) return null;
+  const at = indexed(rows, "run", "persona");
+  const columns = [{ key: "persona", label: "Persona", text: (row) => row.persona.replaceAll("/", ", "), value: (row) => row.persona },
+    ...runs.map((run) => ({ key: run, label: run, value: (row) => at(run, row.persona)?.score, text: (row) => fixed(at(run, row.persona)?.score),
+      small: (row) => interval(at(run, row.persona)?.low, at(run, row.persona)?.high) }))];
+  return [h("h3", {}, "Personas that training never saw"),
+    sortable({ columns, rows: [...new Set(rows.map((row) => row.persona))].map((persona) => ({ persona })),
+      caption: `Alignment score of combinations that were held out, ${place()}` })];
+}
+function topicChart() {
+  if (!data.topics.length) return h("p", { class: "note" }, "Topics are not known: these runs were evaluated before questions.parquet was written beside the predictions.");
+  const rows = data.topics.map((topic) => ({ topic, marks: runs.map((run) => scoreAt(run, state.country, topic, state.granularity)).filter(Boolean) }))
+    .filter((row) => row.marks.length);
+  if (!rows.length) return h("p", { class: "note" }, "No topic was asked here.");
+  rows.sort((one, other) => Math.max(...other.marks.map((mark) => mark.score)) - Math.max(...one.marks.map((mark) => mark.score)));
+  const columns = [{ key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic,
+      link: (row) => h("a", { href: "#", onclick: (event) => { event.preventDefault(); change({ topic: row.topic }); } }, row.topic) },
+    ...runs.map((run) => ({ key: run, label: run, value: (row) => row.marks.find((one) => one.run === run)?.score,
+      text: (row) => fixed(row.marks.find((one) => one.run === run)?.score),
+      small: (row) => { const one = row.marks.find((mark) => mark.run === run); return one ? interval(one.low, one.high) : ""; } }))];
+  return [legend(runs), h("figure", {}, dotPlot({
+    label: `Alignment score by topic, ${countryName[state.country]}`, unit: "alignment score (0\u2013100)",
+    rows: rows.map((row) => ({ label: row.topic, marks: row.marks.map((one) => ({ run: one.run, value: one.score, low: one.low, high: one.high,
+      tip: `${one.run}, ${row.topic}\n${fixed(one.score, 2)} ${interval(one.low, one.high, fixed, 2)}\n${plural(one.n_cells, "cell")}` })) })),
+  }), h("figcaption", {}, `${countryName[state.country]}, ${granularityText(state.granularity)}, the best topic first.`)),
+  numbers(sortable({ columns, rows, caption: `Alignment score by topic, ${countryName[state.country]}` }))];
+}
+
+function attributes() {
+  const needs = ["method", "granularity", "country", "topic", "attribute"];
+  return [
+    h("h2", {}, "By attribute"),
+    h("p", {}, "An effect is what switching one attribute of a persona does to the answers. A method that knows people moves its answers as the survey's move."),
+    runs.length > 1 ? h("div", { class: "controls" }, choice("Method shown", "method", runs.map((run) => [run, run]))) : null,
+    view(["attribute", "country"], effectDistances),
+    view(["country", "epsilon", "method"], effectClasses),
+    view(["method", "country", "attribute"], effectTable),
+    view(["method", "granularity"], changes),
+    view(["country"], influence),
+  ];
+}
+function effectDistances() {
+  const found = tables.effect_distances || [];
+  if (!found.length) return h("p", { class: "note warn" }, "No effects: no two cells of these runs differ by one attribute only, all of them named.");
+  const names = [...new Set(found.map((row) => row.run))];
+  const rows = names.map((run) => effectAt(run, state.country, state.attribute)).filter(Boolean).sort((one, other) => one.distance - other.distance);
+  if (!rows.length) return null;
+  return [h("h3", {}, "How far are effects from the survey's?"), h("figure", {}, dotPlot({
+    label: `Effect distance, ${title(state.attribute)}: ` + rows.map((row) => `${row.run} ${fixed(row.distance, 4)}`).join(", "),
+    unit: "effect distance (Eq. 11), less is better", digits: 4,
+    rows: rows.map((row) => ({ label: row.run, aside: !isRun.has(row.run), text: fixed(row.distance, 4), more: interval(row.low, row.high, fixed, 4),
+      marks: [{ run: row.run, aside: !isRun.has(row.run), value: row.distance, low: row.low, high: row.high, tip: `${row.run}\n${fixed(row.distance, 5)} ${interval(row.low, row.high, fixed, 5)}` }] })),
+  }), h("figcaption", {}, `${state.attribute === ALL ? "All attributes" : title(state.attribute)}, ${countryName[state.country].toLowerCase() === "all countries" ? "all countries" : countryName[state.country]}, personas that name every attribute. A perfect model would still be at the sampling noise; predicting no effect is what a model does that ignores the persona.`))];
+}
+const KINDS = ["Aligned", "Erasure", "Stereotyping", "Flipped"];
+function effectClasses() {
+  const rows = (tables.classes || []).filter((row) => row.country === state.country && row.epsilon === +state.epsilon);
+  if (!rows.length) return null;
+  const share = indexed(rows, "run", "class");
+  return [h("h3", {}, "Which way do effects go wrong?"),
+    h("div", { class: "controls" }, h("label", {}, "Threshold (points)", epsilonChoice())),
+    h("figure", {}, stacks(runs.filter((run) => share(run, KINDS[0])).map((run) => ({ label: run, parts: KINDS.map((kind) => share(run, kind).share / 100) })), KINDS),
+      h("figcaption", {}, `Share of the effects of country, attribute and topic, ${countryName[state.country]}. Aligned: no more than the threshold away from the survey's effect. Otherwise flipped (the other way), stereotyping (too strong) or erasure (too weak).`)),
+    transitionTable()];
+}
+function epsilonChoice() {
+  const known = [...new Set(tables.classes.map((row) => String(row.epsilon)))];
+  const select = h("select", { onchange: (event) => { change({ epsilon: event.target.value }); byId("epsilon").focus(); }, id: "epsilon" },
+    known.map((value) => h("option", { value }, value)));
+  select.value = state.epsilon;
+  return select;
+}
+function transitionTable() {
+  const rows = (tables.transitions || []).filter((row) => row.run === state.method);
+  if (!rows.length) return null;
+  const share = indexed(rows, "before", "after");
+  const most = Math.max(...rows.map((row) => row.share));
+  const columns = [{ key: "before", label: `${first} \u2192 ${state.method}`, text: (row) => row.before, value: (row) => KINDS.indexOf(row.before) },
+    ...KINDS.map((kind) => ({ key: kind, label: kind, value: (row) => share(row.before, kind)?.share, text: (row) => fixed(share(row.before, kind)?.share),
+      tint: (row) => heat(share(row.before, kind)?.share, 0, most) }))];
+  return numbers(sortable({ columns, rows: KINDS.map((before) => ({ before })),
+    caption: `What became of each class, per cent of all effects of all countries, threshold ${data.epsilon}: ${first} in rows, ${state.method} in columns` }), `What became of each class under ${state.method}`);
+}
+function effectTable() {
+  const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === state.method &&
+    (state.attribute === ALL || row.attribute === state.attribute));
+  if (!rows.length) return null;
+  const columns = [
+    { key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic },
+    { key: "attribute", label: "Attribute", text: (row) => title(row.attribute), value: (row) => row.attribute, words: true },
+    { key: "data", label: "Survey", text: (row) => signed(row.effect_data), value: (row) => row.effect_data },
+    { key: "model", label: state.method, text: (row) => signed(row.effect_model), value: (row) => row.effect_model },
+    { key: "off", label: "Difference", text: (row) => signed(row.effect_model - row.effect_data), value: (row) => row.effect_model - row.effect_data },
+  ];
+  return numbers(sortable({ columns, rows, caption: `Effects by topic and attribute, ${countryName[state.country]} (points of the scale from first to last option)` }), `Effects of ${state.method} by topic and attribute`);
+}
+function changes() {
+  if (runs.length < 2 || !tables.levels) return null;
+  const at = (row, column) => {
+    const [was, is] = [first, state.method].map((run) => levelAt(run, row.code, state.granularity, column.attribute, column.level));
+    if (!was || !is) return null;
+    return { value: is.score - was.score, tip: `${row.label}, ${column.label}\n${first} ${fixed(was.score)} \u2192 ${state.method} ${fixed(is.score)} (${signed(is.score - was.score)})` };
+  };
+  return [h("h3", {}, `Who gains, and who loses, from ${first} to ${state.method}?`),
+    h("figure", { class: "scroll" }, bubbles({ rows: byCountry, columns: levels, at, width: Math.min(860, pageWidth()),
+      label: `Change of the alignment score by country and level, ${first} to ${state.method}` }),
+    h("figcaption", {}, `Area: size of the change at ${granularityText(state.granularity)}. Full discs gain, hollow ones lose. Hover for values.`))];
+}
+function influence() {
+  const rows = (tables.influence || []).filter((row) => row.country === state.country);
+  if (!rows.length) return null;
+  const at = indexed(rows, "topic", "attribute");
+  const [least, most] = [Math.min, Math.max].map((of) => of(...rows.map((row) => row.data_size)));
+  const names = data.attributes.map((attribute) => attribute.name).filter((name) => rows.some((row) => row.attribute === name));
+  const columns = [{ key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic },
+    ...names.map((name) => ({ key: name, label: title(name), text: (row) => fixed(at(row.topic, name)?.data_size), value: (row) => at(row.topic, name)?.data_size,
+      tint: (row) => heat(at(row.topic, name)?.data_size, least, most) }))];
+  return [h("h3", {}, "What moves people in the survey itself?"),
+    sortable({ columns, rows: [...new Set(rows.map((row) => row.topic))].map((topic) => ({ topic })),
+      caption: `How far each attribute moves answers, ${countryName[state.country]} (0\u2013100, sampling noise included)` })];
+}
+
+function audit() {
+  const rows = tables.audit || [];
+  if (!rows.length) return [h("h2", {}, "Audit"), h("p", { class: "note" }, "These runs were not audited. Evaluate with --config.audit=True to see how much the form of a prompt matters.")];
+  const names = Object.keys(rows[0]);
+  const words = (name) => rows.every((row) => typeof row[name] !== "number");
+  const columns = names.map((name) => ({ key: name, label: title(name), value: (row) => row[name], words: words(name),
+    text: (row) => (words(name) ? row[name] : Number.isInteger(row[name]) ? String(row[name]) : fixed(row[name], Math.abs(row[name]) < 1 ? 4 : 2)) }));
+  return [h("h2", {}, "Audit"), h("p", {}, "What should not matter: how options are named, in which order they come, how the question is put."),
+    sortable({ columns, rows, caption: "Scores under variants of the prompt" })];
+}
+
+function about() {
+  const facts = data.runs.map((run) => [h("dt", {}, run.name), h("dd", {}, run.what)]);
+  return [
+    h("h2", {}, "What was compared"),
+    h("dl", {}, facts),
+    data.notes.length ? h("div", { class: "note warn" }, h("b", {}, "What is not in this report"), h("ul", {}, data.notes.map((note) => h("li", {}, note)))) : null,
+    h("h3", {}, "How to read it"),
+    h("div", { class: "note" },
+      h("p", {}, "The alignment score is 100 times one minus the Wasserstein distance between the model's and the survey's answers, divided by its maximum (Eq. 15): 100 is the survey itself. "
+        + (data.average === "nested" ? "Averages are nested, as in the authors' code: cells within a combination of attributes and topic, these within a country, countries alike." : "Averages are flat: every cell of a country counts alike, and every country.")),
+      h("p", {}, "Intervals are 95 %, from the spread between questions (Student's t), so they say what other questions of the kind would give. Gains are paired, question by question; p comes from flipping their signs."),
+      h("p", {}, "The ceiling is the score that a perfect model would have: the survey is a sample, and a cell of few respondents lies off its own population.")),
+  ];
+}

@@ -1,0 +1,195 @@
+"""The page's packed answers, and the page in a real browser (headless Chromium, if there is one).
+
+What a reader would do is done by a script that is added to a copy of the page; what comes of it is
+read from the document that Chromium hands back.
+"""
+
+import base64
+import html
+import json
+import re
+import shutil
+import subprocess
+import zlib
+
+import numpy as np
+import pytest
+from test_report import NASTY, predictions, write_out, write_questions
+
+from ace_jax import report
+from ace_jax.analysis.page.build import embedded, page
+from ace_jax.analysis.page.pack import Grid, pack
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+browser = pytest.mark.skipif(BROWSER is None, reason="no chromium")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--virtual-time-budget=8000",
+)
+
+
+def test_packed_answers_come_back_to_within_one_rounding():
+    draws = np.random.default_rng(0)
+    countries, people, options = 2, 5, np.array([4, 2])
+    question, country, persona = (axis.ravel() for axis in np.indices((2, countries, people)))
+    n = draws.integers(1, 10**6, len(question))
+    sources = []
+    for _ in range(3):
+        p = draws.dirichlet(np.ones(4), len(question))
+        p[question == 1, 2:] = 0
+        sources.append(p / p.sum(axis=1, keepdims=True))
+    packed = pack(Grid(question, country, persona, n, options, countries, people), sources)
+    for place, k in enumerate(options):
+        raw = zlib.decompress(base64.b64decode(packed.chunks[place]))
+        size = 4 * countries * people
+        rows = question == place
+        assert np.frombuffer(raw[:size], "<u4").tolist() == n[rows].tolist()
+        steps = np.frombuffer(raw[size:], np.uint8).reshape(3, countries, k - 1, people)
+        shares = np.cumsum(steps, axis=-1, dtype=np.uint8) / packed.levels
+        for source, p in enumerate(sources):
+            expected = np.cumsum(p[rows], axis=1)[:, : k - 1]
+            found = shares[source].transpose(0, 2, 1).reshape(expected.shape)
+            assert np.abs(found - expected).max() <= 0.5 / packed.levels + 1e-12
+
+
+def test_no_text_can_end_the_element_that_holds_it():
+    text = "</script><!-- <script> & \u2028"
+    held = embedded({"text": text})
+    assert not set("<>&\u2028") & set(held)
+    assert json.loads(held)["text"] == text
+    assert "<title>&lt;b&gt; $style</title>" in page("<b> $style", {}, ["$script"])
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """A report on two methods, whose texts are as bad as can be."""
+    directory = tmp_path_factory.mktemp("page")
+    table = predictions(2)
+    runs = [
+        write_out(directory / "base", predictions(1)),
+        write_out(directory / "trained", table),
+    ]
+    for name in ("base", "trained"):
+        write_questions(directory / name, NASTY, topic=f"Trust {NASTY}")
+    report.main([*runs, "--output", str(directory / "report")])
+    return directory / "report" / "index.html", table
+
+
+def opened(index, tmp_path, script="", address=""):
+    """Returns the document after `script`, an async function's body, has run in the page."""
+    text = index.read_text(encoding="utf-8")
+    watch = """<script>addEventListener("error", (event) => {
+      document.documentElement.dataset.error = event.message; });</script></head>"""
+    act = f"""<script>(async () => {{
+      const wait = (ms = 300) => new Promise((done) => setTimeout(done, ms));
+      const pick = (label, value) => {{
+        const select = [...document.querySelectorAll("label")]
+          .find((one) => one.firstChild.textContent === label).querySelector("select");
+        select.value = value; select.dispatchEvent(new Event("change")); }};
+      const say = (value) => {{ document.documentElement.dataset.said = JSON.stringify(value); }};
+      await wait(); {script} }})();</script></body>"""
+    copy = tmp_path / "copy.html"
+    before, _, after = text.rpartition("</body>")
+    copy.write_text(before.replace("</head>", watch, 1) + act + after, encoding="utf-8")
+    document = chromium(copy.as_uri() + address, tmp_path)
+    assert 'data-ready="true"' in document
+    assert "data-error" not in document
+    return document
+
+
+def chromium(address, tmp_path):
+    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def said(document):
+    found = re.search(r'data-said="([^"]*)"', document)[1]
+    return json.loads(found.replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&"))
+
+
+@browser
+def test_the_page_opens_with_a_verdict_and_all_its_parts(index, tmp_path):
+    document = opened(index[0], tmp_path)
+    assert "answers most like the survey" in document
+    for part in ("overview", "countries", "topics", "attributes", "questions", "audit", "about"):
+        assert f'<section id="{part}"' in document
+    assert (
+        "Opening\N{HORIZONTAL ELLIPSIS}" not in document
+    )  # the first question is unpacked and drawn
+    assert "<script>alert" not in document
+
+
+@browser
+def test_the_explorer_shows_what_the_cells_hold(index, tmp_path):
+    path, table = index
+    persona = table[
+        (table["granularity"] == 1)
+        & (table["education"] == "College Educated")
+        & (table["country"] == "USA")
+        & (table["question_id"] == "q2")
+    ].iloc[0]
+    script = """
+      const question = [...document.querySelectorAll("select")]
+        .find((one) => [...one.options].some((option) => option.value === "q2"));
+      question.value = "q2"; question.dispatchEvent(new Event("change"));
+      const country = [...document.querySelectorAll("#questions label")]
+        .find((one) => one.firstChild.textContent === "Country").querySelector("select");
+      country.value = "USA"; country.dispatchEvent(new Event("change"));
+      pick("Gender", ""); pick("Education", "College Educated"); await wait(600);
+      say([...document.querySelectorAll("#questions tbody tr")]
+        .map((row) => [...row.children].map((cell) => cell.textContent)));"""
+    rows = said(opened(path, tmp_path, script))
+    assert [row[0] for row in rows] == ["none", "some", "all"]
+    for column, name in ((1, "p_data"), (3, "p_model")):
+        shown = np.array([float(row[column]) for row in rows])
+        assert np.abs(shown - 100 * persona[name]).max() < 0.5
+
+
+@browser
+def test_tables_sort_and_choices_last_in_the_address(index, tmp_path):
+    script = """
+      const head = () => document.querySelector("#countries th:nth-child(2)");
+      const values = () => [...document.querySelectorAll("#countries .scroll")][0]
+        .querySelectorAll("td:nth-child(2)");
+      head().querySelector("button").click();
+      const down = [head().ariaSort || head().getAttribute("aria-sort"),
+        ...[...values()].map((cell) => parseFloat(cell.textContent))];
+      head().querySelector("button").click();
+      const up = [head().getAttribute("aria-sort"),
+        ...[...values()].map((cell) => parseFloat(cell.textContent))];
+      say({ down, up, country: document.querySelector(".scope select").value });"""
+    found = said(opened(index[0], tmp_path, script, "#countries?country=USA"))
+    assert found["country"] == "USA"
+    assert found["down"] == ["descending", *sorted(found["down"][1:], reverse=True)]
+    assert found["up"] == ["ascending", *sorted(found["up"][1:])]
+
+
+@browser
+def test_it_can_be_used_with_a_keyboard_and_in_the_dark(index, tmp_path):
+    script = """
+      const theme = document.getElementById("theme");
+      const before = document.documentElement.dataset.theme; theme.click();
+      const reachable = [...document.querySelectorAll("button, select, input, a[href], summary")];
+      const nameless = reachable.filter((one) => !(one.textContent.trim() || one.ariaLabel
+        || one.closest("label")));
+      say({ changed: before !== document.documentElement.dataset.theme,
+        hidden: reachable.filter((one) => one.tabIndex < 0).length, nameless: nameless.length,
+        charts: [...document.querySelectorAll("figure > svg")].every((one) => one.ariaLabel) });"""
+    found = said(opened(index[0], tmp_path, script))
+    assert found == {"changed": True, "hidden": 0, "nameless": 0, "charts": True}
+
+
+@browser
+def test_it_fits_a_telephone(index, tmp_path):
+    measure = """<script>addEventListener("load", () => setTimeout(() => {
+      parent.document.documentElement.dataset.said =
+        JSON.stringify([document.documentElement.dataset.ready, innerWidth,
+          document.documentElement.scrollWidth]); }, 500));</script>"""
+    page = html.escape(index[0].read_text(encoding="utf-8") + measure)
+    frame = tmp_path / "frame.html"
+    style = "width:360px;height:900px;border:0"
+    frame.write_text(f'<iframe srcdoc="{page}" style="{style}"></iframe>', encoding="utf-8")
+    ready, width, content = said(chromium(frame.as_uri(), tmp_path))
+    assert (ready, width) == ("true", 360)
+    assert content <= width
