@@ -16,17 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from workload import (
-    MODEL,
-    alternate,
-    left_padded,
-    machine,
-    ratios,
-    shapes,
-    style,
-    survey,
-    torch_model,
-)
+from peers import left_padded
+from workload import MODEL, alternate, machine, ratios, shapes, style, survey, torch_model
 
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import open_checkpoint
@@ -72,7 +63,7 @@ def main() -> None:
 
     def theirs() -> list[np.ndarray]:
         with torch.inference_mode():
-            padded = left_padded([prompt.tokens for prompt in few])
+            padded = left_padded([prompt.tokens for prompt in few], peer.device)
             logits = peer(**padded, logits_to_keep=1, use_cache=False).logits[:, -1]
         labels = [[token for (token,) in prompt.options] for prompt in few]
         return [row[label].softmax(0).numpy() for row, label in zip(logits, labels, strict=True)]

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from runpy import run_path
@@ -20,16 +21,18 @@ import pandas as pd
 import peft
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ace_jax.interop.hub import Checkpoint
-from ace_jax.model.lora import ATTENTION_TARGETS
+from ace_jax.planning.stand_in import stand_in_tokenizer
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle
+from ace_jax.prompts.encode import Prompt, PromptStyle, encode
 from ace_jax.survey.codebook import CODEBOOKS, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
+from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
+from ace_jax.training.examples import Examples, of_dataset
+from ace_jax.training.pipeline import Collate, TrainingBatch, Units
 
 MODEL = "smollm2-135m-instruct"
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -68,24 +71,70 @@ def torch_model(checkpoint: Checkpoint) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **gguf).eval()
 
 
-def with_adapter(model: torch.nn.Module, directory: Path) -> PeftModel:
-    """Puts a random adapter on the model and saves it."""
-    torch.manual_seed(0)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(ATTENTION_TARGETS))
-    worn = get_peft_model(model, config)
-    for name, parameter in worn.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    worn.save_pretrained(directory)
-    return worn
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs to train on, and the two batches that are timed.
+
+    Attributes:
+      examples: all of them.
+      prompts: theirs, tokenised.
+      few: rows of the pairs table, a batch of the released code, out of `group`.
+      group: all pairs of neighbouring contexts.
+      batches: the two laid out for ace_jax, `pair` and `context`.
+    """
+
+    examples: Examples
+    prompts: list[Prompt]
+    few: np.ndarray
+    group: np.ndarray
+    batches: dict[str, TrainingBatch]
+
+    def sizes(self) -> dict[str, object]:
+        """Returns what a reader needs to know of the batches."""
+        tokens = [len(self.prompts[cell].tokens) for cell in self._endpoints(self.group)]
+        layouts = {name: batch.scoring for name, batch in self.batches.items()}
+        return {
+            "prompt_tokens": float(np.mean(tokens)),
+            "nodes": {name: layout.nodes for name, layout in layouts.items()},
+            "padding": {name: 1 - of.nodes / of.tokens.size for name, of in layouts.items()},
+        }
+
+    def _endpoints(self, rows: np.ndarray) -> np.ndarray:
+        return np.unique(self.examples.pairs[["cell_0", "cell_1"]].to_numpy()[rows])
 
 
-def left_padded(prompts: list[tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    """Returns a batch as transformers' tokenizers pad it for a model that goes on writing."""
-    longest = max(map(len, prompts))
-    ids = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+def pairs_of(
+    template: str, tokenizer: PreTrainedTokenizerBase | None, neighbours: int, count: int
+) -> Pairs:
+    """Lays out `count` pairs, and all of a group of neighbours of typical length.
+
+    A tokenizer of words takes the place of the model's where that is None.
+    """
+    dataset = survey(granularities=(4,))
+    table = toggle_pairs(dataset.cells, dataset.attributes, min_n=10)
+    examples = of_dataset(dataset, table, style(template), "none")
+    prompts = encode(
+        examples.prompts, tokenizer or stand_in_tokenizer(examples.prompts), chat=False
+    )
+    contexts = Units.cut(examples, "context", neighbours, neighbours)
+    group = _typical(contexts.rows, examples, prompts)
+    few = np.random.default_rng(0).choice(group, count, replace=False)
+    sizes = shapes(max(map(len, examples.answers)))
+    batches = {
+        name: Collate(examples, prompts, sizes, len(rows))([rows])
+        for name, rows in (("pair", few), ("context", group))
+    }
+    return Pairs(examples, prompts, few, group, batches)
+
+
+def _typical(units: list[np.ndarray], examples: Examples, prompts: list[Prompt]) -> np.ndarray:
+    """Returns the unit whose prompts' mean length is nearest to that of all."""
+    longest = max(map(len, units))
+    units = [rows for rows in units if len(rows) == longest]
+    size = np.array([len(prompt.tokens) for prompt in prompts])
+    ends = examples.pairs[["cell_0", "cell_1"]].to_numpy()
+    means = np.array([size[np.unique(ends[rows])].mean() for rows in units])
+    return units[int(np.argmin(np.abs(means - size.mean())))]
 
 
 def bfloat16_is_faster() -> bool:
