@@ -246,7 +246,7 @@ def change_index(directory, change):
     [
         ("{", "not JSON"),
         (b"\xff", "not JSON"),
-        ("[]", "has no weight_map"),
+        ("[]", "not a JSON object"),
         ('{"metadata": {}}', "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
         ('{"weight_map": ["a"]}', "has no weight_map"),

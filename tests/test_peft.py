@@ -195,7 +195,7 @@ def test_a_missing_number_is_named(adapter, field):
 def test_a_description_that_is_missing_or_not_json(adapter):
     directory, _ = adapter
     (directory / CONFIG).write_text("{")
-    with pytest.raises(InputError, match=r"adapter_config\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"adapter_config\.json: not JSON"):
         read_lora_config(directory, dropout=0.0)
     (directory / CONFIG).unlink()
     with pytest.raises(InputError, match=r"not a PEFT adapter, adapter_config\.json is missing"):
