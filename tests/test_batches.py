@@ -128,9 +128,13 @@ def test_rows_are_few_and_then_short():
     assert lay_out(many).tokens.shape == (4, 64)
 
 
-def test_row_lengths_are_whole_blocks():
-    with pytest.raises(InputError, match=r"row_lengths: \(64, 100\) are not all multiples of 64"):
+def test_row_lengths_are_whole_blocks_or_halves():
+    with pytest.raises(InputError, match=r"row_lengths: \(64, 100\) are not all multiples of 32"):
         Shapes((64, 100), 1, 4)
+    shapes = Shapes((64, 96), 1, 4)
+    assert (shapes.block_of(64), shapes.block_of(96)) == (64, 32)
+    lengths = [scoring([Prompt((1,) * n, ((1,), (2,)))], shapes, 1).stems.shape for n in (60, 70)]
+    assert lengths == [(1, 1, 0), (1, 3, 64)]
 
 
 def test_a_prompt_longer_than_the_longest_row_is_refused():

@@ -37,7 +37,7 @@ CONFIG = LlamaConfig(
     tie_word_embeddings=False,
 )
 LORA = LoRAConfig(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
-LENGTHS = (16, 32, 64)
+LENGTHS = (16, 36, 64)  # 36 is not whole blocks of 8
 OPTIONS, CELLS, PAIRS, LONGEST = 11, 12, 8, 12
 
 

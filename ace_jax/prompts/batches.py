@@ -71,12 +71,13 @@ class Shapes:
     """The fixed sizes that batches are padded to.
 
     Attributes:
-      row_lengths: allowed numbers of nodes a row, ascending multiples of `block`.
+      row_lengths: allowed numbers of nodes a row, ascending multiples of half a `block`.
       row_multiple: the number of rows is a multiple of it (the devices that rows are spread over).
       options: K.
-      block: N / B, the nodes that share one list of ancestors.
+      block: N / B, the nodes that share one list of ancestors; half as many in rows that are
+        not whole blocks.
 
-    Raises `InputError` where there are no lengths, they do not ascend or are not whole blocks.
+    Raises `InputError` where there are no lengths, they do not ascend or are not whole half blocks.
     """
 
     row_lengths: tuple[int, ...]
@@ -90,10 +91,17 @@ class Shapes:
             raise InputError(
                 f"batch.row_lengths: {self.row_lengths} is not a sequence of ascending lengths"
             )
-        if any(length % self.block for length in lengths):
+        if any(length % (self.block // 2) for length in lengths):
             raise InputError(
-                f"batch.row_lengths: {self.row_lengths} are not all multiples of {self.block}"
+                f"batch.row_lengths: {self.row_lengths} are not all multiples of {self.block // 2}"
             )
+
+    def block_of(self, length: int) -> int:
+        """Returns N / B of a row of some length.
+
+        Whole blocks need fewer lists of ancestors, halves less padding where rows are short.
+        """
+        return self.block // 2 if length % self.block else self.block
 
     def check(self, prompts: Sequence[Prompt]) -> None:
         """Raises `InputError` where a prompt is longer than the longest row."""
@@ -148,7 +156,7 @@ def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
     for cell, prompt in enumerate(prompts):
         option_mask[cell, : len(prompt.options)] = True
     return Scoring(
-        **_nodes(tries, rows, length, shapes.block),
+        **_nodes(tries, rows, length, shapes.block_of(length)),
         **_edges(edges, rows, length, option_mask),
         option_mask=option_mask,
     )
