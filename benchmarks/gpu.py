@@ -31,17 +31,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import torch
-from peers import PAIRS, engine, peer, released, step_flops, with_adapter
+from peers import ADAPTER, PAIRS, engine, peer, released, step_flops, with_adapter
 from transformers import LlamaConfig as TorchConfig
 from transformers import LlamaForCausalLM
-from workload import Pairs, alternate, machine, pairs_of, ratios, timed
+from workload import Pairs, alternate, machine, matmul_rate, pairs_of, ratios
 
 from ace_jax.interop.hf_weights import Index
-from ace_jax.interop.peft import read_lora_config
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.planning.chips import GPUS
 from ace_jax.planning.known import MODELS
@@ -101,7 +99,7 @@ def main() -> None:
     seconds = alternate(runs, options.repetitions)
     counts = {name: len(pairs.group) if name == "context" else PAIRS for name in runs}
     rates = {name: [counts[name] / lap for lap in laps] for name, laps in seconds.items()}
-    rate = matmul_rate(8192 if options.shape == "8b" else 512)
+    rate = matmul_rate(8192 if options.shape == "8b" else 512, "bfloat16")
     result = {
         "benchmark": "gpu",
         "shape": options.shape,
@@ -147,7 +145,6 @@ def sides(shape: dict, dtype: str, pairs: Pairs) -> tuple[dict, dict, dict, Llam
     with TemporaryDirectory() as directory:
         best = with_adapter(copy.deepcopy(base), Path(directory))
         ours = engine(config, source, Path(directory), dtype)
-        lora = read_lora_config(Path(directory), 0.0)
         authors = released(with_adapter(base, Path(directory)))
     work = (pairs.examples, pairs.prompts, pairs.few)
     runs = {
@@ -160,7 +157,7 @@ def sides(shape: dict, dtype: str, pairs: Pairs) -> tuple[dict, dict, dict, Llam
     for name in ("best", "pair"):
         tolerance = 1e-4 if dtype == "float32" else 5e-2
         np.testing.assert_allclose(steps[name], steps["released"], rtol=tolerance)
-    flops = {name: step_flops(config, lora, batch) for name, batch in pairs.batches.items()}
+    flops = {name: step_flops(config, ADAPTER, batch) for name, batch in pairs.batches.items()}
     return runs, {name: step._asdict() for name, step in steps.items()}, flops, config
 
 
@@ -182,14 +179,6 @@ def figures(
         "share_of_matmul_rate": flops / seconds / rate,
         "mfu": 4 * layer * config.num_layers * nodes / seconds / peak if peak else None,
     }
-
-
-def matmul_rate(size: int) -> float:
-    """Returns the operations a second of a large bfloat16 matrix product on random values."""
-    left, right = jax.random.normal(jax.random.key(0), (2, size, size), jnp.bfloat16)
-    product = jax.jit(jnp.matmul)
-    seconds = [timed(lambda: product(left, right).block_until_ready()) for _ in range(11)]
-    return 2 * size**3 / float(np.median(seconds[1:]))
 
 
 def peak_memory() -> dict[str, int | None]:

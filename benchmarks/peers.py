@@ -20,7 +20,7 @@ from flax import nnx
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ace_jax.interop.hf_weights import TensorSource, load_base
-from ace_jax.interop.peft import load_adapter, read_lora_config
+from ace_jax.interop.peft import load_adapter
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.lora import ATTENTION_TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring
@@ -35,6 +35,7 @@ from ace_jax.training.step import make_train_step, objective
 ADAMW = {"learning_rate": 2e-5, "weight_decay": 0.01, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
 ALPHA = BETA = 1.0
 PAIRS = 8  # a batch of the released code
+ADAPTER = LoRAConfig(rank=8, alpha=16.0, dropout=0.0, targets=ATTENTION_TARGETS)
 
 
 class Step(NamedTuple):
@@ -47,7 +48,9 @@ class Step(NamedTuple):
 def with_adapter(model: torch.nn.Module, directory: Path) -> PeftModel:
     """Puts a random adapter on the model and saves it."""
     torch.manual_seed(0)
-    config = LoraConfig(r=8, lora_alpha=16, target_modules=list(ATTENTION_TARGETS))
+    config = LoraConfig(
+        r=ADAPTER.rank, lora_alpha=ADAPTER.alpha, target_modules=list(ADAPTER.targets)
+    )
     worn = get_peft_model(model, config)
     for name, parameter in worn.named_parameters():
         if "lora_B" in name:
@@ -133,7 +136,7 @@ def engine(
 ) -> Callable[[TrainingBatch], Step]:
     """Returns ace_jax's step as train runs it."""
     mesh = make_mesh(1, 1, 1)
-    model = abstract_model(config, read_lora_config(adapter, 0.0), base_dtype(dtype))
+    model = abstract_model(config, ADAPTER, base_dtype(dtype))
     base = load_base(model.base, source, mesh)
     lora = load_adapter(adapter, model.lora, mesh)
     optimizer = make_optimizer(**ADAMW, grad_clip=None, accumulation=1)

@@ -17,13 +17,24 @@ import numpy as np
 import torch
 from flax import nnx
 from peers import left_padded
-from workload import MODEL, alternate, machine, ratios, shapes, style, survey, torch_model
+from workload import (
+    MODEL,
+    alternate,
+    machine,
+    matmul_rate,
+    ratios,
+    shapes,
+    style,
+    survey,
+    torch_model,
+)
 
 from ace_jax.interop.hf_weights import load_base
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, place_scoring
+from ace_jax.planning.flops import matmul_flops
 from ace_jax.prompts.batches import Scoring, scoring
 from ace_jax.prompts.encode import Prompt, encode, render_cells
 from ace_jax.training.state import abstract_model
@@ -75,6 +86,8 @@ def main() -> None:
     seconds = alternate({"ace_jax": ours, "pytorch": theirs}, options.repetitions)
     counts = {"ace_jax": options.cells, "pytorch": PEER_CELLS}
     rates = {name: [counts[name] / lap for lap in laps] for name, laps in seconds.items()}
+    rate = matmul_rate(2048, "float32")
+    flops = matmul_flops(jax.make_jaxpr(answer)(base, batch).jaxpr)
     result = {
         "benchmark": "scoring_speed",
         "model": checkpoint.name,
@@ -86,6 +99,8 @@ def main() -> None:
         "padding": 1 - batch.nodes / batch.tokens.size,
         "cells_per_second": {name: float(np.median(values)) for name, values in rates.items()},
         "repetitions": rates,
+        "matmul_gflops": rate / 1e9,
+        "floor_cells_per_second": options.cells * rate / flops,
         "ratio": ratios(rates, "ace_jax", "pytorch"),
     }
     options.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -10,7 +10,8 @@ Four sides take turns, each a full step (loss, gradient, AdamW) on the same weig
     pair       ace_jax on the same batch
     context    ace_jax on all pairs of neighbouring questions (batch.unit = context)
 
-Losses and gradients of the first three are compared before anything is timed.
+Losses and gradients of the first three are compared before anything is timed. A side's floor is
+what its matrix products would take at the rate of a large one.
 """
 
 import argparse
@@ -20,12 +21,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from peers import PAIRS, engine, peer, released, with_adapter
+from peers import ADAPTER, PAIRS, engine, peer, released, step_flops, with_adapter
 from workload import (
     MODEL,
     alternate,
     bfloat16_is_faster,
     machine,
+    matmul_rate,
     pairs_of,
     ratios,
     torch_model,
@@ -67,6 +69,11 @@ def main() -> None:
     seconds = alternate(runs, options.repetitions)
     counts = {name: len(pairs.group) if name == "context" else PAIRS for name in runs}
     rates = {name: [counts[name] / lap for lap in seconds[name]] for name in runs}
+    rate = matmul_rate(2048, "float32")
+    floors = {
+        name: step_flops(checkpoint.config, ADAPTER, batch) / rate
+        for name, batch in pairs.batches.items()
+    }
     result = {
         "benchmark": "training_speed",
         "model": checkpoint.name,
@@ -79,6 +86,8 @@ def main() -> None:
         **pairs.sizes(),
         "pairs_per_second": {name: float(np.median(values)) for name, values in rates.items()},
         "repetitions": rates,
+        "matmul_gflops": rate / 1e9,
+        "floor_pairs_per_second": {name: counts[name] / floor for name, floor in floors.items()},
         "ratios": {
             f"{mine} / {theirs}": ratios(rates, mine, theirs)
             for mine in ("pair", "context")

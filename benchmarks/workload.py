@@ -16,6 +16,7 @@ from pathlib import Path
 from runpy import run_path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import peft
@@ -152,6 +153,14 @@ def timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def matmul_rate(size: int, dtype: str) -> float:
+    """Returns the operations a second of a large matrix product on random values."""
+    left, right = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    seconds = [timed(lambda: product(left, right).block_until_ready()) for _ in range(11)]
+    return 2 * size**3 / float(np.median(seconds[1:]))
 
 
 def alternate(runs: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:

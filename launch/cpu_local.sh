@@ -24,6 +24,10 @@ if ! python -m pip show --quiet ace_jax 2>/dev/null; then
 fi
 
 export JAX_PLATFORMS=cpu
+set -a
+# shellcheck source=launch/flags/cpu.env
+. launch/flags/cpu.env
+set +a
 evaluate="python -m ace_jax.evaluate --config configs/evaluate.py:$experiment"
 python -m ace_jax.train --config "configs/$name.py${experiment#"$name"}" --workdir "$output/train"
 $evaluate --workdir "$output/base"

@@ -1,0 +1,59 @@
+"""Seconds to compile the training step with 2 and with 32 layers, which are scanned.
+
+    python benchmarks/compile_time.py --output compile_time.json
+
+The shapes are those of SmolLM2-135M but for its depth, on a batch of neighbouring contexts of the
+World Values Survey; nothing is computed. Both depths take turns; the ratio is the median's.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
+
+import numpy as np
+from peers import ADAPTER, PAIRS
+from workload import CONFIGS, MODEL, machine, pairs_of
+
+from ace_jax.interop.hub import describe
+from ace_jax.model.sharding import make_mesh
+from ace_jax.planning.program import model_of, train_program
+
+DEPTHS = (2, 32)
+
+
+def main() -> None:
+    """Runs the measurement; see the module's docstring."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--repetitions", type=int, default=3)
+    arguments.add_argument("--output", type=Path, required=True)
+    options = arguments.parse_args()
+
+    config = run_path(str(CONFIGS / "ace.py"))["get_config"]()
+    architecture = describe(MODEL).config
+    batch = pairs_of("persona_first", None, 8, PAIRS).batches["context"]
+    mesh = make_mesh(1, 1, 1)
+
+    def compiled(layers: int) -> float:
+        model = model_of(config, replace(architecture, num_layers=layers), ADAPTER)
+        of_batch = (batch.scoring, batch.targets, mesh)
+        return train_program(config, model, config.lora.dropout, *of_batch).compile_seconds
+
+    seconds: dict[int, list[float]] = {layers: [] for layers in DEPTHS}
+    for _ in range(options.repetitions):
+        for layers in DEPTHS:
+            seconds[layers].append(compiled(layers))
+    medians = {layers: float(np.median(laps)) for layers, laps in seconds.items()}
+    result = {
+        "benchmark": "compile_time",
+        "machine": machine(),
+        "seconds": seconds,
+        "ratio": medians[DEPTHS[1]] / medians[DEPTHS[0]],
+    }
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
