@@ -7,12 +7,19 @@ scores.png, questions.parquet (what was asked) and run.json (what was scored) in
 --config.audit=True also audit.csv: the same cells put in other ways. With --config.reference=NAME
 (uniform, mean or no_effect: ace_jax/analysis/references.py) nobody is asked, and WORKDIR is as of a
 model.
+
+Stopped or killed, it goes on when run again with the same settings and WORKDIR; SIGTERM keeps the
+answers so far and exits with status 42. Several processes share the work with
+--config.distributed.initialize=True (docs/launch.md).
 """
 
 import hashlib
 import json
+import threading
+from itertools import chain
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
@@ -21,9 +28,9 @@ from ace_jax import __version__, command
 from ace_jax.analysis.alignment import score_table
 from ace_jax.analysis.answers import Answers, Respondent, predictions_table
 from ace_jax.analysis.figures import score_by_granularity
+from ace_jax.analysis.partial import Partial, digest
 from ace_jax.analysis.pitfalls import UNALTERED, Variant, alterations, audit_table
 from ace_jax.analysis.references import reference_answers, without_mean
-from ace_jax.command import say
 from ace_jax.errors import InputError, check_positive
 from ace_jax.interop.hf_weights import fingerprint, load_base
 from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
@@ -31,18 +38,30 @@ from ace_jax.interop.peft import load_adapter, read_lora_config
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import make_mesh, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import PromptStyle, check_prompts, encode
+from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, check_prompts, encode
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
 from ace_jax.survey.holdout import held_out_cells
 from ace_jax.survey.sources import open_dataset
+from ace_jax.training.claim import Claim
+from ace_jax.training.distributed import Agreement, join, lead, leave_if, on_sigterm, say
 from ace_jax.training.state import abstract_model
 from ace_jax.training.step import make_scoring_step
 
+Identity = dict[str, object]
 QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
     """Runs the whole job; see the module's docstring."""
+    join(**config.distributed)
+    with Claim(workdir) as claim:
+        evaluate(config, claim)
+
+
+def evaluate(config: ConfigDict, claim: Claim) -> None:
+    """Evaluates in a directory that no other job has."""
+    stop = on_sigterm()
+    lead(claim.hold)
     check_positive("batch.size", config.batch.size)
     dataset = select_questions(open_dataset(config.data.path), config.data.questions)
     cells = cells_to_score(dataset, config)
@@ -50,40 +69,34 @@ def main(config: ConfigDict, workdir: Path) -> None:
         f"survey: {config.data.path}, {len(cells)} cells of {cells['question_id'].nunique()} "
         f"questions ({config.data.split})"
     )
-    respond = ask_model if config.reference is None else consult_reference
-    answers, who = respond(config, dataset, cells)
-
-    predictions = predictions_table(cells, answers[UNALTERED])
-    scores = score_table(predictions, config.seed)
-    workdir.mkdir(parents=True, exist_ok=True)
-    predictions.to_parquet(workdir / "predictions.parquet", index=False)
-    scores.to_csv(workdir / "scores.csv", index=False)
-    scored = dataset.questions[dataset.questions["question_id"].isin(cells["question_id"])]
-    scored[QUESTIONS].to_parquet(workdir / "questions.parquet", index=False)
-    name = config.reference or ("adapter" if config.adapter.path else "base model")
-    score_by_granularity({name: scores}, workdir / "scores.png")
-    print(scores.to_string(index=False, float_format="{:.4f}".format))
-    if config.audit:
-        audit = audit_table(cells, answers, config.seed)
-        audit.to_csv(workdir / "audit.csv", index=False)
-        print("\nThe same cells put in other ways, over all countries:\n")
-        print(audit.to_string(index=False, float_format="{:.4f}".format))
-    run = json.dumps(survey_identity(config, dataset) | who, indent=2)
-    (workdir / "run.json").write_text(run + "\n")
-    say(f"predictions and scores: {workdir}")
+    if config.reference is None:
+        answers, run = ask_model(config, dataset, cells, claim, stop)
+    else:
+        answers, run = consult_reference(config, dataset, cells, claim)
+    lead(lambda: write(config, dataset, cells, answers, run, claim.workdir))
+    Partial(claim.workdir, run).drop()
+    say(f"predictions and scores: {claim.workdir}")
 
 
 def ask_model(
-    config: ConfigDict, dataset: Dataset, cells: pd.DataFrame
-) -> tuple[dict[str, Answers], dict[str, object]]:
+    config: ConfigDict,
+    dataset: Dataset,
+    cells: pd.DataFrame,
+    claim: Claim,
+    stop: threading.Event,
+) -> tuple[dict[str, Answers], Identity]:
     """Returns a model's answers, by variant if they are audited, and what run.json says of it."""
     mesh = make_mesh(**config.mesh)
+    agreement = Agreement(mesh)
     adapter = Path(config.adapter.path) if config.adapter.path else None
     lora_config = read_lora_config(adapter, dropout=0.0) if adapter else None
     checkpoint = open_checkpoint(config.model.path)
     dtype, quantization = base_dtype(config.model.dtype), config.model.quantization
     model = abstract_model(checkpoint.config, lora_config, dtype, quantization=quantization)
-    say(f"model: {checkpoint.name} in {config.model.dtype}, adapter: {adapter or 'none'}")
+    say(
+        f"model: {checkpoint.name} in {config.model.dtype}, adapter: {adapter or 'none'}; "
+        f"{mesh.size} {jax.devices()[0].platform} device(s) of {jax.process_count()} process(es)"
+    )
 
     style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
     asked = {UNALTERED: Variant(style)}
@@ -91,29 +104,45 @@ def ask_model(
         asked |= alterations(style, config.prompt.template)
     options = int(dataset.questions["option_codes"].map(len).max())
     shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
-    prompts = {}
-    for name, variant in asked.items():
-        texts = variant.texts(cells, dataset)
-        prompts[name] = encode(texts, checkpoint.tokenizer, chat=config.prompt.chat)
-        check_prompts(prompts[name], checkpoint.config.vocab_size, checkpoint.config.window)
-        shapes.check(prompts[name])
+    prompts = {
+        name: prompts_of(variant.texts(cells, dataset), checkpoint, shapes, config.prompt.chat)
+        for name, variant in asked.items()
+    }
+    run = lead(
+        lambda: (
+            survey_identity(config, dataset) | model_identity(config, checkpoint, adapter, style)
+        )
+    )
+    run = run or {}  # elsewhere it is not needed
+    partial = Partial(claim.workdir, run | how_asked(config, prompts))
+    partial.check()
+    leave_if(bool(agreement(stop.is_set()).any()), "before the first batch")
 
     lora = model.lora
     if adapter:
         lora = load_adapter(adapter, lora, mesh, fingerprint(checkpoint.source))
     base = load_base(model.base, checkpoint.source, mesh)
+    leave_if(bool(agreement(stop.is_set()).any()), "before the first batch")
+    lead(claim.make)
     step = make_scoring_step(model.graph, mesh)
     respondent = Respondent(step, lora, base, mesh, shapes, config.batch.size)
-    answers = {
-        name: variant.in_order(respondent.answers(prompts[name], name))
-        for name, variant in asked.items()
-    }
-    return answers, model_identity(config, checkpoint, adapter, style)
+    given = respondent.ask(prompts, partial, stop)
+    return {name: variant.in_order(given[name]) for name, variant in asked.items()}, run
+
+
+def prompts_of(
+    texts: list[PromptText], checkpoint: Checkpoint, shapes: Shapes, chat: bool
+) -> list[Prompt]:
+    """Returns what the model reads; raises `InputError` for what it or a row cannot hold."""
+    prompts = encode(texts, checkpoint.tokenizer, chat=chat)
+    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
+    shapes.check(prompts)
+    return prompts
 
 
 def consult_reference(
-    config: ConfigDict, dataset: Dataset, cells: pd.DataFrame
-) -> tuple[dict[str, Answers], dict[str, object]]:
+    config: ConfigDict, dataset: Dataset, cells: pd.DataFrame, claim: Claim
+) -> tuple[dict[str, Answers], Identity]:
     """Returns the answers of `reference`, which no model gives, and what run.json says of it."""
     if config.audit or config.adapter.path:
         field = "audit" if config.audit else "adapter.path"
@@ -124,7 +153,50 @@ def consult_reference(
     if config.reference == "mean" and (unknown := without_mean(cells, dataset, seen)):
         say(f"uniform where training has no scale of that size: {', '.join(unknown)}")
     nobody = {"model": None, "adapter": None, "prompt": None}
-    return {UNALTERED: answers}, {"reference": config.reference, **nobody}
+    run = survey_identity(config, dataset) | {"reference": config.reference, **nobody}
+    Partial(claim.workdir, run).check()
+    lead(claim.make)
+    return {UNALTERED: answers}, run
+
+
+def write(
+    config: ConfigDict,
+    dataset: Dataset,
+    cells: pd.DataFrame,
+    answers: dict[str, Answers],
+    run: Identity,
+    workdir: Path,
+) -> None:
+    """Writes all that comes of the answers, and shows the scores.
+
+    run.json comes last: without it what lies there is not complete, or of several evaluations.
+    """
+    predictions = predictions_table(cells, answers[UNALTERED])
+    scores = score_table(predictions, config.seed)
+    audit = audit_table(cells, answers, config.seed) if config.audit else None
+    scored = dataset.questions[dataset.questions["question_id"].isin(cells["question_id"])]
+    name = config.reference or ("adapter" if config.adapter.path else "base model")
+    whole = workdir / "run.json.new"
+    try:
+        for before in ("run.json", "audit.csv"):
+            (workdir / before).unlink(missing_ok=True)
+        predictions.to_parquet(workdir / "predictions.parquet", index=False)
+        scores.to_csv(workdir / "scores.csv", index=False)
+        scored[QUESTIONS].to_parquet(workdir / "questions.parquet", index=False)
+        score_by_granularity({name: scores}, workdir / "scores.png")
+        if audit is not None:
+            audit.to_csv(workdir / "audit.csv", index=False)
+        whole.write_text(json.dumps(run, indent=2) + "\n")
+        whole.replace(workdir / "run.json")
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror or error}); make room and run the "
+            "same command again"
+        ) from None
+    print(scores.to_string(index=False, float_format="{:.4f}".format))
+    if audit is not None:
+        print("\nThe same cells put in other ways, over all countries:\n")
+        print(audit.to_string(index=False, float_format="{:.4f}".format))
 
 
 def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
@@ -143,7 +215,7 @@ def cells_to_score(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
     return cells.reset_index(drop=True)
 
 
-def survey_identity(config: ConfigDict, dataset: Dataset) -> dict[str, object]:
+def survey_identity(config: ConfigDict, dataset: Dataset) -> Identity:
     """Returns what was to be answered, with the SHA-256 of what it was read from."""
     tables = sorted(dataset_directory(config.data.path).glob("*.parquet"))
     # The authors' directory has no tables, but its manifest a digest of all its files.
@@ -158,7 +230,7 @@ def survey_identity(config: ConfigDict, dataset: Dataset) -> dict[str, object]:
 
 def model_identity(
     config: ConfigDict, checkpoint: Checkpoint, adapter: Path | None, style: PromptStyle
-) -> dict[str, object]:
+) -> Identity:
     """Returns who answered, each part with the SHA-256 of what it was read from."""
     template = hashlib.sha256(style.template.source.encode()).hexdigest()
     return {
@@ -174,6 +246,12 @@ def model_identity(
         and {"path": str(adapter), "sha256": sha256_of(sorted(adapter.glob("adapter_*")))},
         "prompt": config.prompt.to_dict() | {"sha256": template},
     }
+
+
+def how_asked(config: ConfigDict, prompts: dict[str, list[Prompt]]) -> Identity:
+    """Returns what else than who is asked decides on the answers, to the last bit."""
+    tokens = digest(chain.from_iterable(prompts.values()))
+    return {"audit": config.audit, "batch": config.batch.to_dict(), "tokens": tokens}
 
 
 if __name__ == "__main__":

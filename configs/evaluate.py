@@ -20,7 +20,7 @@ def get_config(experiment: str = "ace") -> ConfigDict:
     trained = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"](*variant)
 
     config = ConfigDict()
-    for field in ("seed", "model", "data", "prompt", "mesh"):
+    for field in ("seed", "model", "data", "prompt", "mesh", "distributed"):
         config[field] = trained[field]
     config.unlock()
     config.data.split = "held_out"  # or "train", or "all"

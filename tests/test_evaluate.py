@@ -152,6 +152,7 @@ def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
         "scores.csv",
         "scores.png",
         "run.json",
+        "lock",
     }
     questions = pd.read_parquet(base / "questions.parquet")
     assert list(questions.columns) == ["question_id", "topic", "text", "option_labels"]

@@ -83,3 +83,19 @@ def test_a_full_disk_ends_a_run_with_one_line(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(log, "_file", full)
         log.write(ROWS[0])
+
+
+def test_a_start_that_is_killed_loses_no_row(tmp_path, monkeypatch):
+    with MetricsLog(tmp_path, 0, 3) as log:
+        for row in ROWS:
+            log.write(row)
+
+    def killed(path, _):
+        path.open("w").close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(tmp_path, 3, 3)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == ROWS

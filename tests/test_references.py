@@ -112,6 +112,7 @@ def test_a_reference_writes_what_a_model_writes(name, tmp_path):
         "scores.csv",
         "scores.png",
         "run.json",
+        "lock",
     }
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["reference"], run["model"], run["adapter"], run["prompt"]) == (name, *[None] * 3)

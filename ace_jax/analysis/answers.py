@@ -1,5 +1,9 @@
 """What a model answers to prompts, and answers beside the survey's."""
 
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -8,12 +12,14 @@ import pandas as pd
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
-from tqdm import tqdm
 
 from ace_jax.analysis.alignment import alignment_distance
+from ace_jax.analysis.partial import Partial, SoFar
 from ace_jax.model.sharding import place_scoring
 from ace_jax.prompts.batches import Shapes, alike, scoring
 from ace_jax.prompts.encode import Prompt
+from ace_jax.training.distributed import Agreement, leads, leave_if
+from ace_jax.training.progress import progress
 from ace_jax.training.step import ScoringStep
 
 
@@ -50,18 +56,69 @@ class Respondent:
     shapes: Shapes
     batch_size: int
 
-    def answers(self, prompts: list[Prompt], name: str) -> Answers:
-        """Returns the answers to the prompts, in their order; `name` is shown as they come."""
-        p: list[np.ndarray] = [np.empty(0)] * len(prompts)
-        mass = np.empty(len(prompts))
-        for rows in tqdm(alike(prompts, self.batch_size), unit="batch", desc=name):
-            batch = scoring([prompts[row] for row in rows], self.shapes, self.batch_size)
-            placed = place_scoring(batch, self.mesh)
-            of_batch, mass_of_batch = jax.device_get(self.answer(self.lora, self.base, placed))
-            mass[rows] = mass_of_batch[: len(rows)]
-            for slot, row in enumerate(rows):
-                p[row] = of_batch[slot, : len(prompts[row].options)].astype(np.float64)
-        return Answers(p, mass)
+    def ask(
+        self, prompts: Mapping[str, list[Prompt]], partial: Partial, stop: threading.Event
+    ) -> dict[str, Answers]:
+        """Returns the answers to the prompts, in their order, under the names these have.
+
+        What `partial` has is not asked again, and it gets what is answered every so often. Where
+        any process was asked to stop, all end after the same batch (`leave_if`).
+
+        Raises `InputError` where `partial` cannot be read or written.
+        """
+        batches = self._batches(prompts)
+        asked = [prompt for named in prompts.values() for prompt in named]
+        so_far = partial.restore(SoFar.none(len(asked), self.shapes.options))
+        agreement, stopped = Agreement(self.mesh), False
+        with (
+            closing(progress("evaluate", "batch", so_far.batches, len(batches)))
+            if leads()
+            else nullcontext()
+        ) as shown:
+            for rows in batches[so_far.batches :]:
+                start = time.perf_counter()
+                wishes = agreement(stop.is_set(), partial.is_late())
+                self._answer(rows, asked, so_far)
+                if shown:
+                    speed = len(rows) / (time.perf_counter() - start)
+                    shown.show(so_far.batches, f"{speed:.1f} cells/s")
+                stopped, late = np.asarray(wishes).tolist()
+                if stopped or late or so_far.batches == len(batches):
+                    partial.keep(so_far)
+                if stopped:
+                    break
+        leave_if(stopped, f"after batch {so_far.batches} of {len(batches)}")
+        return _by_name(prompts, so_far)
+
+    def _batches(self, prompts: Mapping[str, list[Prompt]]) -> list[list[int]]:
+        """Returns batches of prompts, numbered through; of one name each."""
+        batches, first = [], 0
+        for named in prompts.values():
+            batches += [[first + row for row in rows] for rows in alike(named, self.batch_size)]
+            first += len(named)
+        return batches
+
+    def _answer(self, rows: list[int], asked: list[Prompt], so_far: SoFar) -> None:
+        """Asks the next batch."""
+        batch = scoring([asked[row] for row in rows], self.shapes, self.batch_size)
+        placed = place_scoring(batch, self.mesh)
+        p, mass = jax.device_get(self.answer(self.lora, self.base, placed))
+        so_far.p[rows], so_far.option_mass[rows] = p[: len(rows)], mass[: len(rows)]
+        so_far.batches += 1
+
+
+def _by_name(prompts: Mapping[str, list[Prompt]], so_far: SoFar) -> dict[str, Answers]:
+    """Returns the answers under the names of their prompts, without what pads them."""
+    answers, first = {}, 0
+    for name, named in prompts.items():
+        rows = slice(first, first + len(named))
+        p = [
+            values[: len(prompt.options)].astype(np.float64)
+            for values, prompt in zip(so_far.p[rows], named, strict=True)
+        ]
+        answers[name] = Answers(p, so_far.option_mass[rows].astype(np.float64))
+        first += len(named)
+    return answers
 
 
 def predictions_table(cells: pd.DataFrame, answers: Answers) -> pd.DataFrame:

@@ -38,8 +38,6 @@ class Claim:
         Raises `InputError` where another job holds it, the settings differ, or its config.json
         cannot be read.
         """
-        if not self.workdir.is_dir():
-            return
         self.hold()
         before = self._recorded()
         if not before:
@@ -74,9 +72,8 @@ class Claim:
                 f"{self.workdir} holds a run whose {' and '.join(differing)} had other contents, "
                 f"under the same name; bring them back, or {OTHER_WORKDIR}"
             )
+        self.make()
         try:
-            self.workdir.mkdir(parents=True, exist_ok=True)
-            self.hold()
             described = json.dumps(settings | {IDENTITY: identity}, indent=2) + "\n"
             whole = self.workdir / f"{CONFIG}.new"
             whole.write_text(described)
@@ -101,9 +98,17 @@ class Claim:
         except (OSError, TypeError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error}); {OTHER_WORKDIR}") from None
 
+    def make(self) -> None:
+        """Makes the directory and locks it; raises `InputError` as `hold`, or where it cannot."""
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.workdir}: cannot be made ({error.strerror})") from None
+        self.hold()
+
     def hold(self) -> None:
-        """Locks the directory, which is there; raises `InputError` where another job holds it."""
-        if self._lock is not None:
+        """Locks the directory if it is there; raises `InputError` where another job holds it."""
+        if self._lock is not None or not self.workdir.is_dir():
             return
         path = self.workdir / LOCK
         try:

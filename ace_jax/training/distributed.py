@@ -6,14 +6,16 @@ position to keep, and a run may go on with another number of processes.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, PyTree
 
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import place, replicated
@@ -21,6 +23,9 @@ from ace_jax.model.sharding import place, replicated
 # How long a process that ends waits for the others; at a good end all arrive together.
 SHUTDOWN_SECONDS = 30
 LONGEST_ERROR = 4096  # bytes
+SAVED_AND_STOPPED = 42  # the exit status on which launchers start a job again
+
+Outcome = TypeVar("Outcome")
 
 
 def join(
@@ -60,24 +65,35 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
-def lead(action: Callable[[], None]) -> None:
-    """Does something on the leading process; the others wait.
+def say(message: str) -> None:
+    """Tells the user once, however many processes there are."""
+    if leads():
+        print(message, file=sys.stderr, flush=True)
+
+
+def lead(action: Callable[[], Outcome]) -> Outcome | None:
+    """Does something on the leading process and returns its outcome; the others wait, for None.
 
     An `InputError` there is raised on all.
     """
     if jax.process_count() == 1:
-        action()
-        return
-    said = b""
+        return action()
+    said, outcome = b"", None
     if leads():
         try:
-            action()
+            outcome = action()
         except InputError as error:
             said = str(error).encode()[:LONGEST_ERROR]
     told = np.frombuffer(said.ljust(LONGEST_ERROR, b"\0"), np.uint8)
     told = np.asarray(multihost_utils.broadcast_one_to_all(told))
     if message := told.tobytes().rstrip(b"\0").decode(errors="ignore"):
         raise InputError(message)
+    return outcome
+
+
+def as_leading(arrays: PyTree) -> Any:
+    """Returns arrays as the leading process has them; all processes give them in equal shapes."""
+    return arrays if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(arrays)
 
 
 class Agreement:
@@ -105,3 +121,10 @@ def on_sigterm() -> threading.Event:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop
+
+
+def leave_if(stop: bool, where: str) -> None:
+    """Ends a process that was asked to, when all that it has is saved; `where` is told."""
+    if stop:
+        say(f"stopped {where}; run the same command again to go on")
+        sys.exit(SAVED_AND_STOPPED)

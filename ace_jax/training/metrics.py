@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import sys
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -11,11 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from ace_jax.errors import InputError
+from ace_jax.training.progress import progress
 
-SECONDS_A_LINE = 10  # between two lines of progress, where there is no terminal
 Row = Mapping[str, int | float]
 
 
@@ -49,12 +46,13 @@ class MetricsLog:
         path = directory / "metrics.jsonl"
         *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # the last may be torn
         kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        whole = path.with_name(f"{path.name}.new")  # a kill in between must not lose all rows
+        whole.write_text("".join(f"{line}\n" for line in kept))
+        whole.replace(path)
         self._file = path.open("a")
         self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
         self._wandb = _wandb_run(wandb, directory, settings) if wandb else None
-        terminal = sys.stderr.isatty()
-        self._progress = (Bar if terminal else Lines)(first_step, last_step)
+        self._progress = progress("train", "step", first_step, last_step)
 
     def write(self, row: Row) -> None:
         """Records one step; `row` holds at least step, loss and pairs_per_second.
@@ -74,7 +72,8 @@ class MetricsLog:
             self._board.add_scalar(name, value, int(row["step"]))
         if self._wandb:
             self._wandb.log(values, step=int(row["step"]))
-        self._progress.show(row)
+        speed = f"{row['pairs_per_second']:.1f} pairs/s"
+        self._progress.show(int(row["step"]), f"loss {row['loss']:.4f}, {speed}")
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -93,50 +92,6 @@ class MetricsLog:
             self._board.close()
         with suppress(OSError) if kind else nullcontext():
             self._file.close()
-
-
-class Bar:
-    """Progress in a terminal."""
-
-    def __init__(self, first_step: int, last_step: int):
-        self._bar = tqdm(
-            total=last_step, initial=first_step, unit="step", desc="train", dynamic_ncols=True
-        )
-
-    def show(self, row: Row) -> None:
-        """Moves on by a step."""
-        self._bar.set_postfix(
-            loss=f"{row['loss']:.4f}", pairs_per_s=f"{row['pairs_per_second']:.1f}", refresh=False
-        )
-        self._bar.update()
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        self._bar.close()
-
-
-class Lines:
-    """Progress in a file: plain lines, of the first step, the last and every few seconds."""
-
-    def __init__(self, first_step: int, last_step: int):
-        self._last_step = last_step
-        self._next = time.monotonic()
-
-    def show(self, row: Row) -> None:
-        """Prints a line if it is time for one."""
-        now = time.monotonic()
-        if now < self._next and row["step"] != self._last_step:
-            return
-        self._next = now + SECONDS_A_LINE
-        print(
-            f"train: step {row['step']} of {self._last_step}, loss {row['loss']:.4f}, "
-            f"{row['pairs_per_second']:.1f} pairs/s",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        """Has nothing to do."""
 
 
 def _wandb_run(project: str, directory: Path, settings: dict[str, Any] | None) -> Any:

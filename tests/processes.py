@@ -1,0 +1,79 @@
+"""Runs of several processes, as on as many hosts; gloo carries the collectives."""
+
+import os
+import socket
+import subprocess
+
+from test_train import ROOT, SMALL, command
+
+SETTINGS = SMALL | {
+    "lora.dropout": 0.0,  # its masks are drawn by row, and other meshes have other rows
+    "batch.row_lengths": (256,),
+    "objective.stages": ((1.0, 0.0, 1), (0.0, 1.0, 500)),  # more than are done before a signal
+    "max_steps": 8,
+}
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner, runs later
+}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start(workdir, checkpoint, processes, cache, devices=8, **changes):
+    """Starts `train` with so many devices in all; returns its processes."""
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = SETTINGS | {"model.path": checkpoint} | changed
+    line = command("train", "quickstart.py", workdir, *fields(settings))
+    return launch(line, processes, cache, devices)
+
+
+def fields(settings):
+    return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+def launch(line, processes, cache, devices=8):
+    """Starts a command line in so many processes, with so many devices in all."""
+    joined, numbers = [], [[]]
+    if processes > 1:
+        joined = fields(
+            {
+                "distributed.initialize": True,
+                "distributed.coordinator": f"localhost:{free_port()}",
+                "distributed.num_processes": processes,
+            }
+        )
+        numbers = [fields({"distributed.process_id": number}) for number in range(processes)]
+    of_all = {
+        "JAX_NUM_CPU_DEVICES": str(devices // processes),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return [
+        subprocess.Popen(
+            [*line, *joined, *number],
+            env=os.environ | ENVIRONMENT | of_all,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,  # gloo tells there who has joined
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in numbers
+    ]
+
+
+def ended(processes):
+    """Returns what each process said, when all have ended; none is left behind."""
+    try:
+        return [process.communicate(timeout=600)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def statuses(processes):
+    return [process.returncode for process in processes]
