@@ -41,6 +41,8 @@ PASSES = {"train": 2, "score": 1}  # through the weights
 def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None) -> None:
     """Runs the whole job; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
+    # At its own effort XLA for TPU takes minutes to half an hour, to gain what is not planned here.
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
     check_positive("--scoring_cells", cells)
     if output and not output.parent.is_dir():
         raise InputError(f"--json {output}: {output.parent} is no directory; make it first")
@@ -104,7 +106,10 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> Plan:
 
 def _of_compiler(topology: Topology) -> tuple[str, ...]:
     if not topology.compiled_here:
-        return ("compiler: XLA for TPU, on devices that are not here",)
+        return (
+            "compiler: XLA for TPU at its least effort, on devices that are not here; a run's own "
+            "compilation takes longer and may order operations better",
+        )
     if topology.name.startswith(HOST):
         return ("compiler: XLA for this machine's CPU; it computes in float32 what is bfloat16",)
     return (
