@@ -3,9 +3,8 @@
     python -m ace_jax.train --config configs/llama3.py:8b-v5e-16 --workdir runs/8b
     python -m ace_jax.plan --config configs/llama3.py:8b-v5e-16 --topology v5e:4x4
 
-A variant is a model and the devices it is for, counted in chips; docs/scaling.md says which
-have been planned and seen to fit. All take whole contexts, neighbours together, and otherwise what
-the paper published.
+A variant is a model and the devices it is for, counted in chips; docs/scaling.md has the plan of
+each. All take whole contexts, neighbours together, and otherwise what the paper published.
 """
 
 import runpy
