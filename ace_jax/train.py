@@ -7,26 +7,34 @@ status 42. The adapter comes to lie in WORKDIR/adapter, in PEFT format.
 """
 
 import json
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.interop.cards import AdapterCard, Training
 from ace_jax.interop.hf_weights import fingerprint, load_base
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.interop.hub import Checkpoint, open_checkpoint
 from ace_jax.interop.peft import adapter_config, export_adapter, load_adapter
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.sharding import gathered, make_mesh, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import check_prompts, encode
+from ace_jax.prompts.encode import Prompt, check_prompts, encode
 from ace_jax.training.checkpoints import Checkpoints, Policy
 from ace_jax.training.claim import Claim, digest
-from ace_jax.training.distributed import Agreement, join, lead, leads, on_sigterm
-from ace_jax.training.examples import read_examples
+from ace_jax.training.distributed import (
+    Agreement,
+    join,
+    lead,
+    leads,
+    leave_if,
+    on_sigterm,
+    say,
+)
+from ace_jax.training.examples import Examples, read_examples, read_held_out
 from ace_jax.training.loop import Loop
 from ace_jax.training.metrics import MetricsLog, check_wandb
 from ace_jax.training.pipeline import Collate, Units, training_batches
@@ -39,8 +47,15 @@ from ace_jax.training.state import (
     state_shardings,
 )
 from ace_jax.training.step import check_anchor, check_normalizer, make_train_step
+from ace_jax.training.validation import (
+    Best,
+    Validation,
+    ValidationPolicy,
+    make_validation_step,
+    validation_batches,
+)
 
-SAVED_AND_STOPPED = 42  # the exit status on which launchers start a job again
+BEFORE_FIRST_STEP = "before the first step"
 
 
 def main(config: ConfigDict, workdir: Path) -> None:
@@ -59,6 +74,8 @@ def train(config: ConfigDict, claim: Claim) -> None:
     anchor = check_anchor(config.objective.anchor, normalizer)
     optimizer = make_optimizer(**config.optimizer)
     policy = Policy(**config.checkpoint)
+    validates = ValidationPolicy(**config.validation)
+    validates.check(config.data.holdout)
     check_wandb(config.log.wandb)
 
     # The survey.
@@ -71,6 +88,13 @@ def train(config: ConfigDict, claim: Claim) -> None:
         f"survey: {config.data.path}, {len(pairs)} pairs in {pairs['context'].nunique()} contexts "
         f"of {pairs['question_id'].nunique()} questions"
     )
+    held_out = read_held_out(config, validates.pairs) if validates.every_steps else None
+    if held_out:
+        say(
+            f"validation: {len(held_out.pairs)} held-out pairs of "
+            f"{held_out.pairs['question_id'].nunique()} questions, every {validates.every_steps} "
+            "steps and at the end of a stage"
+        )
 
     # The model.
     mesh = make_mesh(**config.mesh)
@@ -91,14 +115,13 @@ def train(config: ConfigDict, claim: Claim) -> None:
     )
 
     # Prompts and batches.
-    prompts = encode(examples.prompts, checkpoint.tokenizer, chat=config.prompt.chat)
-    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
-    options = max(map(len, examples.answers))
-    shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
-    shapes.check(prompts)
-    collate = Collate(examples, prompts, shapes, units.max_pairs)
+    collate = Collate(examples, *prompts_of(examples, checkpoint, mesh, config), units.max_pairs)
     data = training_batches(units, collate, schedule.epochs, config.data.shuffle, config.seed)
-    leave_if(bool(agreement(stop.is_set()).any()))
+    batches = []
+    if held_out:
+        asked = prompts_of(held_out, checkpoint, mesh, config)
+        batches = validation_batches(held_out, *asked, collate.max_cells)
+    leave_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
 
     # State: fresh or from an adapter, then as the latest checkpoint has it.
     identity = fingerprint(checkpoint.source)
@@ -109,7 +132,8 @@ def train(config: ConfigDict, claim: Claim) -> None:
     if not init_from:
         lora = initial_lora(checkpoint.config, lora_config, mesh, key)
     state = initial_state(lora, optimizer, key, mesh)
-    contents = {"model.path": identity, "data.path": digest(examples)}
+    learnt = "-".join(map(digest, filter(None, (examples, held_out))))
+    contents = {"model.path": identity, "data.path": learnt}
     lead(lambda: claim.take(settings, contents))
     train_step = make_train_step(
         model.graph,
@@ -120,43 +144,53 @@ def train(config: ConfigDict, claim: Claim) -> None:
         mesh,
         anchor,
     )
-    leave_if(bool(agreement(stop.is_set()).any()))
+    validation = None
+    if held_out:
+        score = make_validation_step(model.graph, normalizer, mesh, anchor)
+        validation = Validation(validates, score, base, batches, mesh, schedule)
+    leave_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
         state = saved.restore(state, data)
+        best = saved.restore_best(Best.none_yet(state.lora)) if validation else None
         first_step = int(state.step)
         say(f"training: step {first_step} of {last_step}, {len(schedule.stages)} stage(s)")
         profile = claim.workdir / "profile" if config.profile and leads() else None
-        loop = Loop(train_step, base, schedule, last_step, pairs, mesh, claim, stop, profile)
+        loop = Loop(
+            train_step, base, schedule, validation, last_step, pairs, mesh, claim, stop, profile
+        )
         with (
             MetricsLog(claim.workdir, first_step, last_step, config.log.wandb, settings)
             if leads()
             else nullcontext()
         ) as log:
-            state, stopped = loop.run(state, data, saved, log)
-    if stopped:
-        say(f"stopped at step {int(state.step)}; run the same command again to go on")
-        sys.exit(SAVED_AND_STOPPED)
+            state, best, stopped = loop.run(state, best, data, saved, log)
+    leave_if(stopped, f"at step {int(state.step)}")
 
-    card = AdapterCard(checkpoint.name, identity, lora_config, Training.of(settings, last_step))
-    adapter, whole = claim.workdir / "adapter", gathered(state.lora, mesh)
+    lora, step = state.lora, int(state.step)
+    if validation and best:
+        lora, step = validation.chosen(state, best)
+        if validation.is_over(best):
+            say(f"no gain in {validates.patience} validation(s): done at step {int(state.step)}")
+        say(f"validation: lowest loss {best.loss:.4f} at step {best.step}; adapter of step {step}")
+    card = AdapterCard(checkpoint.name, identity, lora_config, Training.of(settings, step))
+    adapter, whole = claim.workdir / "adapter", gathered(lora, mesh)
     lead(
         lambda: export_adapter(adapter, whole, lora_config, checkpoint.name, card.text(), identity)
     )
     say(f"adapter: {adapter}")
 
 
-def say(message: str) -> None:
-    """Tells it once, however many processes there are."""
-    if leads():
-        command.say(message)
-
-
-def leave_if(stop: bool) -> None:
-    """Ends the process where any was asked to, before there is anything new to save."""
-    if stop:
-        say("stopped before the first step; run the same command again to go on")
-        sys.exit(SAVED_AND_STOPPED)
+def prompts_of(
+    examples: Examples, checkpoint: Checkpoint, mesh: Mesh, config: ConfigDict
+) -> tuple[list[Prompt], Shapes]:
+    """Returns what the model reads, and the shapes that its batches have."""
+    prompts = encode(examples.prompts, checkpoint.tokenizer, chat=config.prompt.chat)
+    check_prompts(prompts, checkpoint.config.vocab_size, checkpoint.config.window)
+    options = max(map(len, examples.answers))
+    shapes = Shapes(config.batch.row_lengths, row_shards(mesh), options)
+    shapes.check(prompts)
+    return prompts, shapes
 
 
 if __name__ == "__main__":

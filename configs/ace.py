@@ -62,13 +62,21 @@ def get_config() -> ConfigDict:
     config.batch.unit = "pair"  # or "context": a country's question with all its pairs
     config.batch.size = 8
     config.batch.neighbours = 1  # contexts of one country that share a trie; divides the size
-    # Trie nodes a row: multiples of 64, each at most an eighth longer than the one before from 512.
+    # Trie nodes a row: multiples of 32, each at most an eighth longer than the one before from 256.
     config.batch.row_lengths = (
-        *range(64, 1024, 64),
+        *range(32, 512, 32),
+        *range(512, 1024, 64),
         *range(1024, 2048, 128),
         *range(2048, 4096, 256),
         *range(4096, 16385, 512),
     )
+
+    # Held-out pairs, scored while training goes on (docs/launch.md, "Watch it").
+    config.validation = ConfigDict()
+    config.validation.every_steps = placeholder(int)  # None: never; else also at a stage's end
+    config.validation.pairs = 512  # at most, in contexts that the seed draws
+    config.validation.select_best = False  # True: the adapter is the last stage's best
+    config.validation.patience = placeholder(int)  # validations without gain that end the run
 
     config.mesh = ConfigDict()
     config.mesh.data = -1

@@ -25,8 +25,8 @@ from ace_jax.errors import InputError
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.survey.dataset import read_dataset, select_questions
+from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training.claim import Claim, digest
-from ace_jax.training.examples import training_pairs
 from ace_jax.training.metrics import MetricsLog
 
 ROOT = Path(__file__).parents[1]
@@ -306,7 +306,7 @@ def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, 
         p = dataset.cells["p"][cell]
         return Endpoint(list(prompt.tokens), [list(o) for o in prompt.options], p, int(p.argmax()))
 
-    pairs = training_pairs(dataset, config)
+    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=180)
     ends = [Pair(endpoint(row.cell_0), endpoint(row.cell_1)) for row in pairs.itertuples()]
     (row,) = metrics_of(tmp_path / "run")
     with torch.no_grad():

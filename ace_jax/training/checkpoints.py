@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import grain
 import jax
@@ -18,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ace_jax.errors import InputError, check_positive
 from ace_jax.training.state import TrainState
+from ace_jax.training.validation import Best
 
 SPARE = 2  # of room for each byte of a checkpoint: its files have more in them than arrays
 
@@ -73,19 +75,22 @@ class Checkpoints:
         """Returns whether the last checkpoint is older than it should get, by this host's clock."""
         return time.monotonic() - self._last > 60 * self._policy.every_minutes
 
-    def save(self, state: TrainState, data: grain.DatasetIterator) -> None:
+    def save(
+        self, state: TrainState, data: grain.DatasetIterator, best: Best | None = None
+    ) -> None:
         """Saves the state and the data's position, in the background, unless this step is saved.
 
-        Raises `InputError` where the disk is full, or it or the save before could not be written.
+        So is the best validation so far, where there is any. Raises `InputError` where the disk is
+        full, or it or the save before could not be written.
         """
         step = int(state.step)
         self._last = time.monotonic()
         if self._orbax.latest is None or self._orbax.latest.step != step:
-            self._check_space(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            content = {"state": state, "data": data.get_state()} | ({"best": best} if best else {})
+            arrays = jax.tree.leaves((state, best and best.lora))
+            self._check_space(sum(leaf.nbytes for leaf in arrays))
             with self._one_line("written"):
-                self._orbax.save_checkpointables_async(
-                    step, {"state": state, "data": data.get_state()}, force=True
-                )
+                self._orbax.save_checkpointables_async(step, content, force=True)
 
     def restore(self, state: TrainState, data: grain.DatasetIterator) -> TrainState:
         """Returns the latest checkpoint's state and moves `data` to its position.
@@ -98,18 +103,24 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint is damaged.
         """
-        if self._orbax.latest is None:
+        loaded = self._load({"state": state, "data": data.get_state()})
+        if loaded is None:
             return state
-        step = self._orbax.latest.step
-        abstract = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-        )
-        with self._one_line(f"read; delete {self._directory / str(step)} to go on before it"):
-            loaded = self._orbax.load_checkpointables(
-                step, {"state": abstract, "data": data.get_state()}
-            )
         data.set_state(loaded["data"])
         return loaded["state"]
+
+    def restore_best(self, best: Best) -> Best:
+        """Returns the latest checkpoint's best validation; arguments and errors as of `restore`."""
+        loaded = self._load({"best": best})
+        return best if loaded is None else loaded["best"]
+
+    def _load(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns parts of the latest checkpoint, with shapes and shardings as given; or None."""
+        if self._orbax.latest is None:
+            return None
+        step = self._orbax.latest.step
+        with self._one_line(f"read; delete {self._directory / str(step)} to go on before it"):
+            return self._orbax.load_checkpointables(step, jax.tree.map(_abstract, like))
 
     def _check_space(self, needed: int) -> None:
         # orbax finds out in a thread, and a process with such a thread takes minutes to end.
@@ -160,6 +171,12 @@ def read_state(directory: Path, step: int, abstract: TrainState) -> TrainState:
     _quiet()
     with ocp.training.Checkpointer(directory.absolute()) as checkpoints:
         return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+
+
+def _abstract(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _quiet() -> None:

@@ -1,11 +1,12 @@
 """What is learnt from: pairs, and the prompts and the survey's answers of their endpoints."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
@@ -42,33 +43,68 @@ def read_examples(config: ConfigDict) -> Examples:
     """Returns what `data.path` has to learn from, without what is held out.
 
     That is a DATASET, the authors' directory of cells, or their training file of ready prompts.
+    Raises `InputError` where nothing is left.
     """
+
+    def seen(pairs: pd.DataFrame, held_out: np.ndarray) -> pd.DataFrame:
+        return kept(pairs, ~held_out, f"leaves none of {len(pairs)} pairs to train on", config)
+
+    return _read(config, seen)
+
+
+def read_held_out(config: ConfigDict, most: int) -> Examples:
+    """Returns what `data.path` has that training does not see: at most so many pairs.
+
+    Contexts are taken whole, in an order that the seed draws, as long as they fit; the last one is
+    cut. Raises `InputError` where nothing is held out.
+    """
+
+    def unseen(pairs: pd.DataFrame, held_out: np.ndarray) -> pd.DataFrame:
+        pairs = kept(pairs, held_out, f"holds out none of {len(pairs)} pairs", config)
+        order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
+        rank = pd.Series(np.arange(len(order)), index=order)
+        drawn = pairs["context"].map(rank).sort_values(kind="stable").index[:most]
+        return pairs.loc[drawn].reset_index(drop=True)
+
+    return _read(config, unseen)
+
+
+def _read(
+    config: ConfigDict, choose: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
+) -> Examples:
+    """Returns the examples of the pairs that are chosen, given all and which are held out."""
     path, pair_weight = Path(config.data.path), config.objective.pair_weight
     if is_release_train(path):
         if config.data.questions:
             raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
         release = read_train(path)
-        seen = ~held_out_pairs(release.pairs, config.data.holdout, config.seed)
-        pairs = kept(release.pairs, seen, config.data.holdout)
-        return of_release(replace(release, pairs=pairs), pair_weight)
+        held_out = held_out_pairs(release.pairs, config.data.holdout, config.seed)
+        return of_release(replace(release, pairs=choose(release.pairs, held_out)), pair_weight)
     dataset = select_questions(open_dataset(config.data.path), config.data.questions)
     style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
-    return of_dataset(dataset, training_pairs(dataset, config), style, pair_weight)
+    pairs = choose(*pairs_of(dataset, config))
+    return of_dataset(dataset, pairs, style, pair_weight)
 
 
-def training_pairs(dataset: Dataset, config: ConfigDict) -> pd.DataFrame:
-    """Returns the pairs with no endpoint held out; positions are in `dataset.cells`."""
+def pairs_of(
+    dataset: Dataset, config: ConfigDict
+) -> tuple[pd.DataFrame, Bool[np.ndarray, "pairs"]]:
+    """Returns all pairs, and which have an endpoint that is held out.
+
+    Positions are in `dataset.cells`.
+    """
     held_out = held_out_cells(dataset, config.data.holdout, config.seed)
     pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
-    ends = pairs[["cell_0", "cell_1"]].to_numpy()
-    return kept(pairs, ~held_out[ends].any(axis=1), config.data.holdout)
+    return pairs, held_out[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
 
 
-def kept(pairs: pd.DataFrame, seen: np.ndarray, holdout: str) -> pd.DataFrame:
-    """Returns the pairs that training may see; raises `InputError` if there are none."""
-    if not seen.any():
-        raise InputError(f"data.holdout {holdout} leaves none of {len(pairs)} pairs to train on")
-    return pairs[seen].reset_index(drop=True)
+def kept(
+    pairs: pd.DataFrame, which: np.ndarray, otherwise: str, config: ConfigDict
+) -> pd.DataFrame:
+    """Returns some of the pairs; raises `InputError` with what `otherwise` is so for none."""
+    if not which.any():
+        raise InputError(f"data.holdout {config.data.holdout} {otherwise}")
+    return pairs[which].reset_index(drop=True)
 
 
 def of_dataset(
@@ -85,10 +121,9 @@ def of_dataset(
     Raises:
       InputError: another pair weight.
     """
-    endpoints, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
+    endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
     answers = list(dataset.learnt.iloc[endpoints])
-    cell_0, cell_1 = index.reshape(-1, 2).T
     sizes = cells["effective_n"].to_numpy()
     return Examples(
         pairs=pairs.assign(
@@ -110,8 +145,19 @@ def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
             f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
             "respondents; set it to none, or train on a DATASET"
         )
-    prompts = [PromptText(*prompt) for prompt in zip(release.texts, release.labels, strict=True)]
-    return Examples(release.pairs.assign(weight=1.0), prompts, release.answers, release.modes)
+    endpoints, (cell_0, cell_1) = _endpoints(release.pairs)
+    return Examples(
+        pairs=release.pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
+        prompts=[PromptText(release.texts[cell], release.labels[cell]) for cell in endpoints],
+        answers=[release.answers[cell] for cell in endpoints],
+        modes=[release.modes[cell] for cell in endpoints],
+    )
+
+
+def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarray, "2 Q"]]:
+    """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
+    cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
+    return cells, index.reshape(-1, 2).T
 
 
 def _weights(

@@ -31,6 +31,7 @@ from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.schedule import Schedule
 from ace_jax.training.state import TrainState
 from ace_jax.training.step import Metrics, TrainStep
+from ace_jax.training.validation import Best, Validation
 
 PROFILED = range(3, 8)  # steps after the first, which compiles
 
@@ -43,6 +44,7 @@ class Loop:
       train_step: the compiled step.
       base: frozen parameters.
       schedule: weights of the losses by step.
+      validation: of held-out pairs; None: none.
       last_step: how many steps there are to be.
       pairs: the table that a batch's rows are of.
       mesh: where a batch goes.
@@ -54,6 +56,7 @@ class Loop:
     train_step: TrainStep
     base: nnx.State
     schedule: Schedule
+    validation: Validation | None
     last_step: int
     pairs: pd.DataFrame
     mesh: Mesh
@@ -64,16 +67,19 @@ class Loop:
     def run(
         self,
         state: TrainState,
+        best: Best | None,
         data: grain.DatasetIterator,
         saved: Checkpoints,
         log: MetricsLog | None,
-    ) -> tuple[TrainState, bool]:
+    ) -> tuple[TrainState, Best | None, bool]:
         """Trains from `state` on; returns the last state, which is saved, and whether it stopped.
 
-        It stops early where any process was asked to, all of them after the same step.
+        It stops early where any process was asked to, all of them after the same step, and is done
+        early where validation says so.
 
         Args:
           state: as restored; its memory is used for the next one.
+          best: the best validation as restored, and returned as it is then; None without any.
           data: at the state's position.
           saved: the run's checkpoints.
           log: None on processes that do not write.
@@ -85,17 +91,28 @@ class Loop:
         clock, first_step = Clock.start(), int(state.step)
         pending: _Pending | None = None
 
-        def settle(done: _Pending | None) -> np.ndarray:
-            """Waits for a step, logs it, and returns what any process wished in it."""
+        def settle(done: _Pending | None, validate: bool = False) -> np.ndarray:
+            """Waits for a step, logs it, and returns what any process wished in it.
+
+            The last step may be validated, too.
+            """
+            nonlocal best
             if done is None:
                 return np.zeros(2, bool)
             row = done.where | report(done, self.pairs, clock)
+            if validate and self.validation and best:
+                losses = self.validation.losses(state.lora, done.where["step"])
+                best = best.after(losses["validation_loss"], done.where, state.lora)
+                row |= losses
+                clock.lap()  # the next step's time is its own
             if log:
                 log.write(row)
             return np.asarray(done.wishes)
 
         with profiler(self.profile) as profile:
             for step in range(first_step, self.last_step):
+                if self._is_over(best):
+                    break
                 profile(step - first_step)
                 batch = clock.wait_for(data)
                 epoch, number, stage = self.schedule.at(step)
@@ -108,16 +125,22 @@ class Loop:
                 where = {"step": step + 1, "epoch": epoch, "stage": number}
                 stop, late = settle(pending)
                 pending = _Pending(where, metrics, batch, wishes)
-                ends = step + 1 == self.last_step or self.schedule.at(step + 1)[1] != number
-                if stop or late or ends or saved.is_due(step + 1):
-                    stop |= settle(pending)[0]
+                ends = step + 1 == self.last_step or self.schedule.ends_stage(step + 1)
+                save = stop or late or ends or saved.is_due(step + 1)
+                validate = self.validation is not None and self.validation.is_due(step + 1)
+                if save or validate:
+                    stop |= settle(pending, validate)[0]
                     pending = None
+                if save or stop or self._is_over(best):
                     if leads():
                         self.claim.check_still_there()
-                    saved.save(state, data)
+                    saved.save(state, data, best)
                 if stop:
-                    return state, True
-        return state, False
+                    return state, best, True
+        return state, best, False
+
+    def _is_over(self, best: Best | None) -> bool:
+        return self.validation is not None and best is not None and self.validation.is_over(best)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ class Schedule:
                 return epoch + 1, number, stage
         raise IndexError(step)
 
+    def ends_stage(self, step: int) -> bool:
+        """Returns whether a stage is done after so many steps, at least one."""
+        return step == self.steps or self.at(step)[1] != self.at(step - 1)[1]
+
 
 def _is_stage(stage: Any) -> bool:
     match stage:

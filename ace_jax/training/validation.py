@@ -1,0 +1,212 @@
+"""Validation while a run goes on: held-out pairs scored every so many steps, and what follows.
+
+A stage's validations are of its own loss, alpha * anchor + beta * effect with its weights, so they
+compare within a stage: the best adapter is that of the stage that the run is in, and patience is
+counted anew in each. Only the last stage can be cut short: the others lead up to it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from ace_jax.errors import InputError, check_positive
+from ace_jax.model.sharding import place_everywhere, place_scoring, replicated
+from ace_jax.prompts.batches import Scoring, Shapes, Targets
+from ace_jax.prompts.encode import Prompt
+from ace_jax.training.distributed import as_leading
+from ace_jax.training.examples import Examples
+from ace_jax.training.pipeline import Collate, TrainingBatch
+from ace_jax.training.schedule import Schedule
+from ace_jax.training.state import TrainState
+from ace_jax.training.step import Anchor, Metrics, Normalizer, objective
+
+PARTS = ("anchor_loss", "effect_loss")
+ValidationStep = Callable[[nnx.State, nnx.State, Scoring, Targets], Metrics]
+
+
+@dataclass(frozen=True)
+class ValidationPolicy:
+    """When held-out pairs are scored, and what for.
+
+    Attributes:
+      every_steps: steps between two validations, besides those at the ends of stages; None: none.
+      pairs: how many are scored at most.
+      select_best: whether the run's adapter is the best one instead of the last.
+      patience: validations without gain after which the last stage ends; None: it never does.
+
+    Raises `InputError` for numbers that are not positive, and for wishes without `every_steps`.
+    """
+
+    every_steps: int | None
+    pairs: int
+    select_best: bool
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        for field in ("every_steps", "pairs", "patience"):
+            if (number := getattr(self, field)) is not None:
+                check_positive(f"validation.{field}", number)
+        for field in ("select_best", "patience"):
+            if getattr(self, field) and self.every_steps is None:
+                raise InputError(f"validation.{field}: needs validation.every_steps")
+
+    def check(self, holdout: str) -> None:
+        """Raises `InputError` where there is to be validation but nothing is held out for it."""
+        if self.every_steps is not None and holdout == "none":
+            raise InputError(
+                "validation.every_steps: data.holdout is none, so there are no pairs to validate "
+                "on; hold some out, as with data.holdout=question:0.1"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Best:
+    """The best validation of a stage so far.
+
+    Attributes:
+      loss: the lowest.
+      step: where it was; 0 before the first validation.
+      stage: which stage, from 1.
+      since: how many validations came after it.
+      lora: the adapter there.
+
+    The fields are untyped where a tree of shapes takes the values' place.
+    """
+
+    loss: Any
+    step: Any
+    stage: Any
+    since: Any
+    lora: Any
+
+    @classmethod
+    def none_yet(cls, lora: nnx.State) -> "Best":
+        """Returns what there is before the first validation; `lora` gives shapes and shardings."""
+        return cls(math.inf, 0, 1, 0, copied(lora))
+
+    def after(self, loss: float, where: Mapping[str, int], lora: nnx.State) -> "Best":
+        """Returns the best after one more validation; `where` has its `step` and `stage`."""
+        if loss < self.loss or where["stage"] != self.stage:
+            return Best(loss, where["step"], where["stage"], 0, copied(lora))
+        return replace(self, since=self.since + 1)
+
+
+def copied(lora: nnx.State) -> nnx.State:
+    """Returns an adapter with memory of its own: a step takes that of the state before it."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, lora)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+    return copy(lora)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a run validates with.
+
+    Attributes:
+      policy: when, and what for.
+      step: scores a batch.
+      base: frozen parameters.
+      batches: of the held-out pairs.
+      mesh: where they go.
+      schedule: of the run.
+    """
+
+    policy: ValidationPolicy
+    step: ValidationStep
+    base: nnx.State
+    batches: list[TrainingBatch]
+    mesh: Mesh
+    schedule: Schedule
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether the state after so many steps is one to validate."""
+        every = self.policy.every_steps
+        return every is not None and (step % every == 0 or self.schedule.ends_stage(step))
+
+    def is_over(self, best: Best) -> bool:
+        """Returns whether the last stage has gone on for long enough without gain."""
+        last, patience = len(self.schedule.stages), self.policy.patience
+        return patience is not None and best.stage == last and best.since >= patience
+
+    def losses(self, lora: nnx.State, step: int) -> dict[str, float]:
+        """Returns the losses over the held-out pairs after so many steps, by name.
+
+        All processes return what the leading one does. Raises `InputError` where one is not finite.
+        """
+        scored = [
+            self.step(
+                lora,
+                self.base,
+                place_scoring(batch.scoring, self.mesh),
+                place_everywhere(batch.targets, self.mesh),
+            )
+            for batch in self.batches
+        ]
+        rows = np.array([[row[name] for name in PARTS] for row in jax.device_get(scored)])
+        sizes = [len(batch.rows) for batch in self.batches]
+        anchor, effect = as_leading(np.average(rows, axis=0, weights=sizes)).tolist()
+        _, _, stage = self.schedule.at(step - 1)
+        loss = stage.alpha * anchor + stage.beta * effect
+        if not math.isfinite(loss):
+            raise InputError(
+                f"step {step} has the loss {loss} over the held-out pairs; nothing was saved since "
+                "the last checkpoint; try a lower optimizer.learning_rate"
+            )
+        names = ("validation_loss", *(f"validation_{name}" for name in PARTS))
+        return dict(zip(names, (loss, anchor, effect), strict=True))
+
+    def chosen(self, state: TrainState, best: Best) -> tuple[nnx.State, int]:
+        """Returns the run's adapter and the step it is of.
+
+        That is the last one where the best is not asked for, or the stage has none yet because
+        max_steps ended it before its first validation.
+        """
+        step = int(state.step)
+        _, stage, _ = self.schedule.at(step - 1)
+        if self.policy.select_best and best.step and best.stage == stage:
+            return best.lora, best.step
+        return state.lora, step
+
+
+def validation_batches(
+    examples: Examples, prompts: list[Prompt], shapes: Shapes, most: int
+) -> list[TrainingBatch]:
+    """Lays out all pairs in the table's order, in batches of at most so many prompts.
+
+    Pairs of a context follow one another and share their prompts.
+    """
+    batches: list[list[int]] = [[]]
+    cells: set[int] = set()
+    for row, ends in enumerate(examples.pairs[["cell_0", "cell_1"]].to_numpy().tolist()):
+        cells |= {*ends}
+        if len(cells) > most:
+            batches.append([])
+            cells = {*ends}
+        batches[-1].append(row)
+    collate = Collate(examples, prompts, shapes, max(map(len, batches)))
+    return [collate([np.array(rows)]) for rows in batches]
+
+
+def make_validation_step(
+    graph: nnx.GraphDef, normalizer: Normalizer, mesh: Mesh, anchor: Anchor = "mode"
+) -> ValidationStep:
+    """Compiles the losses of a batch, without dropout, once per batch shape."""
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def step(lora: nnx.State, base: nnx.State, scoring: Scoring, targets: Targets) -> Metrics:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            _, metrics = objective(
+                lora, base, graph, scoring, targets, 1.0, 1.0, normalizer, None, anchor
+            )
+        return {name: metrics[name] for name in PARTS}
+
+    return step
