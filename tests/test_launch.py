@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
-from test_multiprocess import ENVIRONMENT, SETTINGS
+from processes import ENVIRONMENT, SETTINGS
 from test_train import ROOT, metrics_of
 
 LAUNCH = ROOT / "launch"
@@ -138,3 +140,28 @@ def test_two_processes_are_launched_and_told_to_stop(tiny_checkpoint, tmp_path):
     for check in ("jax ", "2 device(s) of 2 process(es)", "GB/s", "GB free", " s apart"):
         assert check in said
     assert {path.name for path in (tmp_path / "run.logs").iterdir()} == {"0.log", "1.log"}
+
+
+def test_where_one_process_dies_the_other_is_not_waited_for(tmp_path):
+    """Dead before it has joined: jax gives it five minutes."""
+    running = subprocess.Popen(
+        ["bash", LAUNCH / "gpu_2x.sh", "quickstart", tmp_path / "run"],
+        env=os.environ | ENVIRONMENT | {"GRACE": "1"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while not (both := [pid for pid in children.read_text().split() if is_preflight(pid)]):
+            time.sleep(0.02)
+        os.kill(int(both[0]), signal.SIGKILL)
+        running.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 128 + signal.SIGKILL
+
+
+def is_preflight(pid):
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return b"preflight.py" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,75 +1,14 @@
 """Training in two processes of four devices each, as on two hosts; gloo carries the collectives."""
 
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import time
 
 import numpy as np
 import pytest
+from processes import ended, start, statuses
 from safetensors.numpy import load_file
-from test_train import ROOT, SMALL, command, metrics_of
-
-SETTINGS = SMALL | {
-    "lora.dropout": 0.0,  # its masks are drawn by row, and other meshes have other rows
-    "batch.row_lengths": (256,),
-    "objective.stages": ((1.0, 0.0, 1), (0.0, 1.0, 500)),  # more than are done before a signal
-    "max_steps": 8,
-}
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner, runs later
-}
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
-
-
-def start(workdir, checkpoint, processes, cache, **changes):
-    """Starts `train` with eight devices in all; returns its processes."""
-    changed = {name.replace("__", "."): value for name, value in changes.items()}
-    settings = SETTINGS | {"model.path": checkpoint} | changed
-    arguments = [f"--config.{name}={value}" for name, value in settings.items()]
-    if processes > 1:
-        arguments += [
-            "--config.distributed.initialize=True",
-            f"--config.distributed.coordinator=localhost:{free_port()}",
-            f"--config.distributed.num_processes={processes}",
-        ]
-    of_all = {
-        "JAX_NUM_CPU_DEVICES": str(8 // processes),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return [
-        subprocess.Popen(
-            command("train", "quickstart.py", workdir, *arguments)
-            + ([f"--config.distributed.process_id={number}"] if processes > 1 else []),
-            env=os.environ | ENVIRONMENT | of_all,
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(processes)
-    ]
-
-
-def ended(processes):
-    """Returns what each process said, when all have ended; none is left behind."""
-    try:
-        return [process.communicate(timeout=600)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def statuses(processes):
-    return [process.returncode for process in processes]
+from test_train import metrics_of
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +39,10 @@ def test_two_processes_do_what_one_does(runs):
     for name in ("loss", "grad_norm", "lora_b_norm", "option_mass"):
         one, two = ([row[name] for row in table] for table in rows)
         np.testing.assert_allclose(two, one, rtol=1e-5, err_msg=name)
+    one, two = ({row["step"]: row.get("validation_loss") for row in table} for table in rows)
+    assert [step for step in one if one[step]] == [step for step in two if two[step]] == [2, 3, 6]
+    for step in (2, 3, 6):
+        assert two[step] == pytest.approx(one[step], rel=1e-5)
     assert adapter(alone).keys() == adapter(together).keys()
     for name, value in adapter(alone).items():
         np.testing.assert_allclose(adapter(together)[name], value, rtol=0, atol=1e-5, err_msg=name)

@@ -34,8 +34,14 @@ def make_seeds(directory: Path) -> None:
 
 
 def _checkpoints(directory: Path) -> None:
-    plain = directory / "checkpoint" / "model"
-    _tokenizer().save_pretrained(_made(plain))
+    plain = save_model(directory / "checkpoint" / "model")
+    _sharded(plain, directory / "sharded" / "model")
+    write_gguf(_made(directory / "gguf") / "model.gguf", plain)
+
+
+def save_model(directory: Path) -> Path:
+    """Saves a random LLaMA of one layer, as transformers does; returns its directory."""
+    _tokenizer().save_pretrained(_made(directory))
     vocabulary = len(_tokenizer())
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -59,7 +65,7 @@ def _checkpoints(directory: Path) -> None:
         "tie_word_embeddings": True,
         "hidden_act": "silu",
     }
-    (plain / "config.json").write_text(json.dumps(config))
+    (directory / "config.json").write_text(json.dumps(config))
     draw = np.random.default_rng(0)
     rows = {"q_proj": WIDTH, "k_proj": 32, "v_proj": 32, "o_proj": WIDTH}
     shapes = {f"self_attn.{name}": (size, WIDTH) for name, size in rows.items()}
@@ -69,9 +75,8 @@ def _checkpoints(directory: Path) -> None:
     weights = {f"model.layers.0.{name}.weight": size for name, size in shapes.items()}
     weights |= {"model.embed_tokens.weight": (vocabulary, WIDTH), "model.norm.weight": (WIDTH,)}
     values = {name: draw.normal(0, 0.1, size).astype(np.float32) for name, size in weights.items()}
-    save_file(values, plain / "model.safetensors", metadata={"format": "pt"})
-    _sharded(plain, directory / "sharded" / "model")
-    write_gguf(_made(directory / "gguf") / "model.gguf", plain)
+    save_file(values, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
 
 
 def _sharded(plain: Path, sharded: Path) -> None:
