@@ -2,9 +2,10 @@
 
     python -m ace_jax.report --run base=runs/base --run trained=runs/trained --output runs/report
 
-The first run is the one that the others are compared with. Writes into OUTPUT: index.html, one page
-that needs nothing else; *.csv, every number as tidy tables; table1.md and table1.tex; figures/, as
-PNG and SVG.
+The first run is the one that the others are compared with. A name given again, with another OUT,
+is a further seed of that method: means over its seeds are shown. Writes into OUTPUT: index.html,
+one page that needs nothing else; *.csv, every number as tidy tables; table1.md and table1.tex;
+figures/, as PNG and SVG.
 """
 
 import argparse
@@ -15,10 +16,10 @@ import pandas as pd
 
 from ace_jax import command
 from ace_jax.analysis.averages import AVERAGES
-from ace_jax.analysis.findings import ALL, Findings, find
+from ace_jax.analysis.findings import ALL, NO_EFFECT, NOISE_FLOOR, Findings, find
 from ace_jax.analysis.page.content import index_html
 from ace_jax.analysis.paper_figures import write_figures
-from ace_jax.analysis.runs import Run, on_common_cells, read_run
+from ace_jax.analysis.runs import Method, on_common_cells, read_method
 from ace_jax.analysis.tables import write_tables
 from ace_jax.command import say
 from ace_jax.errors import InputError
@@ -27,12 +28,12 @@ from ace_jax.errors import InputError
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the whole job; see the module's docstring."""
     options = _parse(argv)
-    runs = _read(options.run)
+    methods = _read(options.run)
     output = _directory(Path(options.output))
-    common, notes = on_common_cells(runs)
+    common, notes = on_common_cells(methods)
     for note in notes:
         say(note)
-    say(f"comparing {len(common)} runs on {len(common[0].predictions):,} cells")
+    say(f"comparing {len(common)} methods on {len(common[0].first.predictions):,} cells")
     findings = find(common, notes, options.average)
     say("writing tables, figures and the page")
     try:
@@ -42,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise InputError(f"cannot write {output}: {error.strerror}") from None
     print(f"Alignment score (0-100, {findings.average}) by granularity, mean over countries:\n")
-    print(_side_by_side(findings))
+    print(_scores(findings).to_string())
+    if len(findings.names) > 1:
+        print(f"\nGain over {findings.names[0]}, with 95 % intervals:\n")
+        print(_gains(findings).to_string())
     if "effect_distances" in findings.tables:
         print("\nDistance between the model's and the survey's effects (lower is better):\n")
         print(_effect_distances(findings).to_string(float_format="{:.4f}".format))
@@ -60,7 +64,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         required=True,
         metavar="NAME=OUT",
-        help="a name and what evaluate wrote; the first run is the one to compare with",
+        help="a name and what evaluate wrote; the first run is the one to compare with, the same "
+        "name again another seed of that method",
     )
     parser.add_argument(
         "--average",
@@ -72,16 +77,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _read(arguments: Sequence[str]) -> list[Run]:
-    runs: dict[str, Run] = {}
+def _read(arguments: Sequence[str]) -> list[Method]:
+    named: dict[str, list[Path]] = {}
     for argument in arguments:
         name, equals, directory = argument.partition("=")
         if not (name.strip() and equals and directory):
             raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
-        if name in runs or name == ALL:
+        outs, out = named.setdefault(name, []), Path(directory)
+        if name == ALL:
             raise InputError(f"--run {argument}: the name {name} is taken; give it another")
-        runs[name] = read_run(name, Path(directory))
-    return list(runs.values())
+        if out.resolve() in (known.resolve() for known in outs):
+            raise InputError(f"--run {argument}: is given twice; a further seed has its own OUT")
+        outs.append(out)
+    return [read_method(name, outs) for name, outs in named.items()]
 
 
 def _directory(path: Path) -> Path:
@@ -94,33 +102,44 @@ def _directory(path: Path) -> Path:
     return path
 
 
-def _side_by_side(findings: Findings) -> str:
-    """One line a granularity: every run's score, and the later ones' gains with intervals."""
-    scores, gains = (
-        {(row["granularity"], row["run"]): row for row in table.to_dict("records")}
-        for table in (_over_countries(findings, name) for name in ("scores", "gains"))
+def _scores(findings: Findings) -> pd.DataFrame:
+    """Methods and references in rows, granularities in columns."""
+    scores = _over_countries(findings, "scores")
+    table = scores.pivot(index="run", columns="granularity", values="score").map("{:.1f}".format)
+    return _labelled(table.loc[[*findings.names, *findings.references]], findings)
+
+
+def _gains(findings: Findings) -> pd.DataFrame:
+    gains = _over_countries(findings, "gains")
+    texts = [
+        f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+        for gain, low, high in zip(
+            gains["gain"], gains["gain_low"], gains["gain_high"], strict=True
+        )
+    ]
+    table = gains.assign(text=texts).pivot(index="run", columns="granularity", values="text")
+    return _labelled(table.loc[findings.names[1:]], findings)
+
+
+def _labelled(table: pd.DataFrame, findings: Findings) -> pd.DataFrame:
+    several = {name: count for name, count in findings.seeds.items() if count > 1}
+    table = table.rename(
+        index={name: f"{name} ({count} seeds)" for name, count in several.items()},
+        columns="G = {}".format,
     )
-    first, *others = findings.names
-    lines = []
-    for granularity in sorted({granularity for granularity, _ in scores}):
-        line = {"G": str(granularity), "cells": str(scores[granularity, first]["n_cells"])}
-        for name in (*findings.names, *findings.references):
-            line[name] = f"{scores[granularity, name]['score']:.1f}"
-        for name in others:
-            gain = gains[granularity, name]
-            line[f"gain of {name} (95 %)"] = (
-                f"{gain['gain']:+.1f} [{gain['gain_low']:+.1f}, {gain['gain_high']:+.1f}]"
-            )
-        lines.append(line)
-    return pd.DataFrame(lines).to_string(index=False)
+    return table.rename_axis(index=None, columns=None)
 
 
 def _effect_distances(findings: Findings) -> pd.DataFrame:
+    """Methods in rows and what they are to be read against, attributes in columns."""
     distances = _over_countries(findings, "effect_distances")
-    table = distances.pivot(index="attribute", columns="run", values="distance")[findings.names]
+    table = distances.pivot(index="run", columns="attribute", values="distance")
     first = distances[distances["run"] == findings.names[0]].set_index("attribute")
-    table = table.assign(**{"no effect": first["distance_no_effect"], "noise": first["floor"]})
-    return table.loc[first.index].rename_axis(index=None, columns=None)
+    table.loc[NO_EFFECT] = first["distance_no_effect"]
+    table.loc[NOISE_FLOOR] = first["floor"]
+    attributes = [one.name for one in findings.attributes if one.name in table]
+    table = table.loc[[*findings.names, NO_EFFECT, NOISE_FLOOR], [*attributes, ALL]]
+    return table.rename_axis(index=None, columns=None)
 
 
 def _over_countries(findings: Findings, name: str) -> pd.DataFrame:

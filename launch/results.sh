@@ -3,75 +3,109 @@
 # SmolLM2-135M-Instruct, scored on questions and on personas that training has not seen, beside
 # references that need no model. Run it again to go on where it stopped.
 #
-#   bash launch/results.sh [-o OUTPUT] [-s SEEDS] [-m METHODS] [-n STEPS] [-- FIELD ...]
+#   bash launch/results.sh [-o OUTPUT] [-u UNSEEN] [-s SEEDS] [-m METHODS] [-e EPOCHS] [-n STEPS] \
+#     [-- FIELD ...]
 #
-# OUTPUT defaults to runs/results, SEEDS to "0 1 2", METHODS to all that are trained. STEPS ends every
-# training early. FIELDs, such as --config.data.min_n=20, are for training and evaluation both. What
-# is complete (has a run.json) is skipped, so take another OUTPUT for other STEPS or FIELDs.
-# For a try of some minutes:
+# OUTPUT defaults to runs/results, UNSEEN to "questions personas", SEEDS to "0 1 2", METHODS to all
+# that are trained. A report is made of the SEEDS and METHODS named, so do seed 0 first where time is
+# short and name more later: what is complete (has a run.json) is skipped.
+# EPOCHS is 6 if not given, STEPS ends every training early, FIELDs, such as --config.data.min_n=20,
+# are for training and evaluation both: with others than before, take another OUTPUT.
+# scripts/results_page.py makes docs/results.md of OUTPUT. For a try of some minutes:
 #
 #   bash launch/results.sh -o runs/try -s 0 -m "ace forward-kl" -n 2 -- \
 #     "--config.data.questions=('natspac', 'natenvir', 'natheal', 'nateduc')"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+called=$(printf '%q ' bash launch/results.sh "$@")
 output=runs/results
+unseen="questions personas"
 seeds="0 1 2"
 methods="anchor-only causal-only ace ace-joint ace-shrunk forward-kl wasserstein"
+epochs=
 steps=
-while getopts "o:s:m:n:" option; do
+while getopts "o:u:s:m:e:n:" option; do
   case $option in
-    o) output=$OPTARG ;;
+    o) output=${OPTARG%/} ;;
+    u) unseen=$OPTARG ;;
     s) seeds=$OPTARG ;;
     m) methods=$OPTARG ;;
+    e) epochs=$OPTARG ;;
     n) steps=$OPTARG ;;
     *) exit 2 ;;
   esac
 done
 shift $((OPTIND - 1))
 
+# What training must not see. The questions are the same ones for every seed.
+holdout_of() {
+  case $1 in
+    questions) echo question:0.3@0 ;;
+    personas) echo persona:paper ;;
+    *)
+      echo "-u $1: there are questions and personas" >&2
+      exit 2
+      ;;
+  esac
+}
+for each in $unseen; do
+  holdout_of "$each" >/dev/null
+done
+
 # Most runs compile the same programs.
 mkdir -p "$output/compiled"
 compiled=$(cd "$output/compiled" && pwd)
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$compiled}
+
+# Runs a command and, once it has done its work, writes it down with the date.
+run() {
+  "$@"
+  { date -u +%F | tr '\n' '\t' && printf '%q ' "$@" && echo; } >>"$output/commands.tsv"
+}
 
 # Scores METHOD into a directory, unless that is done; more fields may follow.
 score() {
   local method=$1 directory=$2
   shift 2
   [ -f "$directory/run.json" ] ||
-    python -m ace_jax.evaluate --config "configs/evaluate.py:methods:$method" \
+    run python -m ace_jax.evaluate --config "configs/evaluate.py:methods:$method" \
       --workdir "$directory" --config.data.holdout="$holdout" "$@"
 }
 
 case " $methods " in
   *" ace-shrunk "*)
     [ -d runs/gss2018-shrunk ] ||
-      python -m ace_jax.prepare --source gss2018 --estimator shrunk --output runs/gss2018-shrunk
+      run python -m ace_jax.prepare --source gss2018 --estimator shrunk \
+        --output runs/gss2018-shrunk
     ;;
 esac
 
-# What training must not see. The questions are the same ones for every seed.
-for unseen in questions=question:0.3@0 personas=persona:paper; do
-  holdout=${unseen#*=} here=$output/${unseen%%=*} runs=()
-  # An audit asks four times over, in ways that share less: once a method, on questions.
-  case $holdout in question*) audited=${seeds%% *} ;; *) audited= ;; esac
+for each in $unseen; do
+  holdout=$(holdout_of "$each") here=$output/$each
+  # An audit asks four times over, in ways that share less: base and ace, once, on questions.
+  case $each in questions) audited=${seeds%% *} ;; *) audited= ;; esac
 
   score base "$here/base" ${audited:+--config.audit=True} "$@"
   score adprompt "$here/adprompt" "$@"
-  runs+=(--run "base=$here/base" --run "adprompt=$here/adprompt")
+  runs=(--run "base=$here/base" --run "adprompt=$here/adprompt")
 
+  for seed in $seeds; do
+    fields=(--config.seed="$seed" "$@")
+    for method in $methods; do
+      trained=$here/$method-$seed audit=
+      [ "$method $seed" != "ace $audited" ] || audit=True
+      [ -f "$trained/scored/run.json" ] ||
+        run python -m ace_jax.train --config "configs/methods.py:$method${epochs:+@$epochs}" \
+          --workdir "$trained/train" --config.data.holdout="$holdout" \
+          ${steps:+--config.max_steps="$steps"} "${fields[@]}"
+      score "$method" "$trained/scored" --config.adapter.path="$trained/train/adapter" \
+        ${audit:+--config.audit=True} "${fields[@]}"
+    done
+  done
   for method in $methods; do
     for seed in $seeds; do
-      run=$here/$method-$seed audit=
-      [ "$seed" != "$audited" ] || audit=True
-      fields=(--config.seed="$seed" "$@")
-      [ -f "$run/scored/run.json" ] ||
-        python -m ace_jax.train --config "configs/methods.py:$method" --workdir "$run/train" \
-          --config.data.holdout="$holdout" ${steps:+--config.max_steps="$steps"} "${fields[@]}"
-      score "$method" "$run/scored" --config.adapter.path="$run/train/adapter" \
-        ${audit:+--config.audit=True} "${fields[@]}"
-      runs+=(--run "$method-$seed=$run/scored")
+      runs+=(--run "$method=$here/$method-$seed/scored")
     done
   done
 
@@ -80,5 +114,6 @@ for unseen in questions=question:0.3@0 personas=persona:paper; do
     runs+=(--run "$reference=$here/$reference")
   done
 
-  python -m ace_jax.report "${runs[@]}" --output "$here/report"
+  run python -m ace_jax.report "${runs[@]}" --output "$here/report"
+  echo "$called" >"$here/report/command.txt"
 done

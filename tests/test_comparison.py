@@ -65,6 +65,16 @@ def test_seeds_are_averaged_and_their_spread_is_added():
     assert table["gain"].to_dict() == pytest.approx(still["gain"].to_dict())
 
 
+@pytest.mark.parametrize("questions", [QUESTIONS, QUESTIONS[:1]])
+def test_a_run_given_twice_says_no_more_than_once(questions):
+    one = cells(2, questions)
+    pooled = pd.concat([one.assign(seed=seed) for seed in (0, 1)], ignore_index=True)
+    for average in ("nested", "flat"):
+        pd.testing.assert_frame_equal(
+            alignment_table(pooled, average), alignment_table(one, average), rtol=1e-9
+        )
+
+
 def test_seeds_that_hold_out_other_questions_are_compared_seed_by_seed():
     halves = (QUESTIONS[:7], QUESTIONS[5:])
     runs = {name: [cells(seed, half) for half in halves] for name, seed in (("a", 2), ("b", 3))}

@@ -63,6 +63,15 @@ def test_trained_methods_get_the_same_number_of_epochs():
             Schedule.of(stages[method], 7)
 
 
+def test_a_method_can_have_fewer_epochs():
+    shorter = {method: method_config(f"{method}@2") for method in ("ace", "forward-kl")}
+    assert shorter["ace"].objective.stages == ((1.0, 0.0, 1), (0.0, 1.0, 1))
+    assert shorter["forward-kl"].objective.stages == ((1.0, 0.0, 2),)
+    assert flat(shorter["ace"]).keys() == flat(method_config("ace")).keys()
+    with pytest.raises(ValueError, match="2 stages cannot share 3 epochs alike"):
+        method_config("ace@3")
+
+
 def test_an_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no method 'sft'; there are: base, adprompt, anchor-only"):
         method_config("sft")

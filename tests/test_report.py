@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 
 from ace_jax import report
+from ace_jax.analysis.page.content import what
+from ace_jax.analysis.paper_style import looks_of
+from ace_jax.analysis.runs import on_common_cells, read_method
 from ace_jax.analysis.tables import escape_latex, escape_markdown
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import ATTRIBUTES, personas
@@ -112,6 +115,71 @@ def test_table_1_has_methods_in_rows_and_its_best_in_bold(runs, tmp_path):
     assert f"| {best['run']} | **{best['score']:.2f}** |" in markdown
 
 
+@pytest.fixture
+def seeds(runs, tmp_path):
+    """The second run with two seeds more."""
+    for seed in (3, 4):
+        write_out(tmp_path / f"seed {seed}", predictions(seed), adapter=None, seed=seed)
+    return [*runs, *(f"--run=trained={tmp_path / f'seed {seed}'}" for seed in (3, 4))]
+
+
+def test_runs_of_one_name_are_seeds_of_one_method(runs, seeds, tmp_path, capsys):
+    apart = [*runs, *(f"--run=trained-{seed}={tmp_path / f'seed {seed}'}" for seed in (3, 4))]
+    for name, of in (("means", seeds), ("apart", apart)):
+        report.main([*of, "--output", str(tmp_path / name)])
+    means, each = tmp_path / "means", tmp_path / "apart"
+    three = ["trained", "trained-3", "trained-4"]
+    for table, keys, columns in (
+        ("scores", ["country", "granularity"], ["score", "ceiling", "n_cells"]),
+        ("topics", ["country", "granularity", "topic"], ["score", "n_questions"]),
+        ("levels", ["country", "granularity", "attribute", "level"], ["score", "n_cells"]),
+        ("gains", ["country", "granularity"], ["score", "gain"]),
+        ("effects", ["country", "attribute", "topic"], ["model_effect", "data_se", "n_pairs"]),
+        ("effect_distances", ["country", "attribute"], ["distance", "floor", "n_pairs"]),
+        ("classes", ["country", "epsilon", "class"], ["share"]),
+        ("transitions", ["before", "after"], ["share"]),
+    ):
+        found, known = (pd.read_csv(of / f"{table}.csv") for of in (means, each))
+        assert set(found["run"]) <= {"base", "trained"}
+        found = found[found["run"] == "trained"].set_index(keys)[columns]
+        known = known[known["run"].isin(three)].groupby(keys)[columns].mean()
+        pd.testing.assert_frame_equal(
+            found.sort_index(), known, check_dtype=False, rtol=1e-4, atol=1e-4
+        )
+    scores, gains = (pd.read_csv(means / f"{name}.csv") for name in ("scores", "gains"))
+    scores, gains = (of.set_index(["run", "country", "granularity"]) for of in (scores, gains))
+    same = ["score", "ci_low", "ci_high"]
+    assert np.allclose(scores[same].sort_index(), gains[same].sort_index(), atol=1e-3)
+    gained = gains.loc[("trained", "ALL", 4)]
+    spread = pd.read_csv(each / "scores.csv").query("country == 'ALL' and granularity == 4")
+    spread = spread[spread["run"].isin(three)]["score"].std(ddof=1)
+    assert gained["seed_sd"] == pytest.approx(spread, abs=1e-3)
+    printed = capsys.readouterr().out.split("\nDistance")[0]
+    assert "trained (3 seeds)" in printed
+    assert "Means over seeds: base of 1, trained of 3" in (means / "table1.tex").read_text()
+
+
+def test_the_page_has_the_mean_answer_of_all_seeds(seeds, tmp_path):
+    report.main([*seeds, "--output", str(tmp_path / "report")])
+    data = data_of(tmp_path / "report")
+    assert [run["name"] for run in data["runs"]] == ["base", "trained"]
+    assert data["runs"][1]["what"].endswith("seed 0 / seed 3 / seed 4")
+    outs = [tmp_path / "trained", tmp_path / "seed 3", tmp_path / "seed 4"]
+    tables = [pd.read_parquet(out / "predictions.parquet") for out in outs]
+    expected = np.mean([np.stack(table["p_model"]) for table in tables], axis=0)
+    (method,), _ = on_common_cells([read_method("trained", outs)])
+    assert np.allclose(np.stack(method.p_model), expected)
+
+
+def test_seeds_of_other_numbers_of_cells_are_averaged_where_all_have_them(seeds, tmp_path):
+    fewer = tmp_path / "seed 3" / "predictions.parquet"
+    pd.read_parquet(fewer).query("country == 'USA'").to_parquet(fewer)
+    report.main([*seeds, "--output", str(tmp_path / "report")])
+    data = data_of(tmp_path / "report")
+    assert [country["code"] for country in data["countries"]] == ["USA"]
+    assert f"trained ({tmp_path / 'seed 4'}): 48 of its 96 cells" in " ".join(data["notes"])
+
+
 def test_text_of_a_survey_is_harmless_wherever_it_is_written(runs, tmp_path):
     for name in ("base", "trained"):
         write_questions(tmp_path / name, NASTY, topic=NASTY, labels=(NASTY, "some", "all"))
@@ -149,6 +217,16 @@ def test_what_an_incomplete_run_lacks_is_said(tmp_path):
     assert "No audit of only" in notes
 
 
+def test_the_audit_of_seeds_is_their_mean(seeds, tmp_path):
+    for name, score in (("trained", 0.75), ("seed 3", 0.5)):  # one seed was not audited
+        audit = pd.DataFrame({"variant": ["unaltered", "a"], "granularity": 4, "score": score})
+        audit.to_csv(tmp_path / name / "audit.csv", index=False)
+    report.main([*seeds, "--output", str(tmp_path / "report")])
+    audit = pd.read_csv(tmp_path / "report" / "audit.csv")
+    assert audit["variant"].tolist() == ["unaltered", "a"]
+    assert audit["score"].tolist() == [62.5, 62.5]
+
+
 def test_an_audit_and_references_are_shown(runs, tmp_path):
     audit = pd.DataFrame({"variant": ["unaltered"], "granularity": [4], "score": [0.75]})
     audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
@@ -162,6 +240,23 @@ def test_an_audit_and_references_are_shown(runs, tmp_path):
     assert data["tables"]["audit"]["score"] == [75.0]
 
 
+def test_what_was_evaluated_is_said_in_a_line():
+    model = {"name": "tiny", "dtype": "float32", "quantization": "none"}
+    asked = {"model": model, "prompt": {"template": "persona_first"}, "seed": 0}
+    asked["data"] = {"path": "made up", "split": "held_out", "holdout": "none"}
+    assert what([asked]) == (
+        "tiny, float32, no adapter, template persona_first, held_out of made up (hold-out none), "
+        "seed 0"
+    )
+    smaller = asked | {"model": model | {"quantization": "int8"}}
+    assert what([smaller]).startswith("tiny, int8, no adapter")
+
+
+def test_methods_can_be_told_apart_however_many_there_are():
+    looks = looks_of([f"method {number}" for number in range(20)]).values()
+    assert len({(look["color"], look["marker"]) for look in looks}) == 20
+
+
 def test_personas_that_training_never_saw_have_a_table_and_a_place_on_the_page(tmp_path):
     held_out = "Female/College Educated/Urban/Married"
     table = predictions(1)
@@ -172,6 +267,18 @@ def test_personas_that_training_never_saw_have_a_table_and_a_place_on_the_page(t
     report.main([run, "--output", str(tmp_path / "report")])
     assert pd.read_csv(tmp_path / "report" / "composition.csv")["persona"].unique() == [held_out]
     assert "composition" in data_of(tmp_path / "report")["tables"]
+
+
+def test_an_attribute_without_pairs_has_no_effects(tmp_path, capsys):
+    tables = [predictions(seed).query("residence != 'Rural'") for seed in (1, 2)]
+    runs = [
+        write_out(tmp_path / name, table)
+        for name, table in zip(("base", "trained"), tables, strict=True)
+    ]
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    found = pd.read_csv(tmp_path / "report" / "effect_distances.csv")["attribute"].unique()
+    assert set(found) == {"gender", "education", "marital_status", "ALL"}
+    assert "residence" not in capsys.readouterr().out
 
 
 def test_runs_of_other_cells_are_compared_on_those_that_both_have(tmp_path, capsys):
@@ -245,9 +352,12 @@ def test_what_is_no_run_is_refused(tmp_path, run, message):
     assert not (tmp_path / "report").exists()
 
 
-def test_a_name_given_twice_and_an_output_that_is_a_file_are_refused(runs, tmp_path):
-    with pytest.raises(InputError, match="the name base is taken"):
-        report.main([runs[0], runs[0], "--output", str(tmp_path / "report")])
+def test_a_directory_given_twice_and_an_output_that_is_a_file_are_refused(runs, tmp_path):
+    for again in (runs[0], f"{runs[0]}/../base"):
+        with pytest.raises(InputError, match="is given twice; a further seed has its own OUT"):
+            report.main([runs[0], again, "--output", str(tmp_path / "report")])
+    with pytest.raises(InputError, match="the name ALL is taken"):
+        report.main([f"--run=ALL={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(InputError, match="cannot be made"):

@@ -13,6 +13,7 @@ import subprocess
 import zlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_report import NASTY, predictions, write_out, write_questions
 
@@ -72,6 +73,9 @@ def index(tmp_path_factory):
     ]
     for name in ("base", "trained"):
         write_questions(directory / name, NASTY, topic=f"Trust {NASTY}")
+    audit = pd.DataFrame({"variant": ["unaltered", "reversed_options"], "granularity": 4})
+    audit = audit.assign(score=[0.75, 0.5], moved=[0, 0.25], option_mass=0.9)
+    audit.to_csv(directory / "trained" / "audit.csv", index=False)
     report.main([*runs, "--output", str(directory / "report")])
     return directory / "report" / "index.html", table
 
@@ -144,6 +148,45 @@ def test_the_explorer_shows_what_the_cells_hold(index, tmp_path):
     for column, name in ((1, "p_data"), (3, "p_model")):
         shown = np.array([float(row[column]) for row in rows])
         assert np.abs(shown - 100 * persona[name]).max() < 0.5
+
+
+@browser
+def test_effects_classes_and_audits_are_those_of_the_tables(index, tmp_path):
+    script = """
+      const rows = (table) => [...table.querySelectorAll("tbody tr")]
+        .map((row) => [...row.children].map((cell) => cell.textContent));
+      const effects = [...document.querySelectorAll("#attributes table")]
+        .find((one) => one.ariaLabel.startsWith("Effects by topic"));
+      const bars = [...document.querySelectorAll("#attributes .track")].map((one) => one.ariaLabel);
+      say({ effects: rows(effects), bars, audit: rows(document.querySelector("#audit table")) });"""
+    found = said(opened(index[0], tmp_path, script))
+    tables = {name: pd.read_csv(index[0].parent / f"{name}.csv") for name in ("effects", "classes")}
+    effects = tables["effects"].query("run == 'trained' and country == 'ALL'")
+    for row, effect in zip(found["effects"], effects.to_dict("records"), strict=True):
+        shown = [float(text.replace("\N{MINUS SIGN}", "-")) for text in row[2:4]]
+        assert shown == pytest.approx([effect["data_effect"], effect["model_effect"]], abs=0.05)
+    classes = tables["classes"].query("country == 'ALL' and epsilon == 1")
+    for bar, (run, of) in zip(found["bars"], classes.groupby("run", sort=False), strict=True):
+        assert bar.startswith(f"{run}: ")
+        shown = dict(re.findall(r"(\w+) (\d+) %", bar))
+        shares = of.set_index("class")["share"].to_dict()
+        assert {name: int(share) for name, share in shown.items()} == pytest.approx(shares, abs=0.5)
+    assert found["audit"] == [["trained", "90.0", "75.0", "50.0 moved 25.0"]]
+
+
+@browser
+def test_a_gain_on_one_question_is_not_said_to_hold_for_others(tmp_path):
+    alone = [predictions(seed, questions=("q1",)) for seed in (1, 2)]
+    better = alone[1].assign(p_model=alone[1]["p_data"])  # as good as can be
+    runs = [
+        write_out(tmp_path / name, table)
+        for name, table in zip(("base", "trained"), (alone[0], better), strict=True)
+    ]
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    script = """say(document.querySelector("#overview .lead").textContent);"""
+    verdict = said(opened(tmp_path / "report" / "index.html", tmp_path, script))
+    assert "of one question, which says nothing of others" in verdict
+    assert "more than the choice of questions explains" not in verdict
 
 
 @browser

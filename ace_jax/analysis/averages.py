@@ -13,6 +13,9 @@ questions holds both, and adding the sampling variance would count it twice. A n
 questions within topics. Where there is one question only, it tells nothing of others: then the
 standard error is that of sampling its respondents alone.
 
+Cells of several seeds (a column `seed`) are averaged by seed first, then seeds alike, and the
+variance between seeds, over their number, is added to the square of the standard error.
+
 Not in it: the same respondents answer many questions, so that their sampling error is shared. It
 takes respondents' rows to know, and those do not leave `prepare`.
 """
@@ -37,10 +40,12 @@ class Averaging:
     """Some groups of cells, each to be averaged.
 
     Attributes:
-      groups: a row a group: its keys, n_cells, n_questions.
+      groups: a row a group: its keys, n_cells (of one seed), n_questions.
       group: of each cell, its row in `groups`.
       part: of each cell, the innermost mean that it belongs to; cells count alike there.
       weight: of each cell in the mean of its group.
+      seed: of each cell, 0, 1, ...; all 0 where there is one only.
+      seeds: of each group, how many there are.
       cluster: of each cell, its question within `stratum`.
       stratum: of each cluster, the questions that it is compared with.
       stratum_group: of each stratum, its row in `groups`.
@@ -54,6 +59,8 @@ class Averaging:
     group: Int[np.ndarray, "cells"]
     part: Int[np.ndarray, "cells"]
     weight: Float[np.ndarray, "cells"]
+    seed: Int[np.ndarray, "cells"]
+    seeds: Int[np.ndarray, "groups"]
     cluster: Int[np.ndarray, "cells"]
     stratum: Int[np.ndarray, "clusters"]
     stratum_group: Int[np.ndarray, "strata"]
@@ -79,8 +86,6 @@ class Averaging:
         self,
         values: Float[np.ndarray, "cells"],
         variance: Float[np.ndarray, "cells"] | None = None,
-        *,
-        extra: tuple[Float[np.ndarray, "groups"], int] | None = None,
     ) -> pd.DataFrame:
         """Returns the mean of each group with its 95 % interval (Student's t).
 
@@ -88,7 +93,6 @@ class Averaging:
           values: of the cells.
           variance: of `values` under sampling of respondents, for means over a single question;
             without it their interval is NaN.
-          extra: a variance of the means from elsewhere (seeds) and its degrees of freedom.
 
         Returns:
           Columns mean, low, high.
@@ -100,8 +104,8 @@ class Averaging:
         square = self._by_group(of_strata)
         # Satterthwaite: the sampling variance counts as known.
         spread = self._by_group(np.where(self.alone, 0, of_strata**2 / freedom))
-        if extra is not None:
-            square, spread = square + extra[0], spread + extra[0] ** 2 / max(extra[1], 1)
+        of_seeds = self.seed_deviations(values) ** 2 / self.seeds
+        square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(self.seeds - 1, 1)
         degrees = np.divide(square**2, spread, out=np.full_like(mean, np.inf), where=spread > 0)
         half = student.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(square)
         return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
@@ -109,6 +113,15 @@ class Averaging:
     def sampling_errors(self, variance: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the standard error of each mean from sampling respondents alone."""
         return np.sqrt(self._by_group(self._sampling(variance)))
+
+    def seed_deviations(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
+        """Returns the standard deviation of each mean over seeds; zero where there is one only."""
+        width = int(self.seed.max(initial=0)) + 1
+        place, size = self.group * width + self.seed, len(self.groups) * width
+        there = np.bincount(place, minlength=size).reshape(-1, width) > 0
+        added = np.bincount(place, self.weight * values, size).reshape(-1, width)
+        away = there * (self.seeds[:, None] * added - self.means(values)[:, None])
+        return np.sqrt((away**2).sum(axis=1) / np.maximum(self.seeds - 1, 1))
 
     def _between(
         self, values: Float[np.ndarray, "cells"], questions: Int[np.ndarray, "strata"]
@@ -122,6 +135,8 @@ class Averaging:
     def _sampling(self, variance: Float[np.ndarray, "cells"] | None) -> Float[np.ndarray, "strata"]:
         if variance is None:
             return np.full(len(self.stratum_group), np.nan)
+        # Every seed meets the same respondents: their error does not shrink with seeds.
+        variance = self.seeds[self.group] * variance
         error = np.sqrt(np.bincount(self.sample, self.weight**2 * variance))
         # Combinations of attributes split the same people anew: at worst their errors add up.
         people = np.bincount(self.sample_people, error) ** 2
@@ -143,12 +158,13 @@ def averaging(
 
     Args:
       cells: columns country, question_id, those of `by` and `over`; for `nested` also topic and
-        combination (which attributes the persona names).
+        combination (which attributes the persona names); where there are several, also seed.
       by: what a group is.
       average: `nested` or `flat`, within a group or each value of `over`.
       over: columns whose values are then averaged, the first one outermost.
       contrast: a column of 1 and -1: a group's mean is that of the former less the latter.
     """
+    over = ("seed", *over) if "seed" in cells else over
     table = {name: pd.factorize(cells[name], sort=True)[0] for name in {*by, *over, "country"}}
     question = pd.factorize(cells["question_id"])[0]
     zero = np.zeros(len(cells), np.int64)
@@ -179,9 +195,11 @@ def averaging(
     alone = np.bincount(stratum[of_part], several) == 0
     people, of_people = _codes(stratum, table["country"])
     sample, of_sample = _codes(people, combination)
+    seed = table.get("seed", zero)
+    seeds = _distinct(group, _codes(group, seed)[0])
     groups = cells[list(by)].iloc[first].reset_index(drop=True)
     groups = groups.assign(
-        n_cells=np.bincount(group),
+        n_cells=np.bincount(group) // seeds,
         n_questions=_distinct(group, _codes(group, question)[0]),
     )
     return Averaging(
@@ -189,6 +207,8 @@ def averaging(
         group,
         part,
         weight,
+        seed,
+        seeds,
         cluster,
         stratum[of_cluster],
         group[of_stratum],

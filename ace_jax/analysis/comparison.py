@@ -28,9 +28,9 @@ def gain_table(
 ) -> pd.DataFrame:
     """Returns each method's score, and its gain over the first method, by country and over all.
 
-    Intervals are those of module `averages`; the variance between seeds, over their number, is
-    added. `p_value` is of a permutation test that flips the sign of what a question adds to the
-    gain, question by question: questions are what the test generalises over, not seeds.
+    Intervals are those of module `averages`, seeds included. `p_value` is of a permutation test
+    that flips the sign of what a question adds to the gain, question by question: questions are
+    what the test generalises over, not seeds.
 
     Args:
       methods: name -> cells of its run or runs (`alignment.scored_cells`, or the same part of
@@ -103,30 +103,19 @@ def compared(
 ) -> pd.DataFrame:
     """Returns score, gain, their intervals and a test of each group (`averages.averaging`).
 
-    Columns: those of `by`, n_cells, n_questions, n_seeds, seed_sd, score, ci_low, ci_high, gain,
+    Columns: those of `by`, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain,
     gain_low, gain_high, p_value. `cells` are of one method, from `stacked`.
     """
-    seeds = int(cells["seed"].max()) + 1
-    means = averaging(cells, by, average, over=("seed", *over), contrast=contrast)
-    columns: dict[str, Any] = {"n_seeds": seeds, "seed_sd": np.nan}
+    means = averaging(cells, by, average, over=over, contrast=contrast)
+    columns: dict[str, Any] = {"seed_sd": means.seed_deviations(cells["score"].to_numpy())}
     for name, known in (("score", "variance"), ("gain", "gain_variance")):
-        values = cells[name].to_numpy()
-        extra = None
-        if seeds > 1:
-            apart = averaging(cells, [*by, "seed"], average, over=over, contrast=contrast)
-            deviation = _deviation(means, apart, values)
-            extra = (deviation**2 / seeds, seeds - 1)
-            if name == "score":
-                columns["seed_sd"] = deviation
-        # Every seed meets the same respondents: their sampling error does not shrink with seeds.
-        interval = means.intervals(values, seeds * cells[known].to_numpy(), extra=extra)
+        interval = means.intervals(cells[name].to_numpy(), cells[known].to_numpy())
         if name == "score" and contrast is None:
             interval = interval.clip(lower=0, upper=100)
         low, high = ("ci_low", "ci_high") if name == "score" else ("gain_low", "gain_high")
         columns |= {name: interval["mean"], low: interval["low"], high: interval["high"]}
     columns["p_value"] = sign_flips(means, cells["gain"].to_numpy(), seed)
-    groups = means.groups.assign(n_cells=means.groups["n_cells"] // seeds)
-    return groups.assign(**columns)
+    return means.groups.assign(**columns)
 
 
 def sign_flips(
@@ -163,13 +152,3 @@ def _gained(run: pd.DataFrame, first: pd.DataFrame, names: tuple[str, str]) -> p
     # The two scores' errors are of the same respondents; at worst they are opposite.
     error = np.sqrt(run["variance"].to_numpy()) + np.sqrt(first["variance"].to_numpy())
     return run.assign(gain=gain, gain_variance=np.where(gain == 0, 0, error**2))
-
-
-def _deviation(
-    means: Averaging, apart: Averaging, values: Float[np.ndarray, "cells"]
-) -> Float[np.ndarray, "groups"]:
-    """Returns the standard deviation over seeds of each mean; `apart` tells seeds apart."""
-    _, first = np.unique(apart.group, return_index=True)
-    mean = pd.Series(apart.means(values), index=means.group[first])
-    # A group that only one seed has (held-out questions differ) says nothing of seeds.
-    return mean.groupby(level=0).std(ddof=1).fillna(0).to_numpy()

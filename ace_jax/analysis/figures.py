@@ -15,8 +15,11 @@ from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import count_pairs, toggle_pairs
 from ace_jax.survey.personas import Attribute
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
+COLOURS = (
+    *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#882255"),
+)
 
 
 def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 
@@ -25,7 +26,7 @@ from ace_jax.analysis.equity import (
     tier_scores,
     untiered,
 )
-from ace_jax.analysis.runs import Run
+from ace_jax.analysis.runs import Method, Run
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import Attribute
 
@@ -36,18 +37,21 @@ NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
 IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # of 1 there, of 100 here
 NO_TOPIC = "(topic not known)"
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Findings:
     """What was found, and on what.
 
-    `methods`: the runs compared, on the same cells; the others' gains are over the first one.
-    `references`: names of the runs that asked no model. `tables`: name -> tidy table (the columns
-    are those of the function of `analysis` that it comes from, and `run`); one that could not be
-    made is not there, and `notes` say why. `average`: how scores are averaged.
+    `methods`: what is compared, on the same cells; the others' gains are over the first one.
+    `references`: names of those that asked no model. `tables`: name -> tidy table, of means over a
+    method's seeds (the columns are those of the function of `analysis` that it comes from, and
+    `run`, the method's name); one that could not be made is not there, and `notes` say why.
+    `average`: how scores are averaged.
     """
 
-    methods: tuple[Run, ...]
+    methods: tuple[Method, ...]
     references: tuple[str, ...]
     attributes: tuple[Attribute, ...]
     questions: pd.DataFrame
@@ -58,12 +62,18 @@ class Findings:
     @property
     def names(self) -> list[str]:
         """The methods' names, in order."""
-        return [run.name for run in self.methods]
+        return [method.name for method in self.methods]
 
     @property
     def cells(self) -> pd.DataFrame:
-        """The predictions of the first method: which cells there are, and the survey's answers."""
-        return self.methods[0].predictions
+        """The predictions of the first run: which cells there are, and the survey's answers."""
+        return self.methods[0].first.predictions
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """How many seeds each method is the mean of, where any has several."""
+        seeds = {method.name: len(method.seeds) for method in self.methods}
+        return seeds if max(seeds.values()) > 1 else {}
 
     @property
     def granularities(self) -> list[int]:
@@ -83,48 +93,53 @@ class Findings:
         return str(of_methods.sort_values("score")["run"].iloc[-1])
 
 
-def find(runs: Sequence[Run], notes: Sequence[str], average: Average) -> Findings:
-    """Returns what there is to say of runs on the same cells.
+def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -> Findings:
+    """Returns what there is to say of methods and references on the same cells.
 
     Args:
-      runs: of `runs.on_common_cells`.
+      everything: of `runs.on_common_cells`.
       notes: what was left out already.
       average: of the scores.
     """
-    methods = [run for run in runs if not run.is_reference] or list(runs)
-    references = [run for run in runs if run not in methods]
-    first = methods[0]
+    methods = [one for one in everything if not one.first.is_reference] or list(everything)
+    references = [one for one in everything if one not in methods]
+    first = methods[0].first
     attributes, seed = first.attributes, int(first.identity["seed"])
-    questions = known_questions(runs)
+    questions = known_questions([run for one in everything for run in one.seeds])
     notes = [*notes, *_missing(methods, questions)]
     ceiling = cell_ceilings(first.predictions, seed)
-    cells = {
-        run.name: scored_cells(run.predictions, questions, attributes).assign(ceiling=ceiling)
-        for run in (*methods, *references)
-    }
-    of_methods = {run.name: cells[run.name] for run in methods}
+
+    def cells_of(run: Run) -> pd.DataFrame:
+        return scored_cells(run.predictions, questions, attributes).assign(ceiling=ceiling)
+
+    apart = {one.name: [cells_of(run) for run in one.seeds] for one in (*methods, *references)}
+    cells = {name: _pooled(of) for name, of in apart.items()}
+    names = [one.name for one in methods]
     by_level = partial(alignment_table, average=average, by=("attribute", "level"))
     tables = {
         "scores": _of_runs(cells, partial(alignment_table, average=average)),
         "topics": _of_runs(cells, partial(alignment_table, average=average, by=("topic",))),
-        "levels": _of_runs(of_methods, lambda of: by_level(level_cells(of, attributes))),
-        "gains": gain_table(cells, average, seed=seed),
+        "levels": _of_runs(
+            {name: cells[name] for name in names}, lambda of: by_level(level_cells(of, attributes))
+        ),
+        "gains": gain_table(apart, average, seed=seed),
     }
-    tables |= _equity(tables["scores"][tables["scores"]["run"].isin(of_methods)])
+    tables |= _equity(tables["scores"][tables["scores"]["run"].isin(names)])
     if first.holds_out_personas:
+        of_methods = {name: apart[name] for name in names}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:
         tables |= _effects(methods, questions, int(first.identity["data"]["min_n"]), seed)
     except InputError as error:
         notes.append(f"Effects are missing: {error}.")
-    audits = {run.name: run.audit for run in methods if run.audit is not None}
+    audits = {one.name: audit for one in methods if (audit := one.audit) is not None}
     if audits:
         audit = pd.concat(audits, names=["run"]).reset_index("run")
         shares = [name for name in IN_AUDIT if name in audit]
         tables["audit"] = audit.assign(**{name: 100 * audit[name] for name in shares})
     return Findings(
         tuple(methods),
-        tuple(run.name for run in references),
+        tuple(one.name for one in references),
         attributes,
         questions,
         average,
@@ -156,9 +171,12 @@ def known_questions(runs: Sequence[Run]) -> pd.DataFrame:
 _NONE = pd.DataFrame(columns=["question_id", "topic", "text", "option_labels"])
 
 
-def _of_runs(
-    cells: Mapping[str, pd.DataFrame], table: Callable[[pd.DataFrame], pd.DataFrame]
-) -> pd.DataFrame:
+def _pooled(of_seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Puts what several seeds have under one another, told apart by a column `seed`."""
+    return pd.concat([of.assign(seed=i) for i, of in enumerate(of_seeds)], ignore_index=True)
+
+
+def _of_runs(cells: Mapping[str, T], table: Callable[[T], pd.DataFrame]) -> pd.DataFrame:
     tables = [table(of).assign(run=name) for name, of in cells.items()]
     return pd.concat(tables, ignore_index=True)
 
@@ -180,33 +198,41 @@ def _equity(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _effects(
-    methods: Sequence[Run], questions: pd.DataFrame, min_n: int, seed: int
+    methods: Sequence[Method], questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Effects, their distances and classes. Raises InputError where there is no pair."""
-    attributes, first = methods[0].attributes, methods[0].name
-    pairs = {run.name: effect_table(run.predictions, attributes, min_n) for run in methods}
-    floor = effect_floors(methods[0].predictions, pairs[first], seed)
-    topic = topics_of(pairs[first]["question_id"], questions)
-    pairs = {name: of.assign(floor=floor, topic=topic) for name, of in pairs.items()}
+    attributes, first = methods[0].first.attributes, methods[0].name
+    apart = {
+        one.name: [effect_table(run.predictions, attributes, min_n) for run in one.seeds]
+        for one in methods
+    }
+    floor = effect_floors(methods[0].first.predictions, apart[first][0], seed)
+    topic = topics_of(apart[first][0]["question_id"], questions)
+    apart = {
+        name: [of.assign(floor=floor, topic=topic) for of in seeds] for name, seeds in apart.items()
+    }
+    pairs = {name: _pooled(seeds) for name, seeds in apart.items()}
     summaries = {name: effect_summary(of) for name, of in pairs.items()}
+    # Each seed is a model with effects of its own, and shares are the mean of theirs: an effect
+    # averaged over seeds would go wrong less often than that of any one of them.
+    by_seed = {
+        name: [_by_country(effect_summary(of)) for of in seeds] for name, seeds in apart.items()
+    }
     tables = {
         "effects": _of_runs(summaries, lambda of: of),
         "effect_distances": _of_runs(pairs, _distances),
         "classes": pd.concat(
             [
-                _of_runs(summaries, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
+                _of_runs(by_seed, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
                 for epsilon in EPSILONS
             ],
             ignore_index=True,
         ),
         "influence": heterogeneity(summaries[first]),
     }
-    later = dict(list(summaries.items())[1:])
+    later = dict(list(by_seed.items())[1:])
     if later:
-        before = _by_country(summaries[first])
-        tables["transitions"] = _of_runs(
-            later, lambda of: transitions(before, _by_country(of), EPSILON)
-        )
+        tables["transitions"] = _of_runs(later, partial(_transitions, by_seed[first]))
     return tables
 
 
@@ -216,27 +242,38 @@ def _distances(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _classes(summary: pd.DataFrame, epsilon: float) -> pd.DataFrame:
-    """Shares of classes by country, and over the effects of all countries."""
-    effects = _by_country(summary)
+def _classes(seeds: Sequence[pd.DataFrame], epsilon: float) -> pd.DataFrame:
+    """Shares of classes by country, and over the effects of all countries, of all seeds."""
+    effects = pd.concat(seeds, ignore_index=True)
     tables = [class_shares(of, epsilon) for of in (effects, effects.assign(country=ALL))]
     return pd.concat(tables, ignore_index=True)
+
+
+def _transitions(before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Where effects went from the first method to another one, seed by seed."""
+    count = max(len(before), len(after))  # one alone is compared with all of the other's
+    one, other = (
+        pd.concat([of[i % len(of)] for i in range(count)], ignore_index=True)
+        for of in (before, after)
+    )
+    return transitions(one, other, EPSILON)
 
 
 def _by_country(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["country"] != ALL].reset_index(drop=True)
 
 
-def _missing(runs: Sequence[Run], questions: pd.DataFrame) -> list[str]:
+def _missing(methods: Sequence[Method], questions: pd.DataFrame) -> list[str]:
     """Says what a full report has and this one cannot have."""
-    granularities = runs[0].predictions["granularity"].unique()
+    cells = methods[0].first.predictions
+    granularities = cells["granularity"].unique()
     unknown = int((questions["topic"] == NO_TOPIC).sum())
-    unaudited = [run.name for run in runs if run.audit is None]
-    outside = untiered(runs[0].predictions)
+    unaudited = [one.name for one in methods if one.audit is None]
+    outside = untiered(cells)
     said = {
-        "There is one run only, so nothing is compared.": len(runs) == 1,
+        "There is one run only, so nothing is compared.": len(methods) == 1,
         "No run has an adapter: all of them are base models.": not any(
-            run.identity.get("adapter") for run in runs
+            run.identity.get("adapter") for one in methods for run in one.seeds
         ),
         f"Only granularity {granularities[0]} was evaluated.": len(granularities) == 1,
         f"Topic, text and options of {unknown} of {len(questions)} questions are not known: "

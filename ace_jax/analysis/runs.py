@@ -1,8 +1,12 @@
-"""What evaluated runs left in their OUT directories, brought to the same cells."""
+"""What evaluated runs left in their OUT directories, brought to the same cells.
+
+A method is one run, or several that differ in their seed only.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ace_jax.analysis.distributions import Distributions
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import Attribute, attributes_of
 
@@ -50,6 +55,45 @@ class Run:
         return held_out and data.get("split") == "held_out"
 
 
+@dataclass(frozen=True)
+class Method:
+    """What is compared: a run or, under one name, its repetitions with other seeds."""
+
+    name: str
+    seeds: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for all of them where seeds do not matter."""
+        return self.seeds[0]
+
+    @property
+    def p_model(self) -> pd.Series:
+        """The mean over seeds of what is answered in each cell; they are on the same cells."""
+        if len(self.seeds) == 1:
+            return self.first.predictions["p_model"]
+        answers = [Distributions.of(run.predictions["p_model"]) for run in self.seeds]
+        mean = np.mean([one.p for one in answers], axis=0)
+        rows = [p[:options] for p, options in zip(mean, answers[0].options, strict=True)]
+        return pd.Series(rows, self.first.predictions.index, object)
+
+    @property
+    def audit(self) -> pd.DataFrame | None:
+        """The mean over those seeds that were audited."""
+        audits = [run.audit for run in self.seeds if run.audit is not None]
+        if len(audits) < 2:
+            return audits[0] if audits else None
+        return (
+            pd.concat(audits).groupby(["variant", "granularity"], sort=False).mean().reset_index()
+        )
+
+
+def read_method(name: str, outs: Sequence[Path]) -> Method:
+    """Reads the OUT directories of a method's seeds. Raises InputError as `read_run` does."""
+    called = [name] if len(outs) == 1 else [f"{name} ({out})" for out in outs]
+    return Method(name, tuple(map(read_run, called, outs)))
+
+
 def read_run(name: str, out: Path) -> Run:
     """Reads an OUT directory.
 
@@ -80,12 +124,13 @@ def read_run(name: str, out: Path) -> Run:
     )
 
 
-def on_common_cells(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Returns the runs on the cells that all of them have, and what was left out, in sentences.
+def on_common_cells(methods: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[str, ...]]:
+    """Returns the methods on the cells that all runs have, and what was left out, in sentences.
 
     Cells stay in the order of the first run. Raises InputError where the runs' personas are made
     of other attributes, where they share no cell, or where they know other answers of the survey.
     """
+    runs = [run for method in methods for run in method.seeds]
     first = runs[0]
     names = [attribute.name for attribute in first.attributes]
     for run in runs[1:]:
@@ -102,7 +147,9 @@ def on_common_cells(runs: Sequence[Run]) -> tuple[tuple[Run, ...], tuple[str, ..
     for run in aligned[1:]:
         _check_same_survey(aligned[0], run)
         run.predictions["p_data"] = aligned[0].predictions["p_data"].to_numpy()  # kept once
-    return tuple(aligned), tuple(notes)
+    rest = iter(aligned)
+    common = [replace(one, seeds=tuple(islice(rest, len(one.seeds)))) for one in methods]
+    return tuple(common), tuple(notes)
 
 
 def _aligned(runs: Sequence[Run], key: list[str]) -> tuple[list[Run], list[str]]:

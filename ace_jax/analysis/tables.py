@@ -141,10 +141,11 @@ def _cells(
 
 
 def _caption(findings: Findings) -> str:
+    of_seeds = ", ".join(f"{name} of {count}" for name, count in findings.seeds.items())
     return (
         f"Alignment scores (0-100, {findings.average} averages) by persona granularity G. Best "
         f"method in bold; in brackets the gain over {findings.names[0]}."
-    )
+    ) + (f" Means over seeds: {of_seeds}." if of_seeds else "")
 
 
 def _row(*texts: str) -> str:

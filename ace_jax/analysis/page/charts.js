@@ -45,7 +45,11 @@ function dotPlot({ rows, label, lines = [], zero = false, unit = "", digits = 1,
   const small = width < 560;
   const left = small ? 4 : Math.min(220, 16 + 7.2 * Math.max(...rows.map((row) => row.label.length)));
   const right = rows.some((row) => row.text) ? (small ? 4 : 172) : 12;
-  const rowHeight = small ? 46 : 33;
+  // Marks of a row stand below one another, and nearly clear of each other.
+  const most = Math.max(...rows.map((row) => row.marks.length));
+  const spread = most > 1 ? 6 : 0;
+  const half = (spread * (most - 1)) / 2;
+  const rowHeight = small ? 46 + 2 * half : Math.max(33, 2 * half + 18);
   const top = lines.length ? 26 : 8;
   const values = rows.flatMap((row) => row.marks.flatMap((one) => [one.value, one.low, one.high]));
   const [low, high] = domainOf([...values, ...lines.map((line) => line.value)], { zero });
@@ -63,10 +67,10 @@ function dotPlot({ rows, label, lines = [], zero = false, unit = "", digits = 1,
       `${line.label} ${fixed(line.value, digits)}`),
   ]);
   const drawn = rows.map((row, place) => {
-    const y = top + rowHeight * place + (small ? 32 : rowHeight / 2);
-    const spread = row.marks.length > 1 ? Math.min(5, 16 / row.marks.length) : 0;
+    const y = top + rowHeight * place + (small ? 32 + half : rowHeight / 2);
+    const written = small ? y - 15 - half : y + 4.5;
     return [
-      s("text", { x: left ? (small ? 4 : left - 8) : 4, y: small ? y - 15 : y + 4.5, "text-anchor": small ? "start" : "end",
+      s("text", { x: left ? (small ? 4 : left - 8) : 4, y: written, "text-anchor": small ? "start" : "end",
         class: row.aside ? "soft" : row.strong ? "strong" : null }, row.label),
       s("line", { class: "grid", x1: left + 8, x2: width - right, y1: y, y2: y }),
       row.marks.map((one, which) => {
@@ -80,7 +84,7 @@ function dotPlot({ rows, label, lines = [], zero = false, unit = "", digits = 1,
             : mark(one.run, x(one.value), dy, row.marks.length > 1 ? 4.6 : 6.2, { "data-tip": one.tip })),
         ].filter(Boolean);
       }),
-      row.text && s("text", { x: small ? width - 4 : width - right + 14, y: small ? y - 15 : y + 4.5,
+      row.text && s("text", { x: small ? width - 4 : width - right + 14, y: written,
         "text-anchor": small ? "end" : "start", class: row.aside ? "soft" : row.strong ? "strong" : null },
         row.text, s("tspan", { class: "soft" }, "  " + (row.more || ""))),
     ].filter(Boolean);
@@ -127,14 +131,17 @@ function linePlot({ series, ticks, label, unit, lines = [], width }) {
 
 // Changes as discs: area says how much, colour and sign which way. Rows x columns of {value, tip}.
 function bubbles({ rows, columns, at, label, width }) {
-  const left = narrow() ? 92 : 150;
-  const top = 128;
-  const step = Math.min(74, (width - left - 8) / columns.length);
+  const left = narrow() ? 116 : 150;
+  // Labels lean to the right, the last ones beyond the last column.
+  const top = 24 + 4.4 * Math.max(...columns.map((column) => column.label.length));
+  const beyond = columns.map((column, place) => 5.6 * column.label.length - 24 * (columns.length - place - 0.5));
+  const right = Math.max(8, ...beyond);
+  const step = Math.min(74, (width - left - right) / columns.length);
   const rowHeight = Math.min(38, Math.max(24, step));
   const biggest = Math.max(1e-9, ...rows.flatMap((row) => columns.map((column) => Math.abs(at(row, column)?.value ?? 0))));
   const most = Math.min(step, rowHeight) / 2 - 1;
-  const cut = (text) => (narrow() && text.length > 13 ? text.slice(0, 12) + "\u2026" : text);
-  return drawing(left + step * columns.length + 40, top + rows.length * rowHeight + 6, label,
+  const cut = (text) => (narrow() && text.length > 14 ? text.slice(0, 12) + "\u2026" : text);
+  return drawing(left + step * columns.length + right, top + rows.length * rowHeight + 6, label,
     columns.map((column, place) => {
       const x = left + step * (place + 0.5);
       return s("text", { x, y: top - 10, transform: `rotate(-38 ${x} ${top - 10})` }, column.label);

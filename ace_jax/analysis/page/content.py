@@ -1,6 +1,6 @@
 """What the page says: findings as the data that its script reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,10 @@ KEPT = {
     "scores": ("run", "country", "topic", "granularity", "n_cells", "score", "ci_low", "ci_high"),
     "ceilings": ("country", "granularity", "ceiling"),
     "levels": ("run", "country", "granularity", "attribute", "level", "score"),
-    "gains": ("run", "country", "granularity", "gain", "gain_low", "gain_high", "p_value"),
+    "gains": (
+        *("run", "country", "granularity", "gain", "gain_low", "gain_high", "p_value"),
+        *("n_questions", "n_seeds", "seed_sd"),
+    ),
     "tiers": ("run", "granularity", "tier", "score"),
     "composition": ("run", "country", "persona", "topic", "score", "ci_low", "ci_high"),
     "effects": ("run", "country", "attribute", "topic", "data_effect", "model_effect"),
@@ -62,7 +65,10 @@ def _what_there_is(findings: Findings) -> dict[str, Any]:
         "made": f"Made by ace_jax {__version__} from {len(cells):,} cells a run.",
         "average": findings.average,
         "epsilon": EPSILON,
-        "runs": [{"name": run.name, "what": what(run.identity)} for run in findings.methods],
+        "runs": [
+            {"name": one.name, "what": what([run.identity for run in one.seeds])}
+            for one in findings.methods
+        ],
         "references": list(findings.references),
         "countries": [{"code": code, "name": country_name(code)} for code in countries],
         "topics": sorted(set(findings.questions["topic"])) if findings.has_topics else [],
@@ -99,19 +105,24 @@ def _what_there_is(findings: Findings) -> dict[str, Any]:
     }
 
 
-def what(identity: Mapping[str, Any]) -> str:
-    """Says in a line what a run evaluated."""
+def what(identities: Sequence[Mapping[str, Any]]) -> str:
+    """Says in a line what the runs of a method evaluated; what differs between them, in a row."""
+    parts = zip(*map(_parts, identities), strict=True)
+    return ", ".join(" / ".join(dict.fromkeys(of)) for of in parts if any(of))
+
+
+def _parts(identity: Mapping[str, Any]) -> list[str]:
     model, adapter = identity.get("model") or {}, identity.get("adapter")
+    quantized = model.get("quantization") not in (None, "none")
     prompt, data = identity.get("prompt") or {}, identity.get("data") or {}
-    parts = [
+    return [
         str(model.get("name", "model not recorded")),
-        str(model.get("quantization") or model.get("dtype") or ""),
+        str(model["quantization"] if quantized else model.get("dtype", "")),
         f"adapter {adapter['path']} ({adapter['sha256'][:8]})" if adapter else "no adapter",
         f"template {prompt['template']}" if prompt.get("template") else "",
         f"{data.get('split', 'all')} of {data.get('path', '')} (hold-out {data.get('holdout')})",
         f"seed {identity.get('seed')}",
     ]
-    return ", ".join(part for part in parts if part)
 
 
 def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
@@ -167,5 +178,5 @@ def _answers(findings: Findings) -> tuple[Packed | None, list[list[int]]]:
         len(countries),
         len(personas),
     )
-    answers = [cells["p_data"], *(run.predictions["p_model"] for run in findings.methods)]
+    answers = [cells["p_data"], *(one.p_model for one in findings.methods)]
     return pack(grid, [Distributions.of(of).p for of in answers]), personas.tolist()

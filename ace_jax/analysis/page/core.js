@@ -46,7 +46,7 @@ const signed = (value, digits = 1) => (known(value) ? (+value.toFixed(digits) >=
 const interval = (low, high, format = fixed, digits = 1) =>
   known(low) && known(high) ? `[${format(low, digits)}, ${format(high, digits)}]` : "";
 const runs = data.runs.map((run) => run.name);
-const colour = (run) => `var(--c${runs.indexOf(run) % 7})`;
+const colour = (run) => `var(--c${runs.indexOf(run) % 9})`;
 const countryName = Object.fromEntries(data.countries.map((country) => [country.code, country.name]));
 countryName[ALL] = "All countries";
 const title = (name) => name.replace(/_/g, " ").replace(/^./, (first) => first.toUpperCase());

@@ -115,7 +115,7 @@ function shown(answers, question) {
     ...sources.map((name, source) => ({ key: name, label: name, value: (row) => shares[source][row.place],
       text: (row) => (which < 0 ? fixed : signed)(100 * shares[source][row.place]) }))];
   return [key, h("figure", {}, distribution(question.options, sources, shares, which >= 0), h("figcaption", {}, caption, data.packing.levels < 255 ? ` Shown to within ${fixed(100 / data.packing.levels, 0)} %.` : "")),
-    numbers(sortable({ columns, rows: question.options.map((label, place) => ({ label, place })), caption: `Per cent of answers, ${caption}` }))];
+    numbers(sortable({ columns, rows: question.options.map((label, place) => ({ label, place })), caption: `${which < 0 ? "Per cent of answers" : "Change in percentage points"}, ${caption}` }))];
 }
 
 // Options in rows: the survey as a bar, every method as its mark on it.
@@ -123,27 +123,29 @@ function distribution(options, sources, shares, shift) {
   const width = pageWidth();
   const small = width < 640;
   const left = small ? 4 : Math.min(330, 24 + 7.2 * Math.max(...options.map((label) => label.length)));
-  const rowHeight = small ? 58 : 42;
+  const bar = Math.max(small ? 20 : 24, 5 * (sources.length - 1)); // room for a mark of every method
+  const rowHeight = bar + (small ? 38 : 18);
+  const unit = shift ? " points" : " %";
   const [low, high] = domainOf(shares.flat().map((share) => 100 * share), { zero: true, least: 6 });
   const x = (value) => left + 8 + ((value - low) / (high - low)) * (width - left - 24);
   const bottom = 6 + options.length * rowHeight;
   const scale = ticksOf(low, high, small ? 4 : 8);
   const room = Math.floor((left - 16) / 7);
-  return drawing(width, bottom + 26, "Answers by option: " + options.map((label, i) => `${label} ${fixed(100 * shares[0][i], 0)} %`).join(", "),
+  return drawing(width, bottom + (shift ? 42 : 26), "Answers by option: " + options.map((label, i) => `${label} ${fixed(100 * shares[0][i], 0)} %`).join(", "),
     scale.ticks.map((tick) => [s("line", { class: "grid", x1: x(tick), x2: x(tick), y1: 4, y2: bottom }),
-      s("text", { class: "soft", x: x(tick), y: bottom + 18, "text-anchor": "middle" }, `${fixed(tick, scale.digits)} %`)]),
+      s("text", { class: "soft", x: x(tick), y: bottom + 18, "text-anchor": "middle" }, `${(shift && tick ? signed : fixed)(tick, scale.digits)}${shift ? "" : " %"}`)]),
+    s("line", { class: "axis", x1: x(0), x2: x(0), y1: 2, y2: bottom }),
+    shift ? s("text", { class: "soft", x: width - 16, y: bottom + 36, "text-anchor": "end" }, "change in percentage points") : [],
     options.map((label, row) => {
-      const y = 6 + rowHeight * row + (small ? 38 : rowHeight / 2);
-      const bar = small ? 20 : 24;
+      const y = 6 + rowHeight * row + (small ? rowHeight - bar / 2 - 10 : rowHeight / 2);
       const value = 100 * shares[0][row];
       const cut = !small && label.length > room ? label.slice(0, room - 1) + "\u2026" : label;
       return [
-        s("text", { x: small ? 4 : left - 4, y: small ? y - 16 : y + 4.5, "text-anchor": small ? "start" : "end", "data-tip": label }, cut),
+        s("text", { x: small ? 4 : left - 4, y: small ? y - bar / 2 - 6 : y + 4.5, "text-anchor": small ? "start" : "end", "data-tip": label }, cut),
         s("rect", { x: Math.min(x(0), x(value)), y: y - bar / 2, width: Math.abs(x(value) - x(0)), height: bar, fill: "var(--line)",
-          stroke: "var(--soft)", "stroke-width": 1.2, "data-tip": `${SURVEY}: ${label}\n${(shift ? signed : fixed)(value)} %` }),
-        sources.slice(1).map((run, i) => mark(run, x(100 * shares[i + 1][row]), y + (i - (sources.length - 2) / 2) * Math.min(4, bar / sources.length), 5,
-          { "data-tip": `${run}: ${label}\n${(shift ? signed : fixed)(100 * shares[i + 1][row])} %`, stroke: "var(--bg)", "stroke-width": 1 })),
+          stroke: "var(--soft)", "stroke-width": 1.2, "data-tip": `${SURVEY}: ${label}\n${(shift ? signed : fixed)(value)}${unit}` }),
+        sources.slice(1).map((run, i) => mark(run, x(100 * shares[i + 1][row]), y + (i - (sources.length - 2) / 2) * 5, 5,
+          { "data-tip": `${run}: ${label}\n${(shift ? signed : fixed)(100 * shares[i + 1][row])}${unit}`, stroke: "var(--bg)", "stroke-width": 1 })),
       ].flat();
-    }).flat(),
-    s("line", { class: "axis", x1: x(0), x2: x(0), y1: 2, y2: bottom }));
+    }).flat());
 }

@@ -10,7 +10,7 @@ function scope() {
     choice("Country", "country", [START_ALL, ...data.countries.map((one) => [one.code, one.name])]),
     data.topics.length ? choice("Topic", "topic", [START_ALL, ...data.topics.map((topic) => [topic, topic])]) : null,
     choice("Attribute", "attribute", [START_ALL, ...data.attributes.map((one) => [one.name, title(one.name)])]),
-    choice("Granularity", "granularity", data.granularities.map((g) => [g, granularityText(g)]))));
+    choice("Granularity", "granularity", data.granularities.map((g) => [g, `${plural(+g, "attribute")} (G = ${g})`]))));
 }
 
 function go(name, focus) {

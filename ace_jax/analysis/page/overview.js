@@ -32,14 +32,15 @@ function verdict() {
   if (best.run !== first && gain) {
     parts.push(h("b", {}, `${signed(gain.gain)} points`), ` over ${first}`);
     if (known(gain.low)) {
-      parts.push(` (95 % interval ${interval(gain.low, gain.high, signed)}), `,
-        gain.low > 0 ? "more than the choice of questions explains" : "so it may as well be none");
+      parts.push(` (95\u00a0% interval ${interval(gain.low, gain.high, signed)}), `,
+        gain.n_questions < 2 ? "of one question, which says nothing of others"
+          : gain.low > 0 ? "more than the choice of questions explains" : "so it may as well be none");
     }
     parts.push(". ");
   } else if (runs.length > 1) parts.push(`No method does better than ${first}, the one to compare with. `);
   if (ceiling && known(ceiling.ceiling)) {
     parts.push(`A perfect model would reach ${fixed(ceiling.ceiling)} with so few respondents a cell, so this is `,
-      h("b", {}, `${fixed((100 * best.score) / ceiling.ceiling, 0)} %`), " of what can be reached. ");
+      h("b", {}, `${fixed((100 * best.score) / ceiling.ceiling, 0)}\u00a0%`), " of what can be reached. ");
   }
   if (above.length) {
     parts.push(`But ${above.map((row) => `\u201c${row.run}\u201d (${fixed(row.score)})`).join(" and ")} `,
@@ -74,7 +75,7 @@ function scoreChart() {
 function comparison() {
   const rows = standing(state.country, ALL).map((row) => ({
     ...row, aside: !isRun.has(row.run), gained: isRun.has(row.run) && row.run !== first ? gainAt(row.run, state.country, state.granularity) : null,
-    effect: effectAt(row.run, state.country, ALL),
+    effect: effectAt(row.run, state.country, ALL), of_seeds: gainAt(row.run, state.country, state.granularity),
     part: ceilingAt(state.country, state.granularity),
   }));
   const top = Math.max(...rows.filter((row) => !row.aside).map((row) => row.score));
@@ -88,6 +89,9 @@ function comparison() {
       small: (row) => (row.gained ? interval(row.gained.low, row.gained.high, signed) : ""), value: (row) => row.gained?.gain });
   if (rows.some((row) => known(row.gained?.p_value))) columns.push(
     { key: "p", label: "p, paired", text: (row) => pValue(row.gained?.p_value), value: (row) => row.gained?.p_value });
+  if (rows.some((row) => known(row.of_seeds?.seed_sd))) columns.push(
+    { key: "seeds", label: "SD over seeds", text: (row) => fixed(row.of_seeds?.seed_sd, 2), small: (row) => (row.of_seeds?.n_seeds > 1 ? `(${row.of_seeds.n_seeds})` : ""),
+      value: (row) => row.of_seeds?.seed_sd });
   if (rows.some((row) => known(row.part?.ceiling))) columns.push(
     { key: "part", label: "% of ceiling", text: (row) => (row.part ? fixed((100 * row.score) / row.part.ceiling, 0) : "\u2013"),
       value: (row) => row.part && row.score / row.part.ceiling });
@@ -112,7 +116,7 @@ function byGranularity() {
   return [h("h3", {}, "Does it last as personas become finer?"),
     h("figure", {}, legend(series.map((one) => one.run)), linePlot({ series, lines, ticks: data.granularities,
       width: Math.min(720, pageWidth()), unit: "persona granularity", label: `Alignment score by granularity, ${place()}` }),
-    h("figcaption", {}, `${place()}. Bars are 95 % intervals over questions.`))];
+    h("figcaption", {}, `Alignment score, ${place()}. Bars are 95 % intervals over questions.`))];
 }
 
 const WHERE = ["country", "topic", "granularity"];

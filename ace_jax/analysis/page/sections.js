@@ -13,7 +13,8 @@ function countries() {
   ];
 }
 function countryTable() {
-  const codes = [ALL, ...data.countries.map((country) => country.code)];
+  const codes = data.countries.map((country) => country.code);
+  if (codes.length > 1) codes.unshift(ALL);
   const cell = (run, code) => scoreAt(run, code, state.topic, state.granularity);
   const rows = codes.map((code) => ({ code, best: Math.max(...runs.map((run) => cell(run, code)?.score ?? -1)) }))
     .filter((row) => row.best >= 0);
@@ -141,9 +142,9 @@ function effectTable() {
   const columns = [
     { key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic },
     { key: "attribute", label: "Attribute", text: (row) => title(row.attribute), value: (row) => row.attribute, words: true },
-    { key: "data", label: "Survey", text: (row) => signed(row.effect_data), value: (row) => row.effect_data },
-    { key: "model", label: state.method, text: (row) => signed(row.effect_model), value: (row) => row.effect_model },
-    { key: "off", label: "Difference", text: (row) => signed(row.effect_model - row.effect_data), value: (row) => row.effect_model - row.effect_data },
+    { key: "data", label: "Survey", text: (row) => signed(row.data_effect), value: (row) => row.data_effect },
+    { key: "model", label: state.method, text: (row) => signed(row.model_effect), value: (row) => row.model_effect },
+    { key: "off", label: "Difference", text: (row) => signed(row.model_effect - row.data_effect), value: (row) => row.model_effect - row.data_effect },
   ];
   return numbers(sortable({ columns, rows, caption: `Effects by topic and attribute, ${countryName[state.country]} (points of the scale from first to last option)` }), `Effects of ${state.method} by topic and attribute`);
 }
@@ -154,10 +155,12 @@ function changes() {
     if (!was || !is) return null;
     return { value: is.score - was.score, tip: `${row.label}, ${column.label}\n${first} ${fixed(was.score)} \u2192 ${state.method} ${fixed(is.score)} (${signed(is.score - was.score)})` };
   };
+  const changed = byCountry.flatMap((row) => levels.map((level) => at(row, level)?.value)).filter(known);
+  if (!changed.length) return null;
   return [h("h3", {}, `Who gains, and who loses, from ${first} to ${state.method}?`),
     h("figure", { class: "scroll" }, bubbles({ rows: byCountry, columns: levels, at, width: Math.min(860, pageWidth()),
       label: `Change of the alignment score by country and level, ${first} to ${state.method}` }),
-    h("figcaption", {}, `Area: size of the change at ${granularityText(state.granularity)}. Full discs gain, hollow ones lose. Hover for values.`))];
+    h("figcaption", {}, `Area: size of the change at ${granularityText(state.granularity)}, from ${signed(Math.min(...changed))} to ${signed(Math.max(...changed))} points. Full discs gain, hollow ones lose. Hover for values.`))];
 }
 function influence() {
   const rows = (tables.influence || []).filter((row) => row.country === state.country);
@@ -176,15 +179,27 @@ function influence() {
 function audit() {
   const rows = tables.audit || [];
   if (!rows.length) return [h("h2", {}, "Audit"), h("p", { class: "note" }, "These runs were not audited. Evaluate with --config.audit=True to see how much the form of a prompt matters.")];
-  const names = Object.keys(rows[0]);
-  const words = (name) => rows.every((row) => typeof row[name] !== "number");
-  const columns = names.map((name) => ({ key: name, label: title(name), value: (row) => row[name], words: words(name),
-    text: (row) => (words(name) ? row[name] : Number.isInteger(row[name]) ? String(row[name]) : fixed(row[name], Math.abs(row[name]) < 1 ? 4 : 2)) }));
   return [h("h2", {}, "Audit"), h("p", {}, "What should not matter: how options are named, in which order they come, how the question is put."),
-    sortable({ columns, rows, caption: "Scores under variants of the prompt" })];
+    view(["granularity"], () => auditTable(rows.filter((row) => String(row.granularity) === state.granularity)))];
+}
+// Methods in rows, ways to ask in columns; beside a score, how far it makes answers move.
+function auditTable(rows) {
+  if (!rows.length) return h("p", { class: "note" }, "Not audited at this granularity.");
+  const at = indexed(rows, "run", "variant");
+  const [asked, ...others] = [...new Set(rows.map((row) => row.variant))];
+  const column = (variant) => ({ key: variant, label: title(variant), value: (row) => at(row.run, variant)?.score,
+    text: (row) => fixed(at(row.run, variant)?.score),
+    small: (row) => (variant !== asked && known(at(row.run, variant)?.moved) ? `moved ${fixed(at(row.run, variant).moved)}` : "") });
+  const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run }, ...[asked, ...others].map(column)];
+  if (rows.some((row) => known(row.option_mass))) columns.splice(1, 0,
+    { key: "mass", label: "Option mass, %", text: (row) => fixed(at(row.run, asked)?.option_mass), value: (row) => at(row.run, asked)?.option_mass });
+  return [sortable({ columns, rows: runs.filter((run) => at(run, asked)).map((run) => ({ run })),
+    caption: `Scores by the way of asking, all countries, flat averages, ${granularityText(state.granularity)}` }),
+    h("p", { class: "note" }, "Moved: mean distance (0\u2013100) from the answers as first asked. Option mass: probability that falls on any of the options, before they are set to sum to one.")];
 }
 
 function about() {
+  const seeds = (tables.gains || []).filter((row) => row.country === ALL && row.granularity === state.granularity && row.n_seeds > 1);
   const facts = data.runs.map((run) => [h("dt", {}, run.name), h("dd", {}, run.what)]);
   return [
     h("h2", {}, "What was compared"),
@@ -194,7 +209,9 @@ function about() {
     h("div", { class: "note" },
       h("p", {}, "The alignment score is 100 times one minus the Wasserstein distance between the model's and the survey's answers, divided by its maximum (Eq. 15): 100 is the survey itself. "
         + (data.average === "nested" ? "Averages are nested, as in the authors' code: cells within a combination of attributes and topic, these within a country, countries alike." : "Averages are flat: every cell of a country counts alike, and every country.")),
-      h("p", {}, "Intervals are 95 %, from the spread between questions (Student's t), so they say what other questions of the kind would give. Gains are paired, question by question; p comes from flipping their signs."),
+      h("p", {}, "Intervals are 95 %, from the spread between questions (Student's t), so they say what other questions of the kind would give."
+        + " Where there is one question only, they are of sampling its respondents. Gains are paired, question by question; p comes from flipping their signs, and leaves seeds aside."
+        + (seeds.length ? ` Means over seeds: ${seeds.map((one) => `${one.run} (${one.n_seeds})`).join(", ")}; how far seeds differ is part of the intervals. The question explorer shows the mean of their answers.` : "")),
       h("p", {}, "The ceiling is the score that a perfect model would have: the survey is a sample, and a cell of few respondents lies off its own population.")),
   ];
 }

@@ -30,10 +30,11 @@ function sortable({ columns, rows, caption, sort = null }) {
       h("tr", { class: row.aside ? "aside" : null }, columns.map((column, place) => {
         if (!place) return h("th", { scope: "row", title: column.text(row) }, column.link ? column.link(row) : column.text(row));
         const tint = column.tint && column.tint(row);
+        const small = column.small && column.small(row);
         const names = [column.best && column.best(row) ? "best" : "", tint ? "heat" : "", column.words ? "text" : ""].join(" ").trim();
         return h("td", { class: names || null, style: tint ? `--tint:${tint}` : null,
           "data-tip": column.tip ? column.tip(row) : null },
-          column.text(row), column.small ? h("small", {}, " " + column.small(row)) : null);
+          column.text(row), small ? h("small", {}, " " + small) : null);
       }))));
   }
   fill();
