@@ -152,7 +152,7 @@ FROM = ("gains", "effect_distances")
 def picture(logs: dict[str, list[pd.DataFrame]], report: Path, path: Path) -> None:
     """Draws both losses over pairs seen, each in its own epoch, and the held-out scores."""
     gains = pd.read_csv(report / "gains.csv").query("country == 'ALL'")
-    figure, axes = plt.subplots(ncols=3, figsize=(10, 3.2), layout="constrained")
+    figure, axes = plt.subplots(ncols=3, figsize=(10, 3.5), layout="constrained")
     for number, (name, runs) in enumerate(logs.items()):
         look = {"color": f"C{number}", "label": name}
         for axis, stage, loss in ((0, 1, "anchor_loss"), (1, 2, "effect_loss")):
@@ -173,7 +173,8 @@ def picture(logs: dict[str, list[pd.DataFrame]], report: Path, path: Path) -> No
     for axis, title in ((0, "anchor loss, first epoch"), (1, "effect loss, second epoch")):
         axes[axis].set(title=title, xlabel="pairs seen in the epoch")
     axes[2].set(title="held-out score, 95 %", xlabel="attributes named", xticks=range(1, 5))
-    axes[2].legend()
+    handles, names = axes[2].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     figure.savefig(path, dpi=110)
 
 
