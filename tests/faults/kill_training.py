@@ -275,8 +275,9 @@ def report(hits: list[Killed], runs: int, seconds: float) -> None:
     forced = sum(hit.forced for hit in hits)
     took = max((hit.took for hit in hits if not hit.forced), default=0)
     print(
-        f"{len(hits)} kills and restarts of {runs} run(s) in {seconds:.0f} s; {forced} times a "
-        f"process that started was ended, else all ended by themselves after {took:.0f} s at most"
+        f"{len(hits)} kills and restarts of {runs} run(s) in {seconds:.0f} s; a process "
+        f"that started was ended {forced} time(s), else all ended by themselves after {took:.0f} s "
+        "at most"
     )
 
 
