@@ -172,8 +172,8 @@ def write(
     run.json comes last: without it what lies there is not complete, or of several evaluations.
     """
     predictions = predictions_table(cells, answers[UNALTERED])
-    scores = score_table(predictions, config.seed)
-    audit = audit_table(cells, answers, config.seed) if config.audit else None
+    scores = score_table(predictions)
+    audit = audit_table(cells, answers) if config.audit else None
     scored = dataset.questions[dataset.questions["question_id"].isin(cells["question_id"])]
     name = config.reference or ("adapter" if config.adapter.path else "base model")
     whole = workdir / "run.json.new"

@@ -41,7 +41,7 @@ PASSES = {"train": 2, "score": 1}  # through the weights
 def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None) -> None:
     """Runs the whole job; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
-    # At its own effort XLA for TPU takes minutes to half an hour, to gain what is not planned here.
+    # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     check_positive("--scoring_cells", cells)
     if output and not output.parent.is_dir():

@@ -113,7 +113,7 @@ def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = (
     return table[["average", *keys, "country", *rest]]
 
 
-def score_table(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Returns the mean score by country and granularity, with a 95 % interval.
 
     Flat averages: every cell counts alike in its country, every country alike in `ALL`. A mean
@@ -121,7 +121,6 @@ def score_table(predictions: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Args:
       predictions: columns country, granularity, question_id, score.
-      seed: has no effect.
 
     Returns:
       Columns country, granularity, n_cells, score, ci_low, ci_high; scores in [0, 1].

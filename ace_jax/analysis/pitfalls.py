@@ -60,13 +60,12 @@ def alterations(style: PromptStyle, template: str) -> dict[str, Variant]:
     }
 
 
-def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers], seed: int) -> pd.DataFrame:
+def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:
     """Returns, by variant and granularity, the score over all countries and what moved.
 
     Args:
       cells: those that were put to the model.
       answers: by variant, UNALTERED among them.
-      seed: of the bootstrap.
 
     Returns:
       Columns variant, granularity, n_cells, score, ci_low, ci_high (as `score_table` has them in
@@ -77,7 +76,7 @@ def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers], seed: int) 
     for name, given in answers.items():
         moved = map(alignment_distance, given.p, answers[UNALTERED].p)
         predictions = predictions_table(cells, given).assign(moved=list(moved))
-        scores = score_table(predictions, seed)
+        scores = score_table(predictions)
         means = predictions.groupby(["granularity", "country"])[["moved", "option_mass"]].mean()
         means = means.groupby("granularity").mean().reset_index()
         overall = scores[scores["country"] == "ALL"].drop(columns="country")
