@@ -19,7 +19,7 @@ import pandas as pd
 from ace_jax.analysis.figures import effect_sizes
 from ace_jax.command import run, say
 from ace_jax.errors import InputError
-from ace_jax.survey import release, selection, sources
+from ace_jax.survey import release_eval, selection, sources
 from ace_jax.survey.audit import audit
 from ace_jax.survey.cells import aggregate
 from ace_jax.survey.codebook import with_rules
@@ -82,7 +82,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
         _refuse_choices(args)
         if len(args.input) != 1:
             raise InputError("--source release needs --input DIRECTORY: the authors' data/eval")
-        return release.read_eval(args.input[0])
+        return release_eval.read_eval(args.input[0])
     if args.input:
         raw, rules = sources.read(args.source, _request(args)), _rules(args.rule)
         if absent := raw.notes.get("countries_not_in_input"):
@@ -98,7 +98,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 def _audit(raw: Raw, rules: dict[str, float], args: argparse.Namespace) -> None:
     """Prints how well the cells agree with the authors', under these rules and others."""
-    released = release.read_eval(args.audit)
+    released = release_eval.read_eval(args.audit)
     table = audit(
         lambda moved: prepare(raw, args.weights, dict(moved), args.input),
         raw.codebook,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_evaluate import config_for
-from test_release import put_everyone
+from test_release_eval import put_everyone
 from test_train import small_config
 
 from ace_jax import evaluate, train

@@ -13,7 +13,7 @@ from ace_jax.interop.gguf import GGUFSource
 from ace_jax.interop.hub import open_checkpoint
 from ace_jax.survey import statistics_files, table
 from ace_jax.survey.codebook import read_codebook
-from ace_jax.survey.release import read_train
+from ace_jax.survey.release_train import read_train
 
 
 def huge_counts(content):

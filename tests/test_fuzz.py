@@ -19,7 +19,7 @@ from ace_jax.interop.inspection import inspect
 from ace_jax.survey import gss, table
 from ace_jax.survey.codebook import read_codebook
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.release import read_train
+from ace_jax.survey.release_train import read_train
 
 INPUTS = 300
 

@@ -1,14 +1,15 @@
-"""The authors' data/train. Their data/eval: test_release.py."""
+"""The authors' data/train. Their data/eval: test_release_eval.py."""
 
 import json
 from itertools import product
 
 import numpy as np
 import pytest
-from test_release import NAMES, put_everyone, refused
+from test_release_eval import NAMES, put_everyone, refused
 
 from ace_jax.survey.pairs import mode, toggle_pairs
-from ace_jax.survey.release import is_release_train, read_eval, read_train
+from ace_jax.survey.release_eval import read_eval
+from ace_jax.survey.release_train import is_release_train, read_train
 
 
 def group(text=" You are A.\nWhy?\nAnswer:\n\n ", p_real=None, mode_option=1):

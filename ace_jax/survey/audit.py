@@ -28,7 +28,7 @@ def audit(
       build: makes the dataset under some rules.
       codebook: whose thresholds are moved, one at a time.
       rules: those that hold but for the one moved.
-      released: the authors' cells (`release.read_eval`).
+      released: the authors' cells (`release_eval.read_eval`).
 
     Returns:
       A row a set of rules, the best first; columns rule, cells (in both), same_n (share of them

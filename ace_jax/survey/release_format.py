@@ -1,6 +1,6 @@
 """The values in the files that the authors of ACE-Align released, read and checked.
 
-Errors say what is wrong; where it is, `release` adds.
+Errors say what is wrong; where it is, the readers add.
 """
 
 import json

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey import gss, issp, release, table, wvs
+from ace_jax.survey import gss, issp, release_eval, table, wvs
 from ace_jax.survey.codebook import CODEBOOKS, Codebook, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.selection import Selection, select, with_labels
@@ -66,9 +66,9 @@ def read(source: str, request: Request) -> Raw:
 
 def open_dataset(path: str) -> Dataset:
     """Reads `data.path`: a DATASET, the name of an embedded one, or the authors' data/eval."""
-    return (
-        release.read_eval(Path(path)) if release.is_release_eval(Path(path)) else read_dataset(path)
-    )
+    directory = Path(path)
+    released = release_eval.is_release_eval(directory)
+    return release_eval.read_eval(directory) if released else read_dataset(path)
 
 
 def _read_gss(request: Request) -> Raw:

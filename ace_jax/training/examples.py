@@ -15,7 +15,7 @@ from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.holdout import held_out_cells, held_out_pairs
 from ace_jax.survey.pairs import mode, toggle_pairs
-from ace_jax.survey.release import ReleasePairs, is_release_train, read_train
+from ace_jax.survey.release_train import ReleasePairs, is_release_train, read_train
 from ace_jax.survey.sources import open_dataset
 
 PAIR_WEIGHTS = ("none", "precision")

@@ -42,7 +42,7 @@ from ace_jax.model.architecture import base_dtype
 from ace_jax.prepare import prepare
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
-from ace_jax.survey import release, sources
+from ace_jax.survey import release_eval, release_train, sources
 from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import Selection
 from ace_jax.survey.sources import Request
@@ -181,10 +181,10 @@ READERS = {
     "release eval": Reader(
         "eval",
         {f"japan/{FINEST}/environment_real.json": "json"},
-        release.read_eval,
+        release_eval.read_eval,
     ),
     "release train": Reader(
-        "train", {"egypt.jsonl": "lines"}, lambda at: release.read_train(at / "egypt.jsonl")
+        "train", {"egypt.jsonl": "lines"}, lambda at: release_train.read_train(at / "egypt.jsonl")
     ),
     "codebook": Reader(
         "table",

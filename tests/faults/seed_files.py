@@ -12,7 +12,7 @@ from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
 from test_gguf import write_gguf
 from test_gss import ABORTION, SPENDING, WAGES
-from test_release import put, put_everyone
+from test_release_eval import put, put_everyone
 from test_release_train import pair, write_lines
 from test_report import predictions
 from test_table import CODEBOOK
