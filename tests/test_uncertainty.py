@@ -64,6 +64,19 @@ def test_intervals_of_scores_cover_the_expected_score(questions, average):
     assert 0.90 <= coverage(scores["ci_low"], scores["ci_high"], expected) <= 0.97
 
 
+@pytest.mark.parametrize(
+    "topics", [("a", "a", "a", "a", "a", "a", "a", "b", "c"), ("a", "b", "c", "d", "e", "f")]
+)
+def test_intervals_cover_where_topics_have_one_question(topics):
+    draws = np.random.default_rng(len(topics))
+    table, truth, model = surveys(len(topics), draws)
+    predictions = answered(table, truth, model, draws)
+    cells = scored_cells(predictions, questions_of(table, topics), TWO)
+    scores = alignment_table(cells, "nested").query("country != 'ALL'")
+    expected = scores["score"].mean()
+    assert 0.90 <= coverage(scores["ci_low"], scores["ci_high"], expected) <= 0.97
+
+
 def test_intervals_of_gains_cover_and_tests_err_as_often_as_they_say():
     draws = np.random.default_rng(1)
     table, truth, model = surveys(20, draws)
@@ -141,12 +154,24 @@ def test_combinations_of_the_same_people_add_up_to_no_more_than_their_worst():
     assert alone["high"].item() == pytest.approx(1.95996 * np.sqrt(0.5), abs=1e-4)
 
 
-def test_questions_that_no_country_shares_are_not_compared():
+def test_questions_that_no_country_shares_are_compared_across_countries():
     cells = pd.DataFrame({"country": ["EGY", "USA"], "question_id": ["q1", "q2"]})
     means = averaging(cells, [], "flat", over=("country",))
     interval = means.intervals(np.array([0.0, 10.0]), np.array([4.0, 4.0]))
     assert interval["mean"].item() == 5
-    assert interval["high"].item() - 5 == pytest.approx(1.95996 * np.sqrt(2), rel=1e-5)
+    # Two numbers, 0 and 10: Student's t with one degree of freedom.
+    assert interval["high"].item() - 5 == pytest.approx(12.7062 * 5, rel=1e-5)
+
+
+def test_a_question_alone_in_its_topic_varies_as_others_do_in_theirs():
+    draws = np.random.default_rng(0)
+    values = draws.normal(size=8)
+    cells = pd.DataFrame({"country": "USA", "question_id": np.arange(8), "combination": "g"})
+    means = averaging(cells.assign(topic=["a"] * 7 + ["b"]), ["country"], "nested")
+    # The topics count alike: 1/2 each; 6 degrees of freedom, all from the first topic.
+    error = values[:7].std(ddof=1) * np.sqrt(0.25 / 7 + 0.25)
+    interval = means.intervals(values, np.full(8, 1e-6))
+    assert interval["high"].item() - interval["mean"].item() == pytest.approx(2.44691 * error)
 
 
 def test_without_a_sampling_variance_one_question_has_no_interval():

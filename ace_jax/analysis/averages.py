@@ -10,8 +10,9 @@ The standard error is clustered by question: cells of one question, in whatever 
 wording and, within a country, its respondents. What a question adds to a mean varies from question
 to question because questions differ and because respondents are a sample, so the spread between
 questions holds both, and adding the sampling variance would count it twice. A nested mean compares
-questions within topics. Where there is one question only, it tells nothing of others: then the
-standard error is that of sampling its respondents alone.
+questions within topics; one that is alone in its topic is taken to vary as others do in theirs, and
+where all are alone they are compared across topics (collapsed strata). Where there is one question
+only, it tells nothing of others: then the standard error is that of sampling its respondents alone.
 
 Cells of several seeds (a column `seed`) are averaged by seed first, then seeds alike, and the
 variance between seeds, over their number, is added to the square of the standard error.
@@ -98,14 +99,10 @@ class Averaging:
           Columns mean, low, high.
         """
         mean = self.means(values)
-        questions = np.bincount(self.stratum, minlength=len(self.stratum_group))
-        between, freedom = self._between(values, questions), np.maximum(questions - 1, 1)
-        of_strata = np.where(self.alone, self._sampling(variance), between)
-        square = self._by_group(of_strata)
-        # Satterthwaite: the sampling variance counts as known.
-        spread = self._by_group(np.where(self.alone, 0, of_strata**2 / freedom))
+        square, spread = self._of_questions(values, variance)
         of_seeds = self.seed_deviations(values) ** 2 / self.seeds
         square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(self.seeds - 1, 1)
+        # Satterthwaite's degrees of freedom; none is estimated where a variance counts as known.
         degrees = np.divide(square**2, spread, out=np.full_like(mean, np.inf), where=spread > 0)
         half = student.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(square)
         return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
@@ -123,6 +120,34 @@ class Averaging:
         away = there * (self.seeds[:, None] * added - self.means(values)[:, None])
         return np.sqrt((away**2).sum(axis=1) / np.maximum(self.seeds - 1, 1))
 
+    def _of_questions(
+        self, values: Float[np.ndarray, "cells"], variance: Float[np.ndarray, "cells"] | None
+    ) -> tuple[Float[np.ndarray, "groups"], Float[np.ndarray, "groups"]]:
+        """Returns the squared standard error of each mean, and sum(part^2 / freedom) of its parts.
+
+        The error is the root of sum_h size_h variance_h over strata h, the variance that of a
+        question there. Strata of a lone question have the variance of the others, pooled.
+        """
+        of_cluster = np.bincount(self.cluster, np.abs(self.weight), len(self.stratum))
+        size = np.bincount(self.stratum, of_cluster**2, len(self.stratum_group))
+        questions = np.bincount(self.stratum, minlength=len(size))
+        freedom = np.where(self.alone, 0.0, questions - 1)
+        in_group = self._by_group(freedom)
+        pooled = freedom / np.maximum(in_group, 1)[self.stratum_group]
+        lone = self._by_group(np.where(self.alone, size, 0.0))[self.stratum_group]
+        square = (size + pooled * lone) * self._between(values, questions) / size
+        spread = np.divide(square**2, freedom, out=np.zeros_like(square), where=freedom > 0)
+        count = np.bincount(self.cluster_group, minlength=len(self.groups))
+        collapsed = self._collapsed(values, of_cluster)
+        kinds = [in_group > 0, count > 1]
+        sampling = self._by_group(self._sampling(variance))
+        return (
+            np.select(kinds, [self._by_group(square), collapsed], sampling),
+            np.select(
+                kinds, [self._by_group(spread), collapsed**2 / np.maximum(count - 1, 1)], 0.0
+            ),
+        )
+
     def _between(
         self, values: Float[np.ndarray, "cells"], questions: Int[np.ndarray, "strata"]
     ) -> Float[np.ndarray, "strata"]:
@@ -130,7 +155,18 @@ class Averaging:
         centre = np.bincount(self.part, values) / parts
         moved = self.contributions(values - centre[self.part])
         square = np.bincount(self.stratum, moved**2, len(questions))
-        return square * questions / np.maximum(questions - 1, 1)
+        return np.where(self.alone, 0, square * questions / np.maximum(questions - 1, 1))
+
+    def _collapsed(
+        self, values: Float[np.ndarray, "cells"], size: Float[np.ndarray, "clusters"]
+    ) -> Float[np.ndarray, "groups"]:
+        """Returns the squared standard errors if all questions of a group were of one stratum."""
+        group, groups = self.cluster_group, len(self.groups)
+        count = np.bincount(group, minlength=groups)
+        mean = self.contributions(values) / size
+        away = mean - (np.bincount(group, mean, groups) / count)[group]
+        variance = np.bincount(group, away**2, groups) / np.maximum(count - 1, 1)
+        return variance * np.bincount(group, size**2, groups)
 
     def _sampling(self, variance: Float[np.ndarray, "cells"] | None) -> Float[np.ndarray, "strata"]:
         if variance is None:
