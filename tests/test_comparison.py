@@ -6,7 +6,7 @@ import pytest
 from survey_tables import answered, persona_table, questions_of
 
 from ace_jax.analysis.alignment import alignment_table, scored_cells
-from ace_jax.analysis.comparison import gain_table
+from ace_jax.analysis.comparison import difference_table, gain_table
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import ATTRIBUTES
 
@@ -45,6 +45,19 @@ def test_a_gain_is_paired():
     for column in ("gain", "gain_low", "gain_high"):  # every question gains the same
         assert table.loc[("ALL", "ace"), column] == pytest.approx(1)
     assert table["ci_high"]["ALL", "ace"] - table["ci_low"]["ALL", "ace"] > 1
+
+
+@pytest.mark.parametrize("average", ["nested", "flat"])
+def test_a_difference_is_the_gain_of_one_method_over_another(average):
+    runs = {"base": cells(2), "ace": [cells(3), cells(4)], "kl": [cells(5), cells(6)]}
+    table = difference_table(runs, average).set_index(["run", "other"])
+    assert sorted(table.index) == [("ace", "base"), ("kl", "ace"), ("kl", "base")]
+    for run, other in table.index:
+        gains = gain_table({other: runs[other], run: runs[run]}, average)
+        of = gains.set_index(["country", "run"]).loc["ALL", run]
+        expected = of[["gain", "gain_low", "gain_high", "p_value", "n_questions"]].astype(float)
+        columns = ["difference", "difference_low", "difference_high", "p_value", "n_questions"]
+        assert np.allclose(table.loc[(run, other), columns].astype(float), expected)
 
 
 def test_seeds_are_averaged_and_their_spread_is_added():

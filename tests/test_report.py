@@ -79,7 +79,14 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys):
     output = tmp_path / "report"
     report.main([*runs, "--output", str(output)])
     names = {path.name for path in output.iterdir()}
-    assert {"index.html", "scores.csv", "gains.csv", "effects.csv", "table1.md"} <= names
+    assert {
+        "index.html",
+        "scores.csv",
+        "gains.csv",
+        "differences.csv",
+        "effects.csv",
+        "table1.md",
+    } <= names
     drawn = {path.name for path in (output / "figures").iterdir()}
     for figure in ("scores", "granularity", "changes_g4", "classes", "influence"):
         assert {f"{figure}.png", f"{figure}.svg"} <= drawn
@@ -198,6 +205,8 @@ def test_latex_and_markdown_are_escaped():
     assert escape_latex(r"a\b_{c}^~#%&$") == (
         r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\#\%\&\$"
     )
+    assert escape_markdown("forward-kl (1 + 2)!") == "forward-kl (1 + 2)!"
+    assert escape_markdown("![a](b) #3") == r"!\[a\](b) \#3"
     assert escape_markdown("a|b <i> *c* `d`\n& e") == r"a\|b &lt;i&gt; \*c\* \`d\` &amp; e"
 
 

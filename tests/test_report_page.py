@@ -175,6 +175,37 @@ def test_effects_classes_and_audits_are_those_of_the_tables(index, tmp_path):
 
 
 @browser
+def test_every_two_methods_are_compared(tmp_path):
+    eight = tuple(f"q{i}" for i in range(8))
+    base, other, near = (predictions(seed, questions=eight) for seed in (1, 2, 2))
+    near["p_model"] = near["p_data"]
+    tables = {"base": base, "other": other, "near": near}
+    runs = [write_out(tmp_path / name, table) for name, table in tables.items()]
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    script = """
+      const table = [...document.querySelectorAll("#standing table")]
+        .find((one) => one.ariaLabel.startsWith("Score of a row less"));
+      say([...table.querySelectorAll("tr")].map((row) => [...row.children].map((cell) =>
+        [cell.textContent.replace("\u2212", "-"), cell.classList.contains("best")])));"""
+    (_, *heads), *rows = said(opened(tmp_path / "report" / "index.html", tmp_path, script))
+    others = [head.lstrip("- ") for head, _ in heads]
+    shown = {
+        (row[0][0], other): cell
+        for row in rows
+        for other, cell in zip(others, row[1:], strict=True)
+    }
+    known = pd.read_csv(tmp_path / "report" / "differences.csv").query("granularity == 4")
+    assert len(shown) == 9
+    for of in known.to_dict("records"):
+        sure = of["p_value"] < 0.05 and of["difference_low"] * of["difference_high"] > 0
+        for sign, pair in ((1, (of["run"], of["other"])), (-1, (of["other"], of["run"]))):
+            text, bold = shown[pair]
+            assert float(text) == pytest.approx(sign * of["difference"], abs=0.0501)
+            assert bold == sure
+    assert {bold for _, bold in shown.values()} == {True, False}
+
+
+@browser
 def test_a_gain_on_one_question_is_not_said_to_hold_for_others(tmp_path):
     alone = [predictions(seed, questions=("q1",)) for seed in (1, 2)]
     better = alone[1].assign(p_model=alone[1]["p_data"])  # as good as can be

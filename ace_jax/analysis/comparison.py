@@ -66,6 +66,39 @@ def gain_table(
     return table[first + rest].astype({"run": object})
 
 
+def difference_table(
+    methods: Mapping[str, Cells], average: Average, *, seed: int = 0
+) -> pd.DataFrame:
+    """Returns how far each two methods are apart over all countries, paired as in `gain_table`.
+
+    Args:
+      methods: as for `gain_table`, at least two.
+      average: `nested` or `flat`.
+      seed: of the permutations.
+
+    Returns:
+      A row for each granularity and two methods. Columns average, granularity, run, other (which
+      comes before it in `methods`), n_questions, difference (run less other), difference_low,
+      difference_high, p_value (of these two alone: nothing allows for the number of tests), on the
+      scale of 0 to 100.
+
+    Raises:
+      InputError: as `gain_table` does.
+    """
+    names = list(methods)
+    tables = []
+    for place, other in enumerate(names[:-1]):
+        later = stacked({name: methods[name] for name in names[place:]})
+        for name in names[place + 1 :]:
+            of = compared(later[name], ["granularity"], average, over=("country",), seed=seed)
+            tables.append(of.assign(run=name, other=other))
+    table = pd.concat(tables, ignore_index=True).assign(average=average)
+    table.columns = table.columns.str.replace("gain", "difference")
+    table = table.sort_values("granularity", kind="stable", ignore_index=True)
+    kept = ("run", "other", "n_questions", "difference", "difference_low", "difference_high")
+    return table[["average", "granularity", *kept, "p_value"]]
+
+
 def stacked(methods: Mapping[str, Cells]) -> dict[str, pd.DataFrame]:
     """Returns the cells of each method, run under run, with the gain over the first method.
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ace_jax.analysis.alignment import alignment_table, level_cells, scored_cells, topics_of
 from ace_jax.analysis.averages import Average
 from ace_jax.analysis.ceilings import cell_ceilings, effect_floors
-from ace_jax.analysis.comparison import gain_table
+from ace_jax.analysis.comparison import difference_table, gain_table
 from ace_jax.analysis.effects import (
     class_shares,
     effect_summary,
@@ -124,6 +124,8 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
         ),
         "gains": gain_table(apart, average, seed=seed),
     }
+    if len(apart) > 1:
+        tables["differences"] = difference_table(apart, average, seed=seed)
     tables |= _equity(tables["scores"][tables["scores"]["run"].isin(names)])
     if first.holds_out_personas:
         of_methods = {name: apart[name] for name in names}

@@ -25,7 +25,8 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
 }
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+# What else is markup begins a line, or follows one of these.
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
 
 
 @dataclass(frozen=True)

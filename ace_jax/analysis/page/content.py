@@ -22,6 +22,10 @@ KEPT = {
         *("run", "country", "granularity", "gain", "gain_low", "gain_high", "p_value"),
         *("n_questions", "n_seeds", "seed_sd"),
     ),
+    "differences": (
+        *("granularity", "run", "other", "difference", "difference_low", "difference_high"),
+        "p_value",
+    ),
     "tiers": ("run", "granularity", "tier", "score"),
     "composition": ("run", "country", "persona", "topic", "score", "ci_low", "ci_high"),
     "effects": ("run", "country", "attribute", "topic", "data_effect", "model_effect"),
@@ -37,7 +41,8 @@ KEPT = {
     "transitions": ("run", "before", "after", "share"),
     "influence": ("country", "topic", "attribute", "data_size", "dominant"),
 }
-SHORTER = {f"{name}_{end}": end for name in ("ci", "gain", "distance") for end in ("low", "high")}
+INTERVALS = ("ci", "gain", "difference", "distance")
+SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")}
 
 
 def index_html(findings: Findings) -> str:

@@ -2,6 +2,7 @@
 const scoreAt = indexed(tables.scores || [], "run", "country", "topic", "granularity");
 const gainAt = indexed(tables.gains || [], "run", "country", "granularity");
 const ceilingAt = indexed(tables.ceilings || [], "country", "granularity");
+const differenceAt = indexed(tables.differences || [], "run", "other", "granularity");
 const effectAt = indexed(tables.effect_distances || [], "run", "country", "attribute");
 const first = runs[0];
 const isRun = new Set(runs);
@@ -101,6 +102,31 @@ function comparison() {
 }
 const pValue = (p) => (!known(p) ? "\u2013" : p < 0.001 ? "< 0.001" : p.toFixed(3));
 
+// Every method and reference less every other one. A table has two of them once.
+function differences() {
+  const names = standing(ALL, ALL).map((row) => row.run);
+  if (!tables.differences || names.length < 3) return null;
+  const less = (run, other) => {
+    const one = differenceAt(run, other, state.granularity);
+    if (one) return one;
+    const turned = differenceAt(other, run, state.granularity);
+    return turned && { ...turned, difference: -turned.difference, low: -turned.high, high: -turned.low };
+  };
+  const sure = (one) => known(one?.p_value) && one.p_value < 0.05 && one.low * one.high > 0;
+  const most = Math.max(...tables.differences.map((row) => Math.abs(row.difference)));
+  const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
+    ...names.map((other) => ({
+      key: other, label: `\u2212 ${other}`, value: (row) => less(row.run, other)?.difference,
+      text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => sure(less(row.run, other)),
+      tint: (row) => diverging(less(row.run, other)?.difference, most),
+      tip: (row) => { const one = less(row.run, other); return one ? `${row.run} less ${other}\n${signed(one.difference, 2)} ${interval(one.low, one.high, signed)}\np ${pValue(one.p_value)}` : null; },
+    }))];
+  return [h("h3", {}, "Which differences are more than chance?"),
+    sortable({ columns, rows: names.map((run) => ({ run, aside: !isRun.has(run) })),
+      caption: `Score of a row less that of a column, over all countries and topics, ${granularityText(state.granularity)}` }),
+    h("p", { class: "note" }, "In bold: a 95\u00a0% interval without zero, and p below 0.05 when questions' signs are flipped. One in twenty such tests finds something where there is nothing.")];
+}
+
 function byGranularity() {
   if (data.granularities.length < 2) return h("p", { class: "note" }, `Only one granularity was evaluated (G = ${data.granularities[0]}).`);
   const points = (run) => data.granularities
@@ -121,4 +147,4 @@ function byGranularity() {
 
 const WHERE = ["country", "topic", "granularity"];
 const overview = () => view(WHERE, verdict);
-const standings = () => [scoreChart, comparison, byGranularity].map((draw) => view(WHERE, draw));
+const standings = () => [scoreChart, comparison, differences, byGranularity].map((draw) => view(WHERE, draw));
