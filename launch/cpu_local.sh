@@ -32,5 +32,6 @@ evaluate="python -m ace_jax.evaluate --config configs/evaluate.py:$experiment"
 python -m ace_jax.train --config "configs/$name.py${experiment#"$name"}" --workdir "$output/train"
 $evaluate --workdir "$output/base"
 $evaluate --workdir "$output/trained" --config.adapter.path="$output/train/adapter"
-python -m ace_jax.report --run base="$output/base" --run trained="$output/trained" \
+# Flat: of the unseen questions some are alone in their topic, and nested means count topics alike.
+python -m ace_jax.report --run base="$output/base" --run trained="$output/trained" --average flat \
   --output "$output/report"

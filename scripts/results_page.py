@@ -34,6 +34,7 @@ CAPTIONS = {
     "classes": f"Classes of effects at a threshold of {EPSILON:g} point",
     "scores": "Scores, 95 % intervals over questions",
 }
+SURE = 0.05
 TEXT = """\
 # Results
 
@@ -41,11 +42,10 @@ TEXT = """\
 
 Every method of `configs/methods.py` on the embedded General Social Survey 2018, beside references
 that ask no model: `uniform`, `mean` (of the training questions with as many options) and
-`no_effect` (what all respondents together answered to the very question). Scores are 0-100, nested
-averages; "of ceiling" is against what a perfect model would score, given so few respondents a cell;
-intervals are 95 %, over questions and seeds; p is of flips of questions' signs. A method of several
-seeds is their mean, "SD" how far apart they are. [analysis.md](analysis.md) says what each number
-means.
+`no_effect` (what all respondents together answered to the very question). Scores are 0-100; "of
+ceiling" is against what a perfect model would score, given so few respondents a cell; intervals are
+95 %, over questions and seeds; p is of flips of questions' signs. A method of several seeds is the
+mean of them, "SD" how far they are apart. [analysis.md](analysis.md) says what each number means.
 """
 
 
@@ -136,6 +136,8 @@ def section(unseen: Unseen, figures: Path) -> str:
     for granularity in sorted(gains["granularity"].unique()):
         of = (table[table["granularity"] == granularity] for table in (gains, scores))
         parts += [_scores(unseen, int(granularity), *of), made]
+    if (unseen.report / "differences.csv").is_file():
+        parts += [_differences(unseen), made]
     if (unseen.report / "effect_distances.csv").is_file():
         parts += [_effects(unseen), made, _classes(unseen), made]
     if (unseen.report / "audit.csv").is_file():
@@ -233,7 +235,27 @@ def _scores(unseen: Unseen, granularity: int, gains: pd.DataFrame, scores: pd.Da
     header = ("", "score", "of ceiling", f"gain over {first}", "p", "SD")
     return (
         f"**G = {granularity}**: {of['n_cells']:,} cells of {of['n_questions']} questions, "
-        f"ceiling {of['ceiling']:.1f}.\n\n" + _table(header, rows)
+        f"ceiling {of['ceiling']:.1f}, "
+        f"{of['average']} averages.\n\n" + _table(header, rows)
+    )
+
+
+def _differences(unseen: Unseen) -> str:
+    table = pd.read_csv(unseen.report / "differences.csv")
+    granularity = table["granularity"].max()
+    apart: dict[tuple[str, str], str] = {}
+    for row in table[table["granularity"] == granularity].to_dict("records"):
+        sure = row["p_value"] < SURE and row["difference_low"] * row["difference_high"] > 0
+        for sign, pair in ((1, (row["run"], row["other"])), (-1, (row["other"], row["run"]))):
+            text = f"{sign * row['difference']:+.1f}"
+            apart[pair] = f"**{text}**" if sure else text
+    names = [*unseen.methods, *unseen.references]
+    rows = [(one, *(apart.get((one, other), "") for other in names)) for one in names]
+    header = ("", *(f"- {escape_markdown(name)}" for name in names))
+    return (
+        f"**Differences** at G = {granularity}: the score of a row less that of a column, paired; "
+        f"bold where the 95 % interval is without zero and p below {SURE:g}. Nothing allows for "
+        "the number of tests.\n\n" + _table(header, rows)
     )
 
 

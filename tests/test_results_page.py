@@ -71,7 +71,7 @@ def test_the_page_has_the_reports_numbers(output, made):
     for granularity in (1, 4):
         block = page.split(f"**G = {granularity}**")[1].split("\n\n")[1]
         rows = {line.split(" | ")[0].strip("| "): line for line in block.splitlines()}
-        assert list(rows)[2:] == ["base", "ace", r"\(uniform\)"]
+        assert list(rows)[2:] == ["base", "ace", "(uniform)"]
         of = overall.loc[("ace", granularity)]
         for text in (
             f"{of['score']:.1f} [{of['ci_low']:.1f}, {of['ci_high']:.1f}]",
@@ -79,6 +79,12 @@ def test_the_page_has_the_reports_numbers(output, made):
             f"{of['seed_sd']:.2f} (2 seeds)",
         ):
             assert text in rows["ace"]
+    apart = pd.read_csv(output / "questions" / "report" / "differences.csv")
+    of = apart[(apart["granularity"] == 4) & (apart["run"] == "ace")].set_index("other").loc["base"]
+    block = page.split("**Differences**")[1].split("\n\n")[1].replace("**", "").splitlines()
+    assert block[0] == "|  | - base | - ace | - uniform |"
+    assert block[2].startswith(f"| base |  | {-of['difference']:+.1f} |")
+    assert block[3].startswith(f"| ace | {of['difference']:+.1f} |  |")
     distances = pd.read_csv(output / "questions" / "report" / "effect_distances.csv")
     of = distances[(distances["country"] == "ALL") & (distances["attribute"] == "ALL")].iloc[0]
     assert f"{of['distance']:.4f} [{of['distance_low']:.4f}" in page
