@@ -34,7 +34,6 @@ CAPTIONS = {
     "classes": f"Classes of effects at a threshold of {EPSILON:g} point",
     "scores": "Scores, 95 % intervals over questions",
 }
-SURE = 0.05
 TEXT = """\
 # Results
 
@@ -245,17 +244,16 @@ def _differences(unseen: Unseen) -> str:
     granularity = table["granularity"].max()
     apart: dict[tuple[str, str], str] = {}
     for row in table[table["granularity"] == granularity].to_dict("records"):
-        sure = row["p_value"] < SURE and row["difference_low"] * row["difference_high"] > 0
         for sign, pair in ((1, (row["run"], row["other"])), (-1, (row["other"], row["run"]))):
             text = f"{sign * row['difference']:+.1f}"
-            apart[pair] = f"**{text}**" if sure else text
+            apart[pair] = f"**{text}**" if row["clear"] else text
     names = [*unseen.methods, *unseen.references]
     rows = [(one, *(apart.get((one, other), "") for other in names)) for one in names]
     header = ("", *(f"- {escape_markdown(name)}" for name in names))
     return (
         f"**Differences** at G = {granularity}: the score of a row less that of a column, paired; "
-        f"bold where the 95 % interval is without zero and p below {SURE:g}. Nothing allows for "
-        "the number of tests.\n\n" + _table(header, rows)
+        f"bold where the 95 % interval is without zero and p below 0.05. Nothing allows for the "
+        "number of tests.\n\n" + _table(header, rows)
     )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.sparse import csr_array
 
 from ace_jax.analysis.alignment import ALL
-from ace_jax.analysis.averages import Average, Averaging, averaging
+from ace_jax.analysis.averages import LEVEL, Average, Averaging, averaging
 from ace_jax.errors import InputError
 
 # A method's cells, or those of each of its seeds.
@@ -79,8 +79,8 @@ def difference_table(
     Returns:
       A row for each granularity and two methods. Columns average, granularity, run, other (which
       comes before it in `methods`), n_questions, difference (run less other), difference_low,
-      difference_high, p_value (of these two alone: nothing allows for the number of tests), on the
-      scale of 0 to 100.
+      difference_high, p_value, on the scale of 0 to 100, and clear: whether both tell it from zero,
+      the 95 % interval and the test at 5 %. Nothing allows for the number of tests.
 
     Raises:
       InputError: as `gain_table` does.
@@ -92,11 +92,14 @@ def difference_table(
         for name in names[place + 1 :]:
             of = compared(later[name], ["granularity"], average, over=("country",), seed=seed)
             tables.append(of.assign(run=name, other=other))
-    table = pd.concat(tables, ignore_index=True).assign(average=average)
-    table.columns = table.columns.str.replace("gain", "difference")
+    table = pd.concat(tables, ignore_index=True)
+    # Each alone can be too sure: the interval where questions vary unlike, the test where seeds do.
+    beyond_zero = table["gain_low"] * table["gain_high"] > 0
+    table = table.assign(average=average, clear=beyond_zero & (table["p_value"] < 1 - LEVEL))
+    bounds = {"gain": "difference", "gain_low": "difference_low", "gain_high": "difference_high"}
+    kept = ["average", "granularity", "run", "other", "n_questions", *bounds, "p_value", "clear"]
     table = table.sort_values("granularity", kind="stable", ignore_index=True)
-    kept = ("run", "other", "n_questions", "difference", "difference_low", "difference_high")
-    return table[["average", "granularity", *kept, "p_value"]]
+    return table[kept].rename(columns=bounds)
 
 
 def stacked(methods: Mapping[str, Cells]) -> dict[str, pd.DataFrame]:

@@ -24,7 +24,7 @@ KEPT = {
     ),
     "differences": (
         *("granularity", "run", "other", "difference", "difference_low", "difference_high"),
-        "p_value",
+        *("p_value", "clear"),
     ),
     "tiers": ("run", "granularity", "tier", "score"),
     "composition": ("run", "country", "persona", "topic", "score", "ci_low", "ci_high"),

@@ -112,12 +112,11 @@ function differences() {
     const turned = differenceAt(other, run, state.granularity);
     return turned && { ...turned, difference: -turned.difference, low: -turned.high, high: -turned.low };
   };
-  const sure = (one) => known(one?.p_value) && one.p_value < 0.05 && one.low * one.high > 0;
   const most = Math.max(...tables.differences.map((row) => Math.abs(row.difference)));
   const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
     ...names.map((other) => ({
       key: other, label: `\u2212 ${other}`, value: (row) => less(row.run, other)?.difference,
-      text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => sure(less(row.run, other)),
+      text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => less(row.run, other)?.clear,
       tint: (row) => diverging(less(row.run, other)?.difference, most),
       tip: (row) => { const one = less(row.run, other); return one ? `${row.run} less ${other}\n${signed(one.difference, 2)} ${interval(one.low, one.high, signed)}\np ${pValue(one.p_value)}` : null; },
     }))];
