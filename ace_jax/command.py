@@ -1,5 +1,6 @@
 """What every command does the same way: one line and a status for whatever the user can mend."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,8 @@ def run_on_config(main: Callable[[ConfigDict], None], *others: flags.FlagHolder)
 
     The config is locked: a field that it does not have is refused by name.
     """
+    # Where there is no TPU, jax says so each time it looks for one.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     config = config_flags.DEFINE_config_file("config", None, "the experiment, a Python file")
     flags.mark_flag_as_required("config")
     for name in ("config", *(flag.name for flag in others)):  # --help shows the main program's own
@@ -62,7 +65,9 @@ def _parse(argv: list[str], config: flags.FlagHolder) -> list[str]:
         name = str(error).replace("\\n", ". ").translate(str.maketrans("", "", "'\"\\"))
         _fail(f"--config has no such field: {name}")
     except (flags.Error, OSError, TypeError, ValueError) as error:
-        _fail(f"{str(error).strip().splitlines()[-1]} (see --help)")
+        # Of an error in a config file, this is a traceback's last line: class and message.
+        message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
+        _fail(f"{message} (see --help)")
     return rest
 
 

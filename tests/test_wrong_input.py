@@ -293,6 +293,7 @@ COMMANDS = {
     "missing model": ("train", "quickstart.py", "--config.model.path=/no/where/model"),
     "unknown field": ("train", "quickstart.py", "--config.lora.rnk=3"),
     "wrong type": ("evaluate", "evaluate.py:quickstart", "--config.batch.size=eight"),
+    "no such method": ("train", "methods.py:sft"),
     "one number": ("train", "quickstart.py", "--config.objective.stages=3"),
     "workdir is a file": ("evaluate", "evaluate.py:quickstart", f"--workdir={__file__}"),
 }
@@ -300,6 +301,7 @@ LINES = {
     "missing model": "error: model.path: '/no/where/model' is no directory, .gguf file, hub id",
     "unknown field": "error: --config has no such field: rnk. Did you mean rank",
     "wrong type": "error: flag --config.batch.size=eight: invalid literal for int()",
+    "no such method": "error: configs/methods.py has no method 'sft'; there are: base, adprompt",
     "one number": "error: objective.stages: ",
     "workdir is a file": f"error: --workdir {__file__} is a file",
 }
