@@ -23,22 +23,23 @@ from ml_collections import ConfigDict
 
 from ace_jax.command import run, say
 from ace_jax.errors import InputError
-from ace_jax.interop import peft
-from ace_jax.interop.cards import AdapterCard, CheckpointCard, Scores, Training
-from ace_jax.interop.hf_weights import fingerprint, own_tensors
-from ace_jax.interop.hub import open_checkpoint, sha256_of
-from ace_jax.interop.inspection import inspect, read_settings
-from ace_jax.interop.merging import (
+from ace_jax.model.abstract import abstract_model
+from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats import peft
+from ace_jax.model.formats.cards import AdapterCard, CheckpointCard, Scores, Training
+from ace_jax.model.formats.hf import fingerprint, own_tensors
+from ace_jax.model.formats.hub import open_checkpoint, sha256_of
+from ace_jax.model.formats.inspect import inspect, read_settings, saved_steps
+from ace_jax.model.formats.merge import (
     DTYPES,
     LowRank,
     write_description,
     write_weights,
 )
-from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import TARGETS
 from ace_jax.model.sharding import make_mesh
-from ace_jax.training.checkpoints import read_state, saved_steps
-from ace_jax.training.state import abstract_model, abstract_state, make_optimizer
+from ace_jax.training.checkpoints import read_state
+from ace_jax.training.state import abstract_state, make_optimizer
 
 FLOAT32 = base_dtype("float32")
 

@@ -5,8 +5,8 @@
 Writes predictions.parquet (a row a cell), scores.csv (by country and granularity, in [0, 1]),
 scores.png, questions.parquet (what was asked) and run.json (what was scored) into WORKDIR. With
 --config.audit=True also audit.csv: the same cells put in other ways. With --config.reference=NAME
-(uniform, mean or no_effect: ace_jax/analysis/references.py) nobody is asked, and WORKDIR is as of a
-model.
+(uniform, mean or no_effect: ace_jax/evaluation/references.py) no model is asked, and WORKDIR is as
+of a model.
 
 Stopped or killed, it goes on when run again with the same settings and WORKDIR; SIGTERM keeps the
 answers so far and exits with status 42. Several processes share the work with
@@ -25,27 +25,27 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ace_jax import __version__, command
-from ace_jax.analysis.alignment import score_table
-from ace_jax.analysis.answers import Answers, Respondent, predictions_table
-from ace_jax.analysis.figures import score_by_granularity
-from ace_jax.analysis.partial import Partial, digest
-from ace_jax.analysis.pitfalls import UNALTERED, Variant, alterations, audit_table
-from ace_jax.analysis.references import reference_answers, without_mean
 from ace_jax.errors import InputError, check_positive
-from ace_jax.interop.hf_weights import fingerprint, load_base
-from ace_jax.interop.hub import Checkpoint, open_checkpoint, sha256_of
-from ace_jax.interop.peft import load_adapter, read_lora_config
+from ace_jax.evaluation.alignment import score_table
+from ace_jax.evaluation.answers import Answers, Respondent, predictions_table
+from ace_jax.evaluation.partial import Partial, digest
+from ace_jax.evaluation.pitfalls import UNALTERED, Variant, alterations, audit_table
+from ace_jax.evaluation.references import reference_answers, without_mean
+from ace_jax.likelihood import make_scoring_step
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.hf import fingerprint, load_base
+from ace_jax.model.formats.hub import Checkpoint, open_checkpoint, sha256_of
+from ace_jax.model.formats.peft import load_adapter, read_lora_config
 from ace_jax.model.sharding import make_mesh, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, check_prompts, encode
+from ace_jax.report.figures import score_by_granularity
+from ace_jax.runtime.claim import Claim
+from ace_jax.runtime.processes import Agreement, join, lead, leave_if, on_sigterm, say
 from ace_jax.survey.dataset import Dataset, dataset_directory, select_questions
-from ace_jax.survey.holdout import held_out_cells
-from ace_jax.survey.sources import open_dataset
-from ace_jax.training.claim import Claim
-from ace_jax.training.distributed import Agreement, join, lead, leave_if, on_sigterm, say
-from ace_jax.training.state import abstract_model
-from ace_jax.training.step import make_scoring_step
+from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.split import held_out_cells
 
 Identity = dict[str, object]
 QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them

@@ -3,12 +3,21 @@
 Shapes: C cells of up to K options, R rows, S scored nodes and E edges a row.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
 from ace_jax.model.llama import Llama
+from ace_jax.model.sharding import replicated
 from ace_jax.prompts.batches import Scoring
+
+ScoringStep = Callable[
+    [nnx.State, nnx.State, Scoring], tuple[Float[Array, "C K"], Float[Array, "C"]]
+]
 
 
 def option_log_likelihoods(
@@ -54,3 +63,22 @@ def option_mass(
 ) -> Float[Array, "C"]:
     """Returns the probability that the model puts on the K options before renormalising."""
     return jnp.sum(jnp.exp(log_likelihoods), axis=-1, where=option_mask)
+
+
+def make_scoring_step(graph: nnx.GraphDef, mesh: Mesh) -> ScoringStep:
+    """Returns the function of adapter, base and batch that evaluation runs, compiled.
+
+    It gives the probability of each option (Eq. 3), and of all options before renormalising.
+    """
+
+    @jax.jit
+    def answer(
+        lora: nnx.State, base: nnx.State, batch: Scoring
+    ) -> tuple[Float[Array, "C K"], Float[Array, "C"]]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            log_likelihoods = option_log_likelihoods(nnx.merge(graph, lora, base), batch)
+        log_p = option_log_probabilities(log_likelihoods, batch.option_mask)
+        mass = option_mass(log_likelihoods, batch.option_mask)
+        return jax.lax.with_sharding_constraint((jnp.exp(log_p), mass), replicated(mesh))
+
+    return answer

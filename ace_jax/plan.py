@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from ace_jax import command
 from ace_jax.command import say
 from ace_jax.errors import InputError, check_positive
-from ace_jax.interop.peft import adapter_config
+from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
 from ace_jax.planning.chips import HOST, Topology
 from ace_jax.planning.fit import verdict

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ace_jax.analysis.figures import effect_sizes
 from ace_jax.command import run, say
 from ace_jax.errors import InputError
-from ace_jax.survey import release_eval, selection, sources
+from ace_jax.report.figures import effect_sizes
+from ace_jax.survey import selection
 from ace_jax.survey.audit import audit
 from ace_jax.survey.cells import aggregate
 from ace_jax.survey.codebook import with_rules
@@ -33,9 +33,10 @@ from ace_jax.survey.dataset import (
 )
 from ace_jax.survey.estimators import main_effects, posterior
 from ace_jax.survey.manifest import make_manifest
+from ace_jax.survey.readers import release_eval, sources
+from ace_jax.survey.readers.sources import Raw, Request
 from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import Selection
-from ace_jax.survey.sources import Raw, Request
 from ace_jax.survey.story import count, count_cells, tell
 
 SOURCES = (*sources.READERS, "release")

@@ -15,17 +15,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ace_jax import command
-from ace_jax.interop.cards import AdapterCard, Training
-from ace_jax.interop.hf_weights import fingerprint, load_base
-from ace_jax.interop.hub import Checkpoint, open_checkpoint
-from ace_jax.interop.peft import adapter_config, export_adapter, load_adapter
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.cards import AdapterCard, Training
+from ace_jax.model.formats.hf import fingerprint, load_base
+from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
+from ace_jax.model.formats.peft import adapter_config, export_adapter, load_adapter
 from ace_jax.model.sharding import gathered, make_mesh, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, check_prompts, encode
-from ace_jax.training.checkpoints import Checkpoints, Policy
-from ace_jax.training.claim import Claim, digest
-from ace_jax.training.distributed import (
+from ace_jax.runtime.claim import Claim
+from ace_jax.runtime.metrics import MetricsLog, check_wandb
+from ace_jax.runtime.processes import (
     Agreement,
     join,
     lead,
@@ -34,18 +35,12 @@ from ace_jax.training.distributed import (
     on_sigterm,
     say,
 )
-from ace_jax.training.examples import Examples, read_examples, read_held_out
+from ace_jax.training.checkpoints import Checkpoints, Policy
+from ace_jax.training.examples import Examples, digest, read_examples, read_held_out
 from ace_jax.training.loop import Loop
-from ace_jax.training.metrics import MetricsLog, check_wandb
 from ace_jax.training.pipeline import Collate, Units, training_batches
 from ace_jax.training.schedule import Schedule
-from ace_jax.training.state import (
-    abstract_model,
-    initial_lora,
-    initial_state,
-    make_optimizer,
-    state_shardings,
-)
+from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import check_anchor, check_normalizer, make_train_step
 from ace_jax.training.validation import (
     Best,

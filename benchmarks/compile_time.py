@@ -16,7 +16,7 @@ import numpy as np
 from peers import ADAPTER, PAIRS
 from workload import CONFIGS, MODEL, machine, pairs_of
 
-from ace_jax.interop.hub import describe
+from ace_jax.model.formats.hub import describe
 from ace_jax.model.sharding import make_mesh
 from ace_jax.planning.program import model_of, train_program
 

@@ -39,8 +39,8 @@ from transformers import LlamaConfig as TorchConfig
 from transformers import LlamaForCausalLM
 from workload import Pairs, alternate, machine, matmul_rate, pairs_of, ratios
 
-from ace_jax.interop.hf_weights import Index
 from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.formats.hf import Index
 from ace_jax.planning.chips import GPUS
 from ace_jax.planning.known import MODELS
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pycountry
 
-from ace_jax.survey.codebook import CODEBOOKS, read_codebook
+from ace_jax.survey.codebook import BUILTIN, read_codebook
 
 RESPONDENTS, COLUMNS, COUNTRIES = 97_000, 600, 66
 
@@ -30,7 +30,7 @@ RESPONDENTS, COLUMNS, COUNTRIES = 97_000, 600, 66
 def write(path: Path) -> None:
     """Writes the made-up file: every column of the codebook, weights, and others up to 600."""
     random = np.random.default_rng(0)
-    codebook = read_codebook(CODEBOOKS / "wvs7.toml")
+    codebook = read_codebook(BUILTIN / "wvs7.toml")
     others = (country.alpha_3 for country in pycountry.countries)
     countries = list(dict.fromkeys([*codebook.countries, *others]))[:COUNTRIES]
     columns: dict[str, np.ndarray] = {

@@ -20,7 +20,7 @@ import numpy as np
 READ = """
 import json, resource, sys, time
 from pathlib import Path
-from ace_jax.survey.release_train import read_train
+from ace_jax.survey.readers.release_train import read_train
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: KiB
 before, start = peak(), time.perf_counter()
 release = read_train(Path(sys.argv[1]))

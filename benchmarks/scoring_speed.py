@@ -29,15 +29,15 @@ from workload import (
     torch_model,
 )
 
-from ace_jax.interop.hf_weights import load_base
-from ace_jax.interop.hub import open_checkpoint
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.hf import load_base
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.planning.flops import matmul_flops
 from ace_jax.prompts.batches import Scoring, scoring
 from ace_jax.prompts.encode import Prompt, encode, render_cells
-from ace_jax.training.state import abstract_model
 
 PEER_CELLS = 32  # a batch of PyTorch's
 

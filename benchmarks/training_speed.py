@@ -33,7 +33,7 @@ from workload import (
     torch_model,
 )
 
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.formats.hub import open_checkpoint
 
 
 def main() -> None:

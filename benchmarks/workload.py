@@ -24,11 +24,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from ace_jax.interop.hub import Checkpoint
+from ace_jax.model.formats.hub import Checkpoint
 from ace_jax.planning.stand_in import stand_in_tokenizer
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode
-from ace_jax.survey.codebook import CODEBOOKS, read_codebook
+from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
@@ -41,7 +41,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 def survey(granularities: tuple[int, ...]) -> Dataset:
     """Returns a cell for every question and persona, with random answers."""
-    codebook = read_codebook(CODEBOOKS / "wvs7.toml")
+    codebook = read_codebook(BUILTIN / "wvs7.toml")
     draw = np.random.default_rng(0)
     cells = [
         {"question_id": question.question_id, "granularity": granularity, **persona}

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.data.path = "data/wvs7"  # made by: python -m ace_jax.prepare --output data/wvs7 ...
     config.data.questions = ()  # ids of the questions to use; empty: all
     config.data.shuffle = True
-    config.data.holdout = "question:0.2"  # what training must not see: ace_jax/survey/holdout.py
+    config.data.holdout = "question:0.2"  # what training must not see: ace_jax/survey/split.py
 
     config.data.min_n = 10  # respondents that both endpoints of a pair have at least
 

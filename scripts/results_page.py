@@ -20,9 +20,9 @@ from typing import Any
 import pandas as pd
 
 from ace_jax import command
-from ace_jax.analysis.findings import ALL, EPSILON
-from ace_jax.analysis.tables import escape_markdown
 from ace_jax.errors import InputError
+from ace_jax.report.findings import ALL, EPSILON
+from ace_jax.report.tables import escape_markdown
 
 HEADINGS = {
     "questions": "Questions that training has not seen",

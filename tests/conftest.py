@@ -29,10 +29,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ace_jax.interop.hf_weights import load_base
-from ace_jax.interop.hub import Checkpoint, open_checkpoint
-from ace_jax.interop.peft import load_adapter, read_lora_config
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.hf import load_base
+from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
+from ace_jax.model.formats.peft import load_adapter, read_lora_config
 from ace_jax.model.sharding import MESH_AXES
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells
@@ -40,7 +41,6 @@ from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import mode
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, TrainingBatch
-from ace_jax.training.state import abstract_model
 
 # Before the first use of a device; tests of sharding need more than one.
 jax.config.update("jax_num_cpu_devices", 8)

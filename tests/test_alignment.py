@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.analysis.alignment import (
+from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import (
     alignment_distance,
     alignment_table,
     level_cells,
     score_table,
     scored_cells,
 )
-from ace_jax.analysis.distributions import Distributions, alignment_distances
-from ace_jax.errors import InputError
+from ace_jax.evaluation.distributions import Distributions, alignment_distances
 from ace_jax.survey.personas import ATTRIBUTES
 
 QUESTIONS = ("q1", "q2", "q3")

@@ -4,7 +4,7 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import (
-    CODEBOOKS,
+    BUILTIN,
     Question,
     Threshold,
     describe,
@@ -140,7 +140,7 @@ def test_labels_are_as_many_as_codes():
 
 
 def test_the_gss_codebook_is_the_paper_s_attributes_and_29_questions():
-    codebook = read_codebook(CODEBOOKS / "gss2018.toml")
+    codebook = read_codebook(BUILTIN / "gss2018.toml")
     assert codebook.attributes == ATTRIBUTES
     assert Counter(question.topic for question in codebook.questions) == {
         "National spending": 18,

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.analysis.alignment import alignment_table, scored_cells
-from ace_jax.analysis.comparison import difference_table, gain_table
 from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import alignment_table, scored_cells
+from ace_jax.evaluation.comparison import difference_table, gain_table
 from ace_jax.survey.personas import ATTRIBUTES
 
 QUESTIONS = tuple(f"q{i}" for i in range(12))

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ace_jax import convert, evaluate, train
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import fingerprint
-from ace_jax.interop.hub import open_checkpoint
-from ace_jax.interop.peft import CONFIG, WEIGHTS
+from ace_jax.model.formats.hf import fingerprint
+from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.formats.peft import CONFIG, WEIGHTS
 from ace_jax.model.lora import TARGETS
 
 NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

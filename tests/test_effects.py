@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.analysis.alignment import topics_of
-from ace_jax.analysis.ceilings import effect_floors
-from ace_jax.analysis.effects import (
+from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import topics_of
+from ace_jax.evaluation.ceilings import effect_floors
+from ace_jax.evaluation.effects import (
     CLASSES,
     class_shares,
     classify,
@@ -20,7 +21,6 @@ from ace_jax.analysis.effects import (
     threshold_sweep,
     transitions,
 )
-from ace_jax.errors import InputError
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
 EFFECT = st.floats(-100, 100, allow_nan=False)

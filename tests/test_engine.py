@@ -13,6 +13,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.rope import Rope
@@ -21,7 +22,7 @@ from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, Units
-from ace_jax.training.state import abstract_model, initial_state, make_optimizer, state_shardings
+from ace_jax.training.state import initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import make_train_step, objective
 
 CONFIG = LlamaConfig(

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.analysis.alignment import alignment_table, scored_cells
-from ace_jax.analysis.comparison import gain_table
-from ace_jax.analysis.equity import (
+from ace_jax.evaluation.alignment import alignment_table, scored_cells
+from ace_jax.evaluation.comparison import gain_table
+from ace_jax.evaluation.equity import (
     TIERS,
     composition_table,
     convergence,
@@ -18,8 +18,8 @@ from ace_jax.analysis.equity import (
     tier_scores,
     untiered,
 )
-from ace_jax.survey.holdout import PAPER_PERSONAS
 from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.split import PAPER_PERSONAS
 
 # Table 1 of the paper, G = 1 to 4.
 COUNTRIES = "CHL MEX USA DEU GBR RUS IND JPN PHL EGY ETH NGA AUS NZL"

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ace_jax import evaluate
 from ace_jax.errors import InputError
-from ace_jax.interop.hub import open_checkpoint, sha256_of
+from ace_jax.model.formats.hub import open_checkpoint, sha256_of
 from ace_jax.prompts.encode import PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
 

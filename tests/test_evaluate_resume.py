@@ -18,11 +18,11 @@ from test_evaluate import config_for, predictions_of
 from test_train import ROOT, command, quick_commands
 
 from ace_jax import evaluate
-from ace_jax.analysis import partial
-from ace_jax.analysis.partial import FILE, Partial, SoFar
 from ace_jax.errors import InputError
+from ace_jax.evaluation import partial
+from ace_jax.evaluation.partial import FILE, Partial, SoFar
+from ace_jax.runtime.claim import Claim
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
-from ace_jax.training.claim import Claim
 
 SMALL = {
     "data.path": "gss2018",
@@ -36,7 +36,7 @@ WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet", "run.json")
 # Keeps the answers after every batch, until it kills itself.
 KILLED = """
 import os, runpy, signal
-from ace_jax.analysis import partial
+from ace_jax.evaluation import partial
 partial.EVERY_SECONDS = -1
 keep = partial.Partial.keep
 def keep_and_die(self, so_far):

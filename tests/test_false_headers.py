@@ -9,11 +9,11 @@ from refusals import refused_cheaply
 from test_gguf import write_gguf
 from test_table import CODEBOOK
 
-from ace_jax.interop.gguf import GGUFSource
-from ace_jax.interop.hub import open_checkpoint
-from ace_jax.survey import statistics_files, table
+from ace_jax.model.formats.gguf import GGUFSource
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.survey.codebook import read_codebook
-from ace_jax.survey.release_train import read_train
+from ace_jax.survey.readers import spss_stata, table
+from ace_jax.survey.readers.release_train import read_train
 
 
 def huge_counts(content):
@@ -117,7 +117,7 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
     many = pd.concat([ANSWERS] * 3000, ignore_index=True)
     pyreadstat.write_sav(many, path, compress=True)
     assert path.stat().st_size * 100 < 8 * many.size
-    monkeypatch.setattr(statistics_files.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
+    monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
     refused_cheaply(
         lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
     )
@@ -126,7 +126,7 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
 def test_a_parquet_file_beyond_memory(codebook, tmp_path, monkeypatch):
     path = tmp_path / "bomb.parquet"
     pd.concat([ANSWERS] * 3000, ignore_index=True).to_parquet(path)
-    monkeypatch.setattr(statistics_files.os, "sysconf", lambda name: 1 << 9)
+    monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)
     refused_cheaply(
         lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
     )

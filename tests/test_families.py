@@ -12,8 +12,8 @@ from test_llama import logits, prompt, torch_logits, trie_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hub import open_checkpoint
 from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.formats.hub import open_checkpoint
 
 SIZES = {
     "hidden_size": 64,

@@ -13,13 +13,13 @@ from test_release_train import group, pair, write_lines
 from test_table import CODEBOOK
 
 from ace_jax.errors import InputError
-from ace_jax.interop.cards import Scores
-from ace_jax.interop.hf_weights import listed
-from ace_jax.interop.inspection import inspect
-from ace_jax.survey import gss, table
+from ace_jax.model.formats.cards import Scores
+from ace_jax.model.formats.hf import listed
+from ace_jax.model.formats.inspect import inspect
 from ace_jax.survey.codebook import read_codebook
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.release_train import read_train
+from ace_jax.survey.readers import gss, table
+from ace_jax.survey.readers.release_train import read_train
 
 INPUTS = 300
 

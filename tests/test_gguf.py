@@ -13,9 +13,9 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Tokenizer
 
 from ace_jax.errors import InputError
-from ace_jax.interop.gguf import GGUFSource
-from ace_jax.interop.hf_weights import fingerprint
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.formats.gguf import GGUFSource
+from ace_jax.model.formats.hf import fingerprint
+from ace_jax.model.formats.hub import open_checkpoint
 
 HEADS = {"q_proj": 4, "k_proj": 2}
 NAMES = {

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.survey import gss
+from ace_jax.survey.readers import gss
 
 SPENDING = pd.DataFrame(
     {

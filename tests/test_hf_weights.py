@@ -11,16 +11,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import (
+from ace_jax.model.abstract import abstract_model
+from ace_jax.model.architecture import LlamaConfig, base_dtype
+from ace_jax.model.formats.hf import (
     PATH_TO_HF,
     SafetensorsSource,
     fingerprint,
     hf_names,
     load_base,
 )
-from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.sharding import make_mesh, parameter_path
-from ace_jax.training.state import abstract_model
 
 INDEX = "model.safetensors.index.json"
 CONFIG = {

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ace_jax.errors import InputError
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.holdout import draw_questions, held_out_cells
+from ace_jax.survey.split import draw_questions, held_out_cells
 
 QUESTIONS = [f"q{number}" for number in range(10)]
 GSS = read_dataset("gss2018")

@@ -9,7 +9,7 @@ from test_train import ROOT, small_config
 from test_wrong_input import refused
 
 from ace_jax import train
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts import sandbox
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate, in_chat, options_of

@@ -14,8 +14,8 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from test_gguf import write_gguf
 
 from ace_jax.errors import InputError
-from ace_jax.interop import hub
-from ace_jax.interop.hub import BuiltIn, WheelFile, describe, open_checkpoint, sha256_of
+from ace_jax.model.formats import hub
+from ace_jax.model.formats.hub import BuiltIn, WheelFile, describe, open_checkpoint, sha256_of
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 # What may lie in a repository of the hub.

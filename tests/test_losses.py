@@ -16,8 +16,8 @@ from torch_reference import (
     total_loss,
 )
 
-from ace_jax.interop.peft import WEIGHTS, export_adapter, read_lora_config
 from ace_jax.losses import anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
+from ace_jax.model.formats.peft import WEIGHTS, export_adapter, read_lora_config
 from ace_jax.training.step import objective
 
 # Cells 0 and 1 have three options, 2 and 3 two.

@@ -10,12 +10,12 @@ import qwix
 from flax import nnx
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import load_base
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.abstract import abstract_model
+from ace_jax.model.formats.hf import load_base
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.quantization import is_quantized, quantize, widen
 from ace_jax.model.sharding import make_mesh
-from ace_jax.training.state import abstract_model
 from ace_jax.training.step import objective
 
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "v_proj", "down_proj"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.training.metrics import MetricsLog, check_wandb
+from ace_jax.runtime.metrics import MetricsLog, check_wandb
 
 ROWS = [{"step": step, "loss": 1 / step, "pairs_per_second": 8.0} for step in (1, 2, 3)]
 

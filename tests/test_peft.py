@@ -18,10 +18,12 @@ from test_llama import logits, prompt, torch_logits, trie_of
 from transformers import AutoModelForCausalLM
 
 from ace_jax.errors import InputError
-from ace_jax.interop.cards import AdapterCard, Training
-from ace_jax.interop.hf_weights import fingerprint
-from ace_jax.interop.hub import open_checkpoint
-from ace_jax.interop.peft import (
+from ace_jax.model.abstract import abstract_model
+from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.cards import AdapterCard, Training
+from ace_jax.model.formats.hf import fingerprint
+from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.formats.peft import (
     CONFIG,
     WEIGHTS,
     adapter_config,
@@ -29,9 +31,7 @@ from ace_jax.interop.peft import (
     load_adapter,
     read_lora_config,
 )
-from ace_jax.model.architecture import base_dtype
 from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS, TARGETS, LoRAConfig, targets_of
-from ace_jax.training.state import abstract_model
 
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "o_proj", "down_proj"))
 BASE = "0123456789abcdef" * 4

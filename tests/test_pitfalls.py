@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ace_jax.analysis.answers import Answers
-from ace_jax.analysis.pitfalls import UNALTERED, Variant, alterations, audit_table
+from ace_jax.evaluation.answers import Answers
+from ace_jax.evaluation.pitfalls import UNALTERED, Variant, alterations, audit_table
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.survey.dataset import read_dataset, select_questions
 

@@ -8,10 +8,10 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
-from ace_jax.survey.codebook import CODEBOOKS, read_codebook
+from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import FILES, PICTURE, read_dataset
-from ace_jax.survey.gss import DEGREE, FROM_ABORTION, SEX
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.survey.readers.gss import DEGREE, FROM_ABORTION, SEX
 
 SIZE = 400
 
@@ -23,7 +23,7 @@ def tables(tmp_path):
     age, sex, degree = (random.integers(*ends, SIZE) for ends in ((18, 90), (0, 2), (0, 5)))
     answers = {
         question.question_id: random.choice(question.option_codes, SIZE)
-        for question in read_codebook(CODEBOOKS / "gss2018.toml").questions
+        for question in read_codebook(BUILTIN / "gss2018.toml").questions
     }
     shared = {"year": 2018, "id": np.arange(SIZE), "age": age}
     text_sex = pd.Series(sex).map(SEX)
@@ -60,7 +60,7 @@ def test_without_input_the_embedded_dataset_is_written_out(tmp_path):
     prepared(tmp_path)
     written = digests(tmp_path / "dataset")
     assert written.pop(PICTURE)
-    assert written == digests(CODEBOOKS / "gss2018")
+    assert written == digests(BUILTIN / "gss2018")
 
 
 def test_survey_files_become_a_dataset(tmp_path, tables, capsys):

@@ -10,10 +10,10 @@ import pytest
 from test_train import ROOT
 
 from ace_jax import evaluate
-from ace_jax.analysis.references import REFERENCES, reference_answers, without_mean
 from ace_jax.errors import InputError
+from ace_jax.evaluation.references import REFERENCES, reference_answers, without_mean
 from ace_jax.survey.dataset import read_dataset, select_questions
-from ace_jax.survey.holdout import held_out_cells
+from ace_jax.survey.split import held_out_cells
 
 GSS = read_dataset("gss2018")
 EVERYTHING = np.ones(len(GSS.cells), bool)

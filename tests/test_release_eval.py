@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from ace_jax.errors import InputError
 from ace_jax.survey.dataset import read_dataset, write_dataset
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.release_eval import is_release_eval, read_eval
-from ace_jax.survey.release_format import COUNTRIES, LEVELS, shares
+from ace_jax.survey.readers.release_eval import is_release_eval, read_eval
+from ace_jax.survey.readers.release_format import COUNTRIES, LEVELS, shares
 
 TRUST = {str(code): str(code) for code in range(11)} | {"0": "0, No trust at all"}
 YES_NO = {"1": "Yes", "2": "No"}

@@ -8,8 +8,8 @@ import pytest
 from test_release_eval import NAMES, put_everyone, refused
 
 from ace_jax.survey.pairs import mode, toggle_pairs
-from ace_jax.survey.release_eval import read_eval
-from ace_jax.survey.release_train import is_release_train, read_train
+from ace_jax.survey.readers.release_eval import read_eval
+from ace_jax.survey.readers.release_train import is_release_train, read_train
 
 
 def group(text=" You are A.\nWhy?\nAnswer:\n\n ", p_real=None, mode_option=1):

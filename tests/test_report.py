@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ace_jax import report
-from ace_jax.analysis.page.content import what
-from ace_jax.analysis.paper_style import looks_of
-from ace_jax.analysis.runs import on_common_cells, read_method
-from ace_jax.analysis.tables import escape_latex, escape_markdown
 from ace_jax.errors import InputError
+from ace_jax.report import __main__ as report
+from ace_jax.report.page.content import what
+from ace_jax.report.paper_style import looks_of
+from ace_jax.report.runs import on_common_cells, read_method
+from ace_jax.report.tables import escape_latex, escape_markdown
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
 NASTY = "<script>alert(1)</script> & 50_% of $x | `y`"

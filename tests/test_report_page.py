@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 from test_report import NASTY, predictions, write_out, write_questions
 
-from ace_jax import report
-from ace_jax.analysis.page.build import embedded, page
-from ace_jax.analysis.page.pack import Grid, pack
+from ace_jax.report import __main__ as report
+from ace_jax.report.page.build import embedded, page
+from ace_jax.report.page.pack import Grid, pack
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 browser = pytest.mark.skipif(BROWSER is None, reason="no chromium")

@@ -8,8 +8,8 @@ import pytest
 from test_report import predictions, write_out
 from test_train import ROOT
 
-from ace_jax import report
 from ace_jax.errors import InputError
+from ace_jax.report import __main__ as report
 
 MODEL = {"name": "tiny", "dtype": "float32", "sha256": "12" * 32}
 DATA = {"path": "made up", "sha256": "34" * 32, "holdout": "question:0.3@0", "min_n": 10}

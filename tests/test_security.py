@@ -17,11 +17,11 @@ from test_wrong_input import change_config
 
 from ace_jax import convert, train
 from ace_jax.errors import InputError
-from ace_jax.interop import hub
-from ace_jax.interop.hf_weights import INDEX, own_tensors
-from ace_jax.interop.hub import WheelFile, open_checkpoint
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
-from ace_jax.training.state import abstract_model
+from ace_jax.model.formats import hub
+from ace_jax.model.formats.hf import INDEX, own_tensors
+from ace_jax.model.formats.hub import WheelFile, open_checkpoint
 
 # The package's own code.
 

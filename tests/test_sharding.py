@@ -10,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hf_weights import load_base
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.hf import load_base
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import (
     PARAMETER_AXES,
@@ -24,13 +25,7 @@ from ace_jax.model.sharding import (
 )
 from ace_jax.prompts.batches import Shapes
 from ace_jax.training.pipeline import Collate
-from ace_jax.training.state import (
-    abstract_model,
-    initial_lora,
-    initial_state,
-    make_optimizer,
-    state_shardings,
-)
+from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import make_train_step
 
 # One of each kind of split; every target more is compiled longer.

@@ -22,19 +22,20 @@ from transformers import AutoModelForCausalLM
 
 from ace_jax import evaluate, train
 from ace_jax.errors import InputError
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
+from ace_jax.runtime.claim import Claim
+from ace_jax.runtime.metrics import MetricsLog
 from ace_jax.survey.dataset import read_dataset, select_questions
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.claim import Claim, digest
-from ace_jax.training.metrics import MetricsLog
+from ace_jax.training.examples import digest
 
 ROOT = Path(__file__).parents[1]
 # Holds the run directory that it is given, until it is killed.
 HOLD = """
 import sys, time
 from pathlib import Path
-from ace_jax.training.claim import Claim
+from ace_jax.runtime.claim import Claim
 claim = Claim(Path(sys.argv[1]))
 claim.hold()
 print("held", flush=True)

@@ -11,17 +11,12 @@ from safetensors.numpy import load_file
 from torch_reference import train_adapter
 from transformers import AutoModelForCausalLM
 
-from ace_jax.interop.hub import open_checkpoint
-from ace_jax.interop.peft import WEIGHTS, export_adapter, read_lora_config
+from ace_jax.model.abstract import abstract_model
+from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.formats.peft import WEIGHTS, export_adapter, read_lora_config
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import place_scoring
-from ace_jax.training.state import (
-    abstract_model,
-    initial_lora,
-    initial_state,
-    make_optimizer,
-    state_shardings,
-)
+from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import make_train_step
 
 ADAMW = {"learning_rate": 1e-3, "eps": 1e-8}

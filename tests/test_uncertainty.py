@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import binom
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.analysis.alignment import alignment_table, scored_cells
-from ace_jax.analysis.averages import averaging
-from ace_jax.analysis.ceilings import cell_ceilings
-from ace_jax.analysis.comparison import gain_table
-from ace_jax.analysis.distributions import Distributions, alignment_distances, sampling_variance
-from ace_jax.analysis.effects import effect_summary, effect_table
+from ace_jax.evaluation.alignment import alignment_table, scored_cells
+from ace_jax.evaluation.ceilings import cell_ceilings
+from ace_jax.evaluation.comparison import gain_table
+from ace_jax.evaluation.distributions import Distributions, alignment_distances, sampling_variance
+from ace_jax.evaluation.effects import effect_summary, effect_table
+from ace_jax.evaluation.uncertainty import averaging
 from ace_jax.survey.personas import ATTRIBUTES
 
 TIMES = 400

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ace_jax import train
 from ace_jax.errors import InputError
-from ace_jax.interop.hub import open_checkpoint
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import encode
 from ace_jax.training.examples import read_examples, read_held_out

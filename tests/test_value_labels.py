@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ace_jax.survey.value_labels import (
+from ace_jax.survey.readers.value_labels import (
     NotAQuestionError,
     is_missing,
     option_label,

@@ -15,8 +15,8 @@ from test_train import ROOT, command, small_config
 
 from ace_jax import evaluate, train
 from ace_jax.errors import InputError
+from ace_jax.runtime.metrics import MetricsLog
 from ace_jax.survey.dataset import read_dataset, write_dataset
-from ace_jax.training.metrics import MetricsLog
 
 
 def refused(main, config, workdir, message):

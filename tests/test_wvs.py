@@ -9,11 +9,11 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
-from ace_jax.survey import wvs
 from ace_jax.survey.cells import aggregate
-from ace_jax.survey.codebook import CODEBOOKS, describe, read_codebook, with_rules
+from ace_jax.survey.codebook import BUILTIN, describe, read_codebook, with_rules
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.readers import wvs
 from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import (
     EVERY_COUNTRY,
@@ -24,7 +24,7 @@ from ace_jax.survey.selection import (
     with_questions,
 )
 
-CODEBOOK = read_codebook(CODEBOOKS / "wvs7.toml")
+CODEBOOK = read_codebook(BUILTIN / "wvs7.toml")
 SIZE = 600  # respondents of Egypt and of Chile; a tenth as many of Uruguay, which is not one of 14
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from ace_jax.errors import InputError
-from ace_jax.interop.hub import Description, describe
 from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.formats.hub import Description, describe
 
 MODELS = Path(__file__).parent / "models"
 

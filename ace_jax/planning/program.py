@@ -11,25 +11,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ace_jax.likelihood import make_scoring_step
+from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
 from ace_jax.planning.collectives import Collective, collectives
 from ace_jax.planning.flops import matmul_flops
 from ace_jax.prompts.batches import Scoring, Targets
-from ace_jax.training.state import (
-    AbstractModel,
-    abstract_model,
-    abstract_state,
-    make_optimizer,
-    state_shardings,
-)
-from ace_jax.training.step import (
-    check_anchor,
-    check_normalizer,
-    make_scoring_step,
-    make_train_step,
-)
+from ace_jax.training.state import abstract_state, make_optimizer, state_shardings
+from ace_jax.training.step import check_anchor, check_normalizer, make_train_step
 
 # What XLA says where a program does not fit, for example "Used 20.5G of 15.75G hbm".
 OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")

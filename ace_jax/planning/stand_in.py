@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.prompts.encode import PromptText
-from ace_jax.survey.codebook import CODEBOOKS, read_codebook
+from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
@@ -23,7 +23,7 @@ UNKNOWN = "?"
 
 def stand_in_survey() -> Dataset:
     """Returns a cell for every question and persona; a country has its share of the questions."""
-    questions = read_codebook(CODEBOOKS / "wvs7.toml").questions
+    questions = read_codebook(BUILTIN / "wvs7.toml").questions
     share = -(-len(questions) // len(COUNTRIES))
     cells = [
         {"question_id": question.question_id, "country": COUNTRIES[number // share]}

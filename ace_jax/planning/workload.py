@@ -14,8 +14,8 @@ from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, encode, render_cells
 from ace_jax.survey.dataset import Dataset, dataset_directory
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.survey.release_train import is_release_train
-from ace_jax.survey.sources import open_dataset
+from ace_jax.survey.readers.release_train import is_release_train
+from ace_jax.survey.readers.sources import open_dataset
 from ace_jax.training.examples import Examples, of_dataset, read_examples
 from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
 

@@ -1,6 +1,6 @@
 """A survey's codebook: how columns and codes become attributes, levels and ordered options.
 
-The file is TOML (`codebooks/gss2018.toml` is one to copy from):
+The file is TOML (`builtin/gss2018.toml` is one to copy from):
 
     source = "my_survey"             # names the survey in every cell
     citation = "Who made it, when."  # copied into the manifest
@@ -54,7 +54,7 @@ from ace_jax.errors import InputError
 from ace_jax.survey.codebook_format import Code, check_keys, whole
 from ace_jax.survey.personas import Attribute
 
-CODEBOOKS = Path(__file__).parent / "codebooks"
+BUILTIN = Path(__file__).parent / "builtin"
 
 # Columns of the cells, which neither an attribute nor a question may be called.
 RESERVED = frozenset(

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import CODEBOOKS, Question
+from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
-from ace_jax.survey.statistics_files import check_fits
+from ace_jax.survey.readers.spss_stata import check_fits
 
 EMBEDDED = ("gss2018",)
 SHRUNK = "p_shrunk"
@@ -117,7 +117,7 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
 
 def dataset_directory(path_or_name: str | Path) -> Path:
     """Returns where a DATASET lies, given its directory or the name of an embedded one."""
-    return CODEBOOKS / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
+    return BUILTIN / str(path_or_name) if path_or_name in EMBEDDED else Path(path_or_name)
 
 
 def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:

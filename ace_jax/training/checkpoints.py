@@ -159,13 +159,6 @@ class Checkpoints:
             self._orbax.close()
 
 
-def saved_steps(directory: Path) -> list[int]:
-    """Returns the steps that a run's checkpoints hold, in order; empty where there are none."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal())
-
-
 def read_state(directory: Path, step: int, abstract: TrainState) -> TrainState:
     """Returns the state of a run at a saved step; `abstract` has its shapes and shardings."""
     _quiet()

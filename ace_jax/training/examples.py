@@ -1,5 +1,7 @@
 """What is learnt from: pairs, and the prompts and the survey's answers of their endpoints."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +15,10 @@ from ace_jax.errors import InputError
 from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
-from ace_jax.survey.holdout import held_out_cells, held_out_pairs
 from ace_jax.survey.pairs import mode, toggle_pairs
-from ace_jax.survey.release_train import ReleasePairs, is_release_train, read_train
-from ace_jax.survey.sources import open_dataset
+from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
+from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.split import held_out_cells, held_out_pairs
 
 PAIR_WEIGHTS = ("none", "precision")
 
@@ -166,3 +168,14 @@ def _weights(
     if kind not in PAIR_WEIGHTS:
         raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
     return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
+
+
+def digest(examples: Examples) -> str:
+    """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
+    hashed = hashlib.sha256()
+    for prompt, answer in zip(examples.prompts, examples.answers, strict=True):
+        hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
+        hashed.update(np.asarray(answer, np.float64).tobytes())
+    for name in ("cell_0", "cell_1", "weight"):
+        hashed.update(examples.pairs[name].to_numpy().tobytes())
+    return hashed.hexdigest()

@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool
 
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import parameter_path, place_everywhere, place_scoring
+from ace_jax.runtime.claim import Claim
+from ace_jax.runtime.metrics import MetricsLog
+from ace_jax.runtime.processes import Agreement, leads
 from ace_jax.training.checkpoints import Checkpoints
-from ace_jax.training.claim import Claim
-from ace_jax.training.distributed import Agreement, leads
-from ace_jax.training.metrics import MetricsLog
 from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.schedule import Schedule
 from ace_jax.training.state import TrainState

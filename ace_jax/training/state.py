@@ -1,6 +1,6 @@
 """What training changes: the adapter, the optimizer's moments, the random key and the step."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import check_positive
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.model.llama import REMAT, Llama
+from ace_jax.model.llama import Llama
 from ace_jax.model.lora import LoRAConfig
-from ace_jax.model.quantization import quantized
 from ace_jax.model.sharding import parameter_shardings, replicated
 
 
@@ -37,47 +36,6 @@ class TrainState:
     lora: nnx.State
     optimizer: PyTree
     key: Any
-
-
-@dataclass(frozen=True)
-class AbstractModel:
-    """The model without its arrays.
-
-    Attributes:
-      graph: its structure.
-      lora: shapes of the trainable parameters.
-      base: shapes of the frozen ones.
-    """
-
-    graph: nnx.GraphDef
-    lora: nnx.State
-    base: nnx.State
-
-
-def abstract_model(
-    config: LlamaConfig,
-    lora: LoRAConfig | None,
-    dtype: jnp.dtype,
-    remat: str = "matmuls",
-    quantization: str = "none",
-) -> AbstractModel:
-    """Returns the model's structure and shapes; no memory is taken.
-
-    Args:
-      config: architecture.
-      lora: the adapter's shape; None for the base alone.
-      dtype: of the frozen parameters.
-      remat: what is kept for the backward pass, `model.remat`.
-      quantization: of the frozen kernels, `model.quantization`.
-
-    Raises:
-      InputError: an unknown name among the last two.
-    """
-    if remat not in REMAT:
-        raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
-    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat))
-    whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
-    return replace(whole, base=quantized(whole.base, quantization))
 
 
 def initial_lora(

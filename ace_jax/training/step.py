@@ -25,9 +25,6 @@ TrainStep = Callable[
     [TrainState, nnx.State, Scoring, Targets, Float[Array, ""], Float[Array, ""]],
     tuple[TrainState, Metrics],
 ]
-ScoringStep = Callable[
-    [nnx.State, nnx.State, Scoring], tuple[Float[Array, "C K"], Float[Array, "C"]]
-]
 
 
 def check_normalizer(name: str) -> Normalizer:
@@ -135,22 +132,3 @@ def make_train_step(
         return TrainState(state.step + 1, lora, moments, state.key), metrics
 
     return step
-
-
-def make_scoring_step(graph: nnx.GraphDef, mesh: Mesh) -> ScoringStep:
-    """Returns the function of adapter, base and batch that evaluation runs, compiled.
-
-    It gives the probability of each option (Eq. 3), and of all options before renormalising.
-    """
-
-    @jax.jit
-    def answer(
-        lora: nnx.State, base: nnx.State, batch: Scoring
-    ) -> tuple[Float[Array, "C K"], Float[Array, "C"]]:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            log_likelihoods = option_log_likelihoods(nnx.merge(graph, lora, base), batch)
-        log_p = option_log_probabilities(log_likelihoods, batch.option_mask)
-        mass = option_mass(log_likelihoods, batch.option_mask)
-        return jax.lax.with_sharding_constraint((jnp.exp(log_p), mass), replicated(mesh))
-
-    return answer

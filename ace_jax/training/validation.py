@@ -21,7 +21,7 @@ from ace_jax.errors import InputError, check_positive
 from ace_jax.model.sharding import place_everywhere, place_scoring, replicated
 from ace_jax.prompts.batches import Scoring, Shapes, Targets
 from ace_jax.prompts.encode import Prompt
-from ace_jax.training.distributed import as_leading
+from ace_jax.runtime.processes import as_leading
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, TrainingBatch
 from ace_jax.training.schedule import Schedule

@@ -33,20 +33,20 @@ import transformers
 from faults.mutations import damaged
 
 from ace_jax.errors import InputError
-from ace_jax.interop.cards import Scores, Training
-from ace_jax.interop.hf_weights import fingerprint, own_tensors
-from ace_jax.interop.hub import open_checkpoint
-from ace_jax.interop.inspection import inspect, read_settings
-from ace_jax.interop.peft import read_factors, read_lora_config
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.cards import Scores, Training
+from ace_jax.model.formats.hf import fingerprint, own_tensors
+from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.formats.inspect import inspect, read_settings
+from ace_jax.model.formats.peft import read_factors, read_lora_config
 from ace_jax.prepare import prepare
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
-from ace_jax.survey import release_eval, release_train, sources
+from ace_jax.survey.readers import release_eval, release_train, sources
+from ace_jax.survey.readers.sources import Request
 from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import Selection
-from ace_jax.survey.sources import Request
-from ace_jax.training.state import abstract_model
 
 MEMORY = 2 << 30
 SECONDS = 20.0

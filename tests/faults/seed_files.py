@@ -19,7 +19,7 @@ from test_table import CODEBOOK
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ace_jax.interop.peft import write_adapter
+from ace_jax.model.formats.peft import write_adapter
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.survey.dataset import Dataset, read_dataset, write_dataset
 

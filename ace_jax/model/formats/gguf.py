@@ -1,0 +1,293 @@
+"""GGUF files of LLaMA-like models (llama.cpp's format): config, weights and tokenizer.
+
+Read with the `gguf` package and handed on under Hugging Face names, so that the rest of the
+program sees one kind of checkpoint. llama.cpp interleaves the two halves of each query and key
+head of a LLaMA for its own RoPE; that permutation is undone here.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGUFReader
+from gguf.quants import dequantize
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from ace_jax.errors import InputError
+from ace_jax.model.architecture import FAMILIES, MODEL_TYPES, LlamaConfig
+from ace_jax.model.formats.descriptions import check_numbers, check_sizes, reason
+from ace_jax.model.formats.gguf_header import check_header
+from ace_jax.model.formats.hf import Index
+from ace_jax.model.rope import Rope
+
+TOP = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+LAYER = {
+    "attn_norm.weight": "input_layernorm.weight",
+    "attn_q.weight": "self_attn.q_proj.weight",
+    "attn_k.weight": "self_attn.k_proj.weight",
+    "attn_v.weight": "self_attn.v_proj.weight",
+    "attn_output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn_gate.weight": "mlp.gate_proj.weight",
+    "ffn_up.weight": "mlp.up_proj.weight",
+    "ffn_down.weight": "mlp.down_proj.weight",
+    "attn_q.bias": "self_attn.q_proj.bias",
+    "attn_k.bias": "self_attn.k_proj.bias",
+    "attn_v.bias": "self_attn.v_proj.bias",
+    "attn_q_norm.weight": "self_attn.q_norm.weight",
+    "attn_k_norm.weight": "self_attn.k_norm.weight",
+}
+ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
+ROPE_FACTORS = "rope_freqs.weight"
+
+# How a text is cut before byte-pair merging, by `tokenizer.ggml.pre`.
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
+PRE_TOKENIZERS = {
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    ),
+    "llama-bpe": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+    "qwen2": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+
+
+class GGUFSource:
+    """A GGUF file's weights, dequantised on reading; also its config and tokenizer.
+
+    Raises `InputError` for a damaged file, another architecture or an unknown tokenizer.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            check_header(path)
+            reader = GGUFReader(path)
+            self._fields = {name: field.contents() for name, field in reader.fields.items()}
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        except Exception as error:  # the reader fails in whatever way the damage leads it to
+            raise InputError(
+                f"{path}: not a complete GGUF file ({reason(error)}); fetch it again"
+            ) from None
+        self.files = (path,)
+        self._path = path
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._rope_factors = tensors.pop(ROPE_FACTORS, None)
+        self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
+        self._architecture = self._field("general.architecture")
+        if self._architecture not in ARCHITECTURES:
+            raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
+        self.config = self._read_config()
+        self._check_tensors()
+
+    @property
+    def context_length(self) -> int:
+        """For how many tokens the model was made."""
+        return int(self._field(f"{self._architecture}.context_length"))
+
+    def names(self) -> Collection[str]:
+        """Returns every tensor's Hugging Face name."""
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape, [out, in]."""
+        return tuple(int(size) for size in self._tensors[name].shape[::-1])
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        """Returns a slice of a dequantised tensor in float32."""
+        tensor = self._tensors[name]
+        rows = np.arange(self.shape(name)[0])
+        if self._is_interleaved(name):
+            rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+        # Mapped each time: pages of a mapped file count as this process's until it is closed.
+        packed = np.memmap(
+            self._path, tensor.data.dtype, "r", tensor.data_offset, tensor.data.shape
+        ).view(np.ndarray)
+        return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
+
+    def _read_config(self) -> LlamaConfig:
+        kind = self._architecture
+        if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
+            raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
+        family = FAMILIES[MODEL_TYPES[kind]]
+        if "model.embed_tokens.weight" not in self._tensors:
+            raise InputError(f"{self._path}: no token_embd.weight")
+        sizes = {
+            "vocab_size": self.shape("model.embed_tokens.weight")[0],
+            "hidden_size": self._field(f"{kind}.embedding_length"),
+            "intermediate_size": self._field(f"{kind}.feed_forward_length"),
+            "num_hidden_layers": self._field(f"{kind}.block_count"),
+            "num_attention_heads": self._field(f"{kind}.attention.head_count"),
+            "num_key_value_heads": self._fields.get(f"{kind}.attention.head_count_kv"),
+            "head_dim": self._fields.get(f"{kind}.attention.key_length"),
+        }
+        check_sizes(sizes, str(self._path))
+        factors = self._rope_factors
+        heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
+        config = LlamaConfig(
+            vocab_size=sizes["vocab_size"],
+            hidden_size=width,
+            intermediate_size=sizes["intermediate_size"],
+            num_layers=sizes["num_hidden_layers"],
+            num_heads=heads,
+            num_kv_heads=sizes["num_key_value_heads"] or heads,
+            head_dim=sizes["head_dim"] or width // heads,
+            rms_norm_eps=self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
+            # llama.cpp leaves the key out where the value is its default.
+            rope=Rope(
+                self._fields.get(f"{kind}.rope.freq_base", 10000.0),
+                None if factors is None else tuple(factors.data.tolist()),
+            ),
+            tie_word_embeddings="lm_head.weight" not in self._tensors,
+            biases=family.biases,
+            qk_norm=family.qk_norm,
+        )
+        check_numbers(config, str(self._path))
+        if factors is not None and len(config.rope.factors or ()) != config.head_dim // 2:
+            raise InputError(
+                f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
+            )
+        return config
+
+    def _check_tensors(self) -> None:
+        for kind in {tensor.tensor_type for tensor in self._tensors.values()}:
+            try:
+                dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+            except NotImplementedError:
+                raise InputError(
+                    f"{self._path}: tensors of type {kind.name} are not supported; "
+                    "take the file in another quantisation"
+                ) from None
+        for name in filter(self._is_interleaved, self._tensors):
+            if self.shape(name)[0] % self.config.head_dim:
+                raise InputError(
+                    f"{self._path}: {name} has shape {self.shape(name)}, which is no number of "
+                    f"heads of {self.config.head_dim} channels"
+                )
+
+    def _is_interleaved(self, name: str) -> bool:
+        return self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight"))
+
+    def _field(self, name: str) -> Any:
+        if name not in self._fields:
+            raise InputError(f"{self._path}: the field {name} is missing")
+        return self._fields[name]
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Returns the file's own tokenizer, with its chat template.
+
+        Raises `InputError` where the file's fields make none.
+        """
+        try:
+            tokenizer = self._tokenizer()
+            tokenizer("1")
+            return tokenizer
+        except InputError:
+            raise
+        except Exception as error:  # the library fails in whatever way the fields lead it to
+            raise InputError(f"{self._path}: no tokenizer can be read ({reason(error)})") from None
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        kind = self._field("tokenizer.ggml.model")
+        tokens: list[str] = self._field("tokenizer.ggml.tokens")
+        if kind == "gpt2":
+            tokenizer = self._byte_level(tokens)
+        elif kind == "llama":
+            tokenizer = self._sentencepiece(tokens)
+        else:
+            raise InputError(f"{self._path}: tokenizer.ggml.model {kind!r:.40} is not supported")
+        types = self._field("tokenizer.ggml.token_type")
+        for special, kind_number in ((True, CONTROL), (False, USER_DEFINED)):
+            added = [t for t, n in zip(tokens, types, strict=True) if n == kind_number]
+            tokenizer.add_tokens([AddedToken(t, special=special, normalized=False) for t in added])
+
+        def name_of(role: str) -> str | None:
+            number = self._fields.get(f"tokenizer.ggml.{role}_token_id")
+            return None if number is None else tokens[number]
+
+        bos = name_of("bos")
+        starts_with_bos = kind == "llama" or self._fields.get("tokenizer.ggml.pre") == "llama-bpe"
+        if bos and self._fields.get("tokenizer.ggml.add_bos_token", starts_with_bos):
+            tokenizer.post_processor = TemplateProcessing(
+                single=f"{bos} $A",
+                special_tokens=[(bos, self._fields["tokenizer.ggml.bos_token_id"])],
+            )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=bos,
+            eos_token=name_of("eos"),
+            unk_token=name_of("unknown"),
+            pad_token=name_of("padding"),
+            chat_template=self._fields.get("tokenizer.chat_template"),
+            clean_up_tokenization_spaces=False,
+        )
+
+    def _byte_level(self, tokens: list[str]) -> Tokenizer:
+        pre = self._fields.get("tokenizer.ggml.pre")
+        if pre not in PRE_TOKENIZERS:
+            known = ", ".join(PRE_TOKENIZERS)
+            raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r:.40} is not one of {known}")
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
+        tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+        if pre == "qwen2":
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.decoder = decoders.ByteLevel()
+        return tokenizer
+
+    def _sentencepiece(self, tokens: list[str]) -> Tokenizer:
+        # SentencePiece merges the pair whose joint token scores best; as a merge list, that is
+        # every split of every token, in the order of scores.
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        scores = self._field("tokenizer.ggml.scores")
+        splits = [
+            (-scores[number], number, (token[:cut], token[cut:]))
+            for token, number in vocabulary.items()
+            for cut in range(1, len(token))
+            if token[:cut] in vocabulary and token[cut:] in vocabulary
+        ]
+        merges = [pair for _, _, pair in sorted(splits)]
+        unknown = tokens[self._fields.get("tokenizer.ggml.unknown_token_id", 0)]
+        tokenizer = Tokenizer(
+            models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        )
+        prefixed = self._fields.get("tokenizer.ggml.add_space_prefix", True)
+        prefix = [normalizers.Prepend("▁")] if prefixed else []
+        tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        )
+        return tokenizer
+
+
+def _hf_name(name: str) -> str:
+    prefix, _, rest = name.partition(".")
+    if prefix == "blk":
+        layer, _, rest = rest.partition(".")
+        return f"model.layers.{layer}.{LAYER.get(rest, rest)}"
+    return TOP.get(name, name)

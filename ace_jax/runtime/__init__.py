@@ -1,0 +1,1 @@
+"""What a running job needs: processes, its directory, progress, metrics."""

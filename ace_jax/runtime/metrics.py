@@ -1,0 +1,106 @@
+"""What a run says about itself: metrics.jsonl, TensorBoard, Weights & Biases and its progress."""
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from ace_jax.errors import InputError
+from ace_jax.runtime.progress import progress
+
+Row = Mapping[str, int | float]
+
+
+def check_wandb(project: str | None) -> None:
+    """Raises `InputError` where `log.wandb` names a project and the package is missing."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise InputError("log.wandb: wandb is not installed; python -m pip install wandb")
+
+
+class MetricsLog:
+    """Writes a row a step to metrics.jsonl and TensorBoard, and shows progress.
+
+    Rows of steps that a resumed run will do again are dropped first.
+
+    Args:
+      directory: of the run.
+      first_step: how many steps are done.
+      last_step: how many there are to be.
+      wandb: a Weights & Biases project to log to as well.
+      settings: what Weights & Biases shows as the run's config.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        first_step: int,
+        last_step: int,
+        wandb: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
+        path = directory / "metrics.jsonl"
+        *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # the last may be torn
+        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        whole = path.with_name(f"{path.name}.new")  # a kill in between must not lose all rows
+        whole.write_text("".join(f"{line}\n" for line in kept))
+        whole.replace(path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
+        self._wandb = _wandb_run(wandb, directory, settings) if wandb else None
+        self._progress = progress("train", "step", first_step, last_step)
+
+    def write(self, row: Row) -> None:
+        """Records one step; `row` holds at least step, loss and pairs_per_second.
+
+        Raises `InputError` where it cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self._file.name}: cannot be written ({error.strerror}); nothing was saved since "
+                "the last checkpoint; make room and run the same command again"
+            ) from None
+        values = {name: value for name, value in row.items() if name != "step"}
+        for name, value in values.items():
+            self._board.add_scalar(name, value, int(row["step"]))
+        if self._wandb:
+            self._wandb.log(values, step=int(row["step"]))
+        speed = f"{row['pairs_per_second']:.1f} pairs/s"
+        self._progress.show(int(row["step"]), f"loss {row['loss']:.4f}, {speed}")
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.close()
+        if self._wandb:
+            self._wandb.finish(exit_code=int(kind is not None))
+        # On a full disk these fail again; why the run ended has been said.
+        with suppress(OSError) if kind else nullcontext():
+            self._board.close()
+        with suppress(OSError) if kind else nullcontext():
+            self._file.close()
+
+
+def _wandb_run(project: str, directory: Path, settings: dict[str, Any] | None) -> Any:
+    import wandb  # optional; `check_wandb` has found it
+
+    return wandb.init(
+        project=project,
+        dir=directory,
+        id=f"{directory.name}-{directory.stat().st_ino}",  # a resumed run goes on
+        resume="allow",
+        config=settings,
+    )

@@ -1,0 +1,1 @@
+"""Readers: a survey's files to one raw table of codes."""
