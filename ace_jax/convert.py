@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ace_jax.command import run, say
+from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
@@ -38,6 +38,7 @@ from ace_jax.model.formats.merge import (
 )
 from ace_jax.model.lora import TARGETS
 from ace_jax.model.sharding import make_mesh
+from ace_jax.runtime.progress import log as say
 from ace_jax.training.checkpoints import read_state
 from ace_jax.training.state import abstract_state, make_optimizer
 

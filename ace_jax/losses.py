@@ -4,9 +4,76 @@ Shapes: C cells of up to K options, Q pairs. A pair is the two indices of its en
 Pairs have weights whose mean over a whole survey is 1; weight 0 is that of a padding pair.
 """
 
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from ace_jax.errors import InputError
+from ace_jax.prompts.batches import Targets
+
+Kind = Literal["mode", "forward_kl", "wasserstein"]
+Normalizer = Literal["options", "vocabulary"]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """Which anchor loss is used.
+
+    Attributes:
+      kind: `mode` is Eq. 13, `forward_kl` and `wasserstein` compare whole distributions.
+      normalizer: whether probabilities are normalised over the question's `options` (Eq. 3) or over
+        the whole `vocabulary` (Eq. 2).
+    """
+
+    kind: Kind = "mode"
+    normalizer: Normalizer = "options"
+
+    @classmethod
+    def of(cls, kind: str, normalizer: str) -> "Anchor":
+        """Reads `objective.anchor` and `objective.anchor_normalizer`.
+
+        Raises `InputError` for unknown names, or a distance that is normalised over the vocabulary.
+        """
+        for field, name, known in (
+            ("anchor", kind, get_args(Kind)),
+            ("anchor_normalizer", normalizer, get_args(Normalizer)),
+        ):
+            if name not in known:
+                raise InputError(f"objective.{field}: {name!r} is not one of {', '.join(known)}")
+        if kind == "wasserstein" and normalizer != "options":
+            raise InputError(
+                "objective.anchor: wasserstein compares distributions over the options; set "
+                "objective.anchor_normalizer to options"
+            )
+        return cls(kind, normalizer)  # type: ignore[arg-type]
+
+    def loss(
+        self,
+        log_likelihoods: Float[Array, "C K"],
+        log_p: Float[Array, "C K"],
+        targets: Targets,
+        option_mask: Bool[Array, "C K"],
+    ) -> Float[Array, ""]:
+        """Returns the loss.
+
+        Args:
+          log_likelihoods: Eq. 2.
+          log_p: Eq. 3.
+          targets: the survey's answers and the pairs.
+          option_mask: which options a question has.
+        """
+        pairs, weight = targets.pairs, targets.pair_weight
+        anchored = log_p if self.normalizer == "options" else log_likelihoods
+        match self.kind:
+            case "mode":
+                return anchor_loss(anchored, targets.mode, pairs, weight)
+            case "forward_kl":
+                return forward_kl_loss(anchored, targets.p_data, option_mask, pairs, weight)
+            case "wasserstein":
+                return wasserstein_loss(jnp.exp(log_p), targets.p_data, option_mask, pairs, weight)
 
 
 def anchor_loss(

@@ -16,7 +16,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ace_jax import command
-from ace_jax.command import say
 from ace_jax.errors import InputError, check_positive
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
@@ -34,6 +33,7 @@ from ace_jax.planning.program import (
 from ace_jax.planning.report import Plan, Planned
 from ace_jax.planning.roofline import ASSUMPTIONS, estimate
 from ace_jax.planning.workload import workload
+from ace_jax.runtime.progress import log as say
 
 PASSES = {"train": 2, "score": 1}  # through the weights
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ace_jax.command import run, say
+from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.report.figures import effect_sizes
+from ace_jax.runtime.progress import log as say
 from ace_jax.survey import selection
 from ace_jax.survey.audit import audit
 from ace_jax.survey.cells import aggregate

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from workload import CONFIGS, machine
 
-from ace_jax.training.examples import read_examples
+from ace_jax.training.examples import training_data
 
 QUICKSTART = CONFIGS / "quickstart.py"
 OUTPUT = Path(__file__).parent / "results" / "checkpoint_cost.json"
@@ -39,7 +39,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, default=OUTPUT)
     options = arguments.parse_args()
     config = run_path(str(QUICKSTART))["get_config"]()
-    epoch = read_examples(config).pairs["context"].nunique() // config.batch.size
+    epoch = training_data(config).train.pairs["context"].nunique() // config.batch.size
     shipped, done = config.checkpoint.every_steps, EPOCHS * epoch
 
     with TemporaryDirectory() as directory:

@@ -23,6 +23,7 @@ from ace_jax.planning.chips import GPUS
 from ace_jax.planning.known import MODELS
 from ace_jax.planning.stand_in import stand_in_tokenizer
 from ace_jax.prompts.encode import encode
+from ace_jax.recipe import ROW_LENGTHS, Batch
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training.examples import of_dataset
 from ace_jax.training.pipeline import Collate, Units, training_batches
@@ -41,7 +42,7 @@ def main() -> None:
     table = toggle_pairs(dataset.cells, dataset.attributes, min_n=10)
     examples = of_dataset(dataset, table, style(options.template), "none")
     prompts = encode(examples.prompts, stand_in_tokenizer(examples.prompts), chat=False)
-    units = Units.cut(examples, "context", CONTEXTS, NEIGHBOURS)
+    units = Units.cut(examples, Batch("context", CONTEXTS, NEIGHBOURS, ROW_LENGTHS))
     collate = Collate(examples, prompts, shapes(max(map(len, examples.answers))), units.max_pairs)
     batches = training_batches(units, collate, epochs=1000, shuffle=True, seed=0)
     batch = next(batches)

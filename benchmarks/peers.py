@@ -19,6 +19,7 @@ import torch
 from flax import nnx
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from ace_jax.losses import Anchor
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.formats.hf import TensorSource, load_base
@@ -28,6 +29,7 @@ from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.planning.flops import matmul_flops
 from ace_jax.prompts.batches import Scoring, Targets
 from ace_jax.prompts.encode import Prompt
+from ace_jax.recipe import Optimizer
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.state import initial_state, make_optimizer, state_shardings
@@ -140,16 +142,16 @@ def engine(
     model = abstract_model(config, ADAPTER, base_dtype(dtype))
     base = load_base(model.base, source, mesh)
     lora = load_adapter(adapter, model.lora, mesh)
-    optimizer = make_optimizer(**ADAMW, grad_clip=None, accumulation=1)
+    optimizer = make_optimizer(Optimizer(**ADAMW))
     shardings = state_shardings(lora, optimizer, mesh)
-    train_step = make_train_step(model.graph, optimizer, "options", 0.0, shardings, mesh)
+    train_step = make_train_step(model.graph, optimizer, Anchor(), 0.0, shardings, mesh)
     state = initial_state(lora, optimizer, jax.random.key(0), mesh)
 
     def step(batch: TrainingBatch) -> Step:
         nonlocal state
         weights = (jnp.float32(ALPHA), jnp.float32(BETA))
         scoring = place_scoring(batch.scoring, mesh)
-        state, metrics = train_step(state, base, scoring, batch.targets, *weights)
+        state, metrics = train_step(state, base, scoring, batch.targets, weights)
         return Step(float(metrics["loss"]), float(metrics["grad_norm"]))
 
     return step

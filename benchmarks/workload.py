@@ -28,6 +28,7 @@ from ace_jax.model.formats.hub import Checkpoint
 from ace_jax.planning.stand_in import stand_in_tokenizer
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode
+from ace_jax.recipe import ROW_LENGTHS, Batch
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.pairs import toggle_pairs
@@ -117,7 +118,7 @@ def pairs_of(
     prompts = encode(
         examples.prompts, tokenizer or stand_in_tokenizer(examples.prompts), chat=False
     )
-    contexts = Units.cut(examples, "context", neighbours, neighbours)
+    contexts = Units.cut(examples, Batch("context", neighbours, neighbours, ROW_LENGTHS))
     group = _typical(contexts.rows, examples, prompts)
     few = np.random.default_rng(0).choice(group, count, replace=False)
     sizes = shapes(max(map(len, examples.answers)))

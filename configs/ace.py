@@ -10,6 +10,8 @@ code's (q, k, v and o; 8 pairs; 0.01). It trained on two GPUs; `mesh.data = -1` 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ace_jax.recipe import ROW_LENGTHS
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -28,7 +30,7 @@ def get_config() -> ConfigDict:
     config.data.shuffle = True
     config.data.holdout = "question:0.2"  # what training must not see: ace_jax/survey/split.py
 
-    config.data.min_n = 10  # respondents that both endpoints of a pair have at least
+    config.data.min_n = 10  # respondents that both cells of a training pair have at least
 
     config.prompt = ConfigDict()
     config.prompt.template = "persona_first"
@@ -56,20 +58,14 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.999
     config.optimizer.eps = 1e-8
     config.optimizer.grad_clip = placeholder(float)  # None: no clipping
-    config.optimizer.accumulation = 1
+    config.optimizer.accumulation = 1  # steps whose mean gradient makes one update
+    config.optimizer.reset_between_stages = False  # True: each stage starts with fresh moments
 
     config.batch = ConfigDict()
     config.batch.unit = "pair"  # or "context": a country's question with all its pairs
     config.batch.size = 8
     config.batch.neighbours = 1  # contexts of one country that share a trie; divides the size
-    # Trie nodes a row: multiples of 32, each at most an eighth longer than the one before from 256.
-    config.batch.row_lengths = (
-        *range(32, 512, 32),
-        *range(512, 1024, 64),
-        *range(1024, 2048, 128),
-        *range(2048, 4096, 256),
-        *range(4096, 16385, 512),
-    )
+    config.batch.row_lengths = ROW_LENGTHS  # allowed trie nodes a row, ascending multiples of 32
 
     # Held-out pairs, scored while training goes on (docs/launch.md, "Watch it").
     config.validation = ConfigDict()

@@ -1,11 +1,11 @@
 """Scores a model, with or without an adapter, on the cells that training did not see.
 
+    python -m ace_jax.evaluate --adapter runs/quickstart/train/adapter --workdir runs/trained
     python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/base
-    python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/trained \
-        --config.adapter.path=runs/quickstart/train/adapter
 
-The name after the colon is the experiment whose model, survey, hold-out, prompt and seed are taken,
-`ace` where there is none; `quickstart:smoke` is a variant of one, `methods:forward-kl` a method.
+The name after the colon is the experiment whose model, survey, hold-out, prompt and seed are taken:
+`ace` if there is none; `quickstart:smoke` is a variant of one, `methods:forward-kl` a method. With
+`record`, the default where only --adapter is given, all of these are None: the adapter says them.
 """
 
 import runpy
@@ -16,18 +16,24 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(experiment: str = "ace") -> ConfigDict:
-    name, *variant = experiment.split(":")
+    recorded = experiment == "record"
+    name, *variant = ["ace"] if recorded else experiment.split(":")
     trained = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"](*variant)
 
     config = ConfigDict()
     for field in ("seed", "model", "data", "prompt", "mesh", "distributed"):
         config[field] = trained[field]
     config.unlock()
+    if recorded:
+        config.seed = placeholder(int)
+        for section in ("model", "data", "prompt"):
+            for field, value in config[section].items():
+                config[section][field] = placeholder(type(value))
     config.data.split = "held_out"  # or "train", or "all"
 
     config.adapter = ConfigDict()
     config.adapter.path = placeholder(str)  # a PEFT directory; None: the base model
-    config.reference = placeholder(str)  # "uniform", "mean" or "no_effect" in a model's place
+    config.reference = placeholder(str)  # "uniform", "mean" or "no_effect" instead of a model
     config.audit = False  # True: how far the answers depend on how they are asked for
 
     config.batch = ConfigDict()

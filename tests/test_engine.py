@@ -13,6 +13,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ace_jax.losses import Anchor
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import TARGETS, LoRAConfig
@@ -20,6 +21,7 @@ from ace_jax.model.rope import Rope
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
+from ace_jax.recipe import Batch, Optimizer
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, Units
 from ace_jax.training.state import initial_state, make_optimizer, state_shardings
@@ -61,7 +63,8 @@ def engine(model):
 
     @jax.jit(static_argnames="normalizer")
     def run(lora, base, scoring, targets, normalizer):
-        arguments = (base, graph, scoring, targets, 0.7, 1.3, normalizer, None)
+        weights, anchor = (0.7, 1.3), Anchor(normalizer=normalizer)
+        arguments = (base, graph, scoring, targets, weights, anchor)
         (loss, _), gradient = jax.value_and_grad(objective, has_aux=True)(lora, *arguments)
         return loss, gradient
 
@@ -130,7 +133,7 @@ def test_loss_and_gradient_are_those_without_sharing(
     examples, prompts = survey
     where = make_mesh(8, 1, 1) if devices == 8 else mesh
     lay_out = collate(examples, prompts, length, row_shards(where))
-    units = Units.cut(examples, *unit)
+    units = Units.cut(examples, Batch(*unit, (64,)))
     batch = lay_out(units.rows[: units.size])
     parameters = jax.device_put((lora, base), replicated(where))
     scoring = place_scoring(batch.scoring, where)
@@ -153,9 +156,9 @@ def test_loss_and_gradient_are_those_without_sharing(
 
 def test_another_batch_of_the_same_bucket_is_not_compiled_again(model, mesh):
     graph, lora, base = model
-    optimizer = make_optimizer(1e-3, 0.0, 0.9, 0.999, 1e-8, None, 1)
+    optimizer = make_optimizer(Optimizer(1e-3, weight_decay=0.0))
     shardings = state_shardings(lora, optimizer, mesh)
-    step = make_train_step(graph, optimizer, "options", 0.0, shardings, mesh)
+    step = make_train_step(graph, optimizer, Anchor(), 0.0, shardings, mesh)
     state = initial_state(lora, optimizer, jax.random.key(0), mesh)
     base = jax.device_put(base, replicated(mesh))
 
@@ -170,7 +173,7 @@ def test_another_batch_of_the_same_bucket_is_not_compiled_again(model, mesh):
         batch = Collate(examples, prompts, shapes, PAIRS)([np.arange(len(pairs))])
         scoring = place_scoring(batch.scoring, mesh)
         one = jnp.float32(1)
-        state, _ = step(state, base, scoring, batch.targets, one, one)
+        state, _ = step(state, base, scoring, batch.targets, (one, one))
         return scoring.tokens.shape
 
     few = [Prompt((1, 2, 3, cell), ((1,), (2,), (1, 2))) for cell in range(4, 8)]

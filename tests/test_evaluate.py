@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from ace_jax import evaluate
 from ace_jax.errors import InputError
-from ace_jax.model.formats.hub import open_checkpoint, sha256_of
+from ace_jax.evaluation.record import requested_set
+from ace_jax.model.formats.hf import fingerprint
+from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
 
@@ -139,15 +141,18 @@ def test_scores_are_flat_means(base):
 
 def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
     run = json.loads((base / "run.json").read_text())
-    weights = sorted(tiny_checkpoint.glob("*.safetensors"))
-    assert run["model"]["sha256"] == sha256_of(weights)
-    assert run["data"]["sha256"] == sha256_of(sorted(survey_path.glob("*.parquet")))
+    source = open_checkpoint(str(tiny_checkpoint)).source
+    assert run["model"]["fingerprint"] == fingerprint(source)
+    assert run["data"]["digest"] == read_dataset(survey_path).digest
+    assert run["held_out"] == {"questions": [], "countries": [], "personas": []}
+    assert run["marks"] == []
     assert run["adapter"] is None
     assert run["prompt"]["template"] == "question_first"
     assert (base / "scores.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert run["reference"] is None
     assert {path.name for path in base.iterdir()} == {
         "predictions.parquet",
+        "answers.csv",
         "questions.parquet",
         "scores.csv",
         "scores.png",
@@ -225,17 +230,37 @@ def test_an_adapter_of_zeros_is_the_base_and_a_trained_one_is_not(
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_the_split_is_that_of_training(split, survey_path):
     config = config_for("", survey_path, data__split=split, data__holdout="question:0.5")
-    cells = evaluate.cells_to_score(read_dataset(survey_path), config)
+    cells = requested_set(config, None).cells
     other = config_for("", survey_path, data__holdout="question:0.5", data__split="all")
     assert cells["question_id"].nunique() == 1
-    assert len(evaluate.cells_to_score(read_dataset(survey_path), other)) > len(cells)
+    assert len(requested_set(other, None).cells) > len(cells)
+
+
+def test_small_cells_are_scored_too(survey_path):
+    config = config_for("", survey_path, data__min_n=10**6)
+    assert len(requested_set(config, None).cells) == len(read_dataset(survey_path).cells)
+
+
+def test_answers_are_tidy(base, survey_path):
+    answers, predictions = pd.read_csv(base / "answers.csv"), predictions_of(base)
+    assert len(answers) == sum(map(len, predictions["p_model"]))
+    first = answers.iloc[: len(predictions["p_model"][0])]
+    np.testing.assert_allclose(first["p_model"], predictions["p_model"][0])
+    np.testing.assert_allclose(first["p_data"], predictions["p_data"][0])
+    questions = read_dataset(survey_path).questions.set_index("question_id")
+    labels = questions["option_labels"][predictions["question_id"][0]]
+    assert first["option_text"].tolist() == labels and first["option"].tolist() == [
+        *range(1, len(labels) + 1)
+    ]
 
 
 def test_unknown_splits_and_no_cells_are_refused(tiny_checkpoint, survey_path, tmp_path):
     for changes, message in (
         ({"data__split": "test"}, r"data\.split: 'test' is not one of held_out, train, all"),
-        ({"data__min_n": 10**6}, r"no cells to score: .* data\.min_n 1000000"),
-        ({"data__split": "held_out"}, r"no cells to score: data\.split held_out, .*none"),
+        (
+            {"data__split": "held_out"},
+            r"no cells to score: data\.split held_out, .*none; use",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             evaluate.main(config_for(tiny_checkpoint, survey_path, **changes), tmp_path / "out")

@@ -18,10 +18,10 @@ from test_evaluate import config_for, predictions_of
 from test_train import ROOT, command, quick_commands
 
 from ace_jax import evaluate
-from ace_jax.errors import InputError
-from ace_jax.evaluation import partial
-from ace_jax.evaluation.partial import FILE, Partial, SoFar
+from ace_jax.errors import InputError, Stopped
+from ace_jax.runtime import saved_answers
 from ace_jax.runtime.claim import Claim
+from ace_jax.runtime.saved_answers import FILE, Progress, SavedAnswers
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
 
 SMALL = {
@@ -36,14 +36,14 @@ WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet", "run.json")
 # Keeps the answers after every batch, until it kills itself.
 KILLED = """
 import os, runpy, signal
-from ace_jax.evaluation import partial
-partial.EVERY_SECONDS = -1
-keep = partial.Partial.keep
-def keep_and_die(self, so_far):
-    keep(self, so_far)
-    if so_far.batches == 2:
+from ace_jax.runtime import saved_answers
+saved_answers.EVERY_SECONDS = -1
+save = saved_answers.SavedAnswers.save
+def save_and_die(self, progress):
+    save(self, progress)
+    if progress.batches == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-partial.Partial.keep = keep_and_die
+saved_answers.SavedAnswers.save = save_and_die
 runpy.run_module("ace_jax.evaluate", run_name="__main__")
 """
 
@@ -75,19 +75,19 @@ def outcome(workdir):
 
 def stop(config, workdir, after=2):
     """Evaluates; SIGTERM comes when so many batches are answered, and one more is under way."""
-    asked, keep = threading.Event(), Partial.keep
+    asked, save = threading.Event(), SavedAnswers.save
 
-    def keep_and_stop(self, so_far):
-        keep(self, so_far)
-        if so_far.batches == after:
+    def save_and_stop(self, progress):
+        save(self, progress)
+        if progress.batches == after:
             asked.set()
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(partial, "EVERY_SECONDS", -1)
-        patch.setattr(Partial, "keep", keep_and_stop)
-        patch.setattr(evaluate, "on_sigterm", lambda: asked)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(saved_answers, "EVERY_SECONDS", -1)
+        patch.setattr(SavedAnswers, "save", save_and_stop)
+        patch.setattr(evaluate, "stop_on_sigterm", lambda: asked)
         evaluate.main(config, workdir)
-    assert ended.value.code == 42
+    return str(stopped.value)
 
 
 def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
@@ -95,13 +95,13 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
 ):
     config = small_config(tiny_checkpoint, audit=True)
     for after in (5, 15):  # in the midst of the second way to ask, and when all is answered
-        stop(config, tmp_path, after)
-        last = capsys.readouterr().err.splitlines()[-1]
+        last = stop(config, tmp_path, after)
         here = f"after batch {after + 1} of 16"
         assert last == f"stopped {here}; run the same command again to go on"
         assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
+    capsys.readouterr()
     evaluate.main(config, tmp_path)
-    assert "batch" not in capsys.readouterr().err
+    assert "evaluate: batch 16 of 16" in capsys.readouterr().err.splitlines()
     assert outcome(tmp_path) == outcome(whole)
     assert (tmp_path / "audit.csv").read_bytes() == (whole / "audit.csv").read_bytes()
     assert not (tmp_path / FILE).exists()
@@ -125,7 +125,7 @@ def test_a_killed_evaluation_goes_on_from_what_was_kept(whole, tiny_checkpoint, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     evaluate.main(small_config(tiny_checkpoint), tmp_path)
-    assert "evaluate: batch 3 of 4, " in capsys.readouterr().err
+    assert "evaluate: batch 2 of 4" in capsys.readouterr().err
     assert outcome(tmp_path) == outcome(whole)
 
 
@@ -151,7 +151,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     said, quiet = ended(again)
     assert statuses(again) == [0, 0], said
     assert "8 cpu device(s) of 2 process(es)" in said
-    assert f"evaluate: batch {done + 1} of 40, " in said
+    assert f"evaluate: batch {done} of 40" in said
     assert "survey" not in quiet and "evaluate" not in quiet
     said = ended(alone)
     assert statuses(alone) == [0], said
@@ -177,13 +177,13 @@ def test_other_settings_are_refused_until_the_partial_file_is_deleted(
     before = (tmp_path / "run" / FILE).read_bytes()
     adapter = str(peft_adapter("q_proj")[1])
     for changes, names in (
-        ({"adapter__path": adapter}, "adapter"),
+        ({"adapter__path": adapter}, "adapter, marks"),
         ({"batch__size": 8}, "batch"),
-        ({"data__questions": ("natspac",)}, "data, tokens"),
-        ({"prompt__template": "persona_first"}, "prompt, tokens"),
-        ({"reference": "uniform"}, "audit, batch, model, prompt, reference, tokens"),
+        ({"data__questions": ("natspac",)}, "data"),
+        ({"prompt__template": "persona_first"}, "prompt"),
+        ({"reference": "uniform"}, "audit, batch, model, prompt, reference"),
     ):
-        expected = rf"{FILE} has answers of .* stopped, of another {names}; go on with that one,"
+        expected = rf"{FILE} has the answers of a stopped evaluation with another {names}; go on"
         with pytest.raises(InputError, match=expected):
             evaluate.main(small_config(tiny_checkpoint, **changes), tmp_path / "run")
     assert (tmp_path / "run" / FILE).read_bytes() == before
@@ -202,7 +202,7 @@ def test_other_contents_under_the_same_name_are_refused(tiny_checkpoint, peft_ad
     stop(config, tmp_path / "run")
 
     def refuses(changed):
-        expected = rf"stopped, of another {changed}; go on with that one"
+        expected = rf"stopped evaluation with another {changed}; go on with that one"
         with pytest.raises(InputError, match=expected):
             evaluate.main(config, tmp_path / "run")
 
@@ -213,7 +213,7 @@ def test_other_contents_under_the_same_name_are_refused(tiny_checkpoint, peft_ad
     for changed in (model, adapter):
         (file,) = changed.glob("*.safetensors")
         before, weights = file.read_bytes(), load_file(file)
-        max(weights.values(), key=np.size)[-1, -1] += 1
+        max(weights.values(), key=np.size)[0, 0] += 1
         save_file(weights, file, metadata={"format": "pt"})
         refuses(changed.name)
         file.write_bytes(before)
@@ -223,12 +223,12 @@ def test_other_contents_under_the_same_name_are_refused(tiny_checkpoint, peft_ad
 def test_answers_are_kept_every_so_often(tmp_path, monkeypatch):
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    kept = Partial(tmp_path, {})
-    now += partial.EVERY_SECONDS
+    kept = SavedAnswers(tmp_path, {})
+    now += saved_answers.EVERY_SECONDS
     assert not kept.is_late()
     now += 1
     assert kept.is_late()
-    kept.keep(SoFar.none(prompts=3, options=2))
+    kept.save(Progress.empty(prompts=3, options=2))
     assert not kept.is_late()
     assert (tmp_path / FILE).exists()
 
@@ -238,7 +238,7 @@ def test_a_damaged_partial_file_is_named(tiny_checkpoint, tmp_path):
     whole = (tmp_path / FILE).read_bytes()
     for size in (0, 20, -1):
         (tmp_path / FILE).write_bytes(whole[:size])
-        expected = rf"{FILE}: cannot be read \(.*\); delete it to ask anew"
+        expected = rf"{FILE}: cannot be read \(.*\); delete it to start again"
         with pytest.raises(InputError, match=expected):
             evaluate.main(small_config(tiny_checkpoint), tmp_path)
 

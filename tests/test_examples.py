@@ -16,7 +16,7 @@ from ace_jax.prompts.encode import PromptStyle
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.examples import of_dataset, read_examples
+from ace_jax.training.examples import of_dataset, training_data
 
 GSS = read_dataset("gss2018")
 PAIRS = toggle_pairs(GSS.cells, GSS.attributes, min_n=10)
@@ -88,7 +88,7 @@ def config_of(checkpoint, path="", **changes):
 
 def test_the_authors_training_files_train(released, tiny_checkpoint, tmp_path):
     config = config_of(tiny_checkpoint, released)
-    examples = read_examples(config)
+    examples = training_data(config).train
     assert (len(examples.prompts), len(examples.pairs)) == (8, 8)
     assert examples.prompts[0].labels == ("1", "2")
     assert examples.prompts[0].text.endswith("Answer:\n")
@@ -101,8 +101,10 @@ def test_the_authors_training_files_train(released, tiny_checkpoint, tmp_path):
 )
 def test_questions_and_countries_of_them_can_be_held_out(released, tiny_checkpoint, holdout, kept):
     config = config_of(tiny_checkpoint, released, **{"data.holdout": holdout})
-    pairs = read_examples(config).pairs
+    data = training_data(config)
+    pairs = data.train.pairs
     assert len(pairs) == kept
+    assert len(data.held_out.questions + data.held_out.countries) == (holdout != "none")
     if holdout != "none":
         assert pairs["question_id" if "question" in holdout else "country"].nunique() == 1
 
@@ -118,7 +120,7 @@ def test_questions_and_countries_of_them_can_be_held_out(released, tiny_checkpoi
 )
 def test_what_the_files_do_not_say_is_refused(released, tiny_checkpoint, changes, message):
     with pytest.raises(InputError, match=message):
-        read_examples(config_of(tiny_checkpoint, released, **changes))
+        training_data(config_of(tiny_checkpoint, released, **changes))
 
 
 def test_another_pair_weight_is_refused():
@@ -132,9 +134,8 @@ def test_the_authors_cells_are_evaluated_and_trained_on(tiny_checkpoint, tmp_pat
     evaluate.main(config_for(tiny_checkpoint, "", **path), tmp_path / "out")
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     assert set(predictions["country"]) == {"JPN"}
-    assert (predictions["n"] >= 10).all()
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert len(run["data"]["sha256"]) == 64
-    examples = read_examples(config_of(tiny_checkpoint, **path))
+    assert len(run["data"]["digest"]) == 64
+    examples = training_data(config_of(tiny_checkpoint, **path)).train
     assert examples.pairs["context"].nunique() == 1
     assert "Japan" in examples.prompts[0].text

@@ -16,7 +16,7 @@ from torch_reference import (
     total_loss,
 )
 
-from ace_jax.losses import anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
+from ace_jax.losses import Anchor, anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
 from ace_jax.model.formats.peft import WEIGHTS, export_adapter, read_lora_config
 from ace_jax.training.step import objective
 
@@ -175,7 +175,7 @@ def test_padding_pairs_and_their_cells_change_nothing(load, peft_adapter, survey
 
     @jax.jit
     def loss(scoring, targets):
-        return objective(lora, base, graph, scoring, targets, 1.0, 1.0, "options", None)[0]
+        return objective(lora, base, graph, scoring, targets, (1.0, 1.0), Anchor())[0]
 
     found = loss(batch.scoring, batch.targets)
     assert jnp.isfinite(found)
@@ -195,8 +195,8 @@ def test_alpha_weighs_the_anchor_that_was_asked_for(
 
     @jax.jit
     def parts(scoring, targets):
-        arguments = (scoring, targets, 3.0, 0.5, normalizer, None, anchor)
-        return objective(lora, base, graph, *arguments)[1]
+        which = Anchor(anchor, normalizer)
+        return objective(lora, base, graph, scoring, targets, (3.0, 0.5), which)[1]
 
     found = parts(batch.scoring, batch.targets)
     total = 3 * found["anchor_loss"] + 0.5 * found["effect_loss"]

@@ -1,11 +1,13 @@
 import json
+import logging
 import sys
 from pathlib import Path
 
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.runtime.metrics import MetricsLog, check_wandb
+from ace_jax.runtime.metrics import MetricsLog, check_wandb, read_rows
+from ace_jax.runtime.progress import LOGGER
 
 ROWS = [{"step": step, "loss": 1 / step, "pairs_per_second": 8.0} for step in (1, 2, 3)]
 
@@ -26,28 +28,18 @@ def init(project, dir, id, resume, config):
 """
 
 
-def test_without_a_terminal_progress_is_plain_lines(tmp_path, capsys, monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    with MetricsLog(tmp_path, 0, last_step=5) as log:
-        for step in range(1, 6):
-            log.write({"step": step, "loss": 1 / step, "pairs_per_second": 8.0})
-            now += 4
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [  # at 0 s, 12 s and the end
-        "train: step 1 of 5, loss 1.0000, 8.0 pairs/s",
-        "train: step 4 of 5, loss 0.2500, 8.0 pairs/s",
-        "train: step 5 of 5, loss 0.2000, 8.0 pairs/s",
-    ]
-
-
-def test_a_terminal_gets_a_bar(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with MetricsLog(tmp_path, 0, last_step=3) as log:
-        for row in ROWS:
-            log.write(row)
-    shown = capsys.readouterr().err
-    assert "\r" in shown and "3/3" in shown
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_is_shown_where_messages_are(tmp_path, capsys, shown):
+    LOGGER.setLevel(logging.INFO if shown else logging.WARNING)
+    try:
+        with MetricsLog(tmp_path, 0, last_step=3) as log:
+            for row in ROWS:
+                log.write(row)
+    finally:
+        LOGGER.setLevel(logging.NOTSET)
+    told = capsys.readouterr().err
+    assert ("train: step 3 of 3, loss 0.3333, 8.0 pairs/s" in told) == shown
+    assert bool(told) == shown
 
 
 def test_weights_and_biases_gets_the_same_rows(tmp_path, monkeypatch):
@@ -71,7 +63,7 @@ def test_weights_and_biases_gets_the_same_rows(tmp_path, monkeypatch):
         [3, values[2]],
     ]
     assert told[3] == told[-1] == 0
-    monkeypatch.delitem(sys.modules, "wandb")
+    del sys.modules["wandb"]
 
 
 def test_a_full_disk_ends_a_run_with_one_line(tmp_path, monkeypatch):
@@ -99,3 +91,13 @@ def test_a_start_that_is_killed_loses_no_row(tmp_path, monkeypatch):
         MetricsLog(tmp_path, 3, 3)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == ROWS
+
+
+def test_a_damaged_row_is_one_line_and_a_torn_last_one_is_dropped(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step"')
+    assert [row["step"] for row in read_rows(file)] == [1, 2]
+    for damaged in ("{}", "3", "[]", '{"step": "x"}', "\x00"):
+        file.write_text(f'{{"step": 1}}\n{damaged}\n')
+        with pytest.raises(InputError, match=r"\.jsonl, line 2: is damaged; delete the line"):
+            read_rows(file)

@@ -6,6 +6,7 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
+from ace_jax.recipe import Batch
 from ace_jax.survey.pairs import mode
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, Units, training_batches
@@ -24,7 +25,7 @@ EXAMPLES = Examples(PAIRS, TEXTS, ANSWERS, MODES)
 
 
 def batches(unit, size, epochs=2, shuffle=True, seed=0, neighbours=1):
-    units = Units.cut(EXAMPLES, unit, size, neighbours)
+    units = Units.cut(EXAMPLES, Batch(unit, size, neighbours, (64,)))
     prompts = [Prompt((1, 2, cell), ((3,), (4,), (5, 5))) for cell in CELLS]
     collate = Collate(EXAMPLES, prompts, Shapes((64, 128), 1, 3), units.max_pairs)
     return training_batches(units, collate, epochs, shuffle, seed), units.steps_per_epoch
@@ -59,7 +60,7 @@ def contexts_by_unit(countries, texts, size, neighbours):
     cells = range(len(texts))
     pairs = pd.DataFrame({"context": cells, "country": countries, "cell_0": cells, "cell_1": cells})
     examples = Examples(pairs, [PromptText(text, ()) for text in texts], [], [])
-    units = Units.cut(examples, "context", size, neighbours)
+    units = Units.cut(examples, Batch("context", size, neighbours, (64,)))
     assert units.size == size // neighbours
     return [rows.tolist() for rows in units.rows]
 
@@ -143,9 +144,9 @@ def test_a_restored_iterator_goes_on_where_it_was(taken):
         ("pair", 0, 1, r"batch\.size: 0 is not"),
         ("context", 1, 0, r"batch\.neighbours: 0 is not"),
         ("context", 4, 3, r"batch\.size: 4 is no multiple of batch\.neighbours 3"),
-        ("pair", 4, 2, r"batch\.neighbours: is of contexts; set batch\.unit=context"),
+        ("pair", 4, 2, r"batch\.neighbours: counts contexts; set batch\.unit=context"),
     ],
 )
 def test_batches_that_cannot_be_cut_are_refused(unit, size, neighbours, message):
     with pytest.raises(InputError, match=message):
-        Units.cut(EXAMPLES, unit, size, neighbours)
+        Units.cut(EXAMPLES, Batch(unit, size, neighbours, (64,)))

@@ -1,30 +1,33 @@
 import pytest
 
-from ace_jax.errors import InputError
-from ace_jax.training.schedule import Schedule, Stage
+from ace_jax.recipe import Stage
+from ace_jax.training.schedule import Schedule
+
+SCHEDULE = Schedule((Stage(1.0, 0.0, 2), Stage(0.5, 1.0, 1)), steps_per_epoch=3)
 
 
 def test_stages_follow_each_other_by_epochs():
-    schedule = Schedule.of(((1.0, 0.0, 2), (0.5, 1.0, 1)), steps_per_epoch=3)
-    anchor, both = Stage(1.0, 0.0, 2), Stage(0.5, 1.0, 1)
-    assert (schedule.epochs, schedule.steps) == (3, 9)
-    assert [schedule.at(step) for step in range(9)] == (
+    anchor, both = SCHEDULE.stages
+    assert (SCHEDULE.epochs, SCHEDULE.steps) == (3, 9)
+    assert [SCHEDULE.at(step) for step in range(9)] == (
         [(1, 1, anchor)] * 3 + [(2, 1, anchor)] * 3 + [(3, 2, both)] * 3
     )
     with pytest.raises(IndexError):
-        schedule.at(9)
+        SCHEDULE.at(9)
 
 
 @pytest.mark.parametrize(
-    "stages",
+    ("last_step", "said"),
     [
-        (),
-        ((-1.0, 0.0, 1),),
-        ((0.0, 0.0, 1),),
-        ((1.0, 0.0, 1), (0.0, 1.0, 0)),
+        (9, None),
+        (8, "max_steps 8 of 9 cuts stage 2 short"),
+        (6, "max_steps 6 of 9 leaves out 1 whole stage(s): (alpha 0.5, beta 1)"),
+        (
+            2,
+            "max_steps 2 of 9 cuts stage 1 short and leaves out 1 whole stage(s): "
+            "(alpha 0.5, beta 1)",
+        ),
     ],
-    ids=str,
 )
-def test_what_is_no_stage_is_refused(stages):
-    with pytest.raises(InputError, match=r"objective\.stages: "):
-        Schedule.of(stages, steps_per_epoch=3)
+def test_a_limit_says_which_stages_it_costs(last_step, said):
+    assert SCHEDULE.cut_short(last_step) == said

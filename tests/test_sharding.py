@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from ace_jax.errors import InputError
+from ace_jax.losses import Anchor
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.hf import load_base
@@ -24,6 +25,7 @@ from ace_jax.model.sharding import (
     row_shards,
 )
 from ace_jax.prompts.batches import Shapes
+from ace_jax.recipe import Optimizer
 from ace_jax.training.pipeline import Collate
 from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import make_train_step
@@ -72,10 +74,10 @@ def trained(checkpoint, model, fresh, survey, mesh):
         where = make_mesh(*sizes) if sizes else mesh
         base = load_base(model.base, checkpoint.source, where)
         lora = jax.device_put(fresh, parameter_shardings(fresh, where))
-        optimizer = make_optimizer(**OPTIMIZER, accumulation=1)
+        optimizer = make_optimizer(Optimizer(**OPTIMIZER))
         state = initial_state(lora, optimizer, jax.random.key(0), where)
         shardings = state_shardings(lora, optimizer, where)
-        step = make_train_step(model.graph, optimizer, "options", 0.0, shardings, where)
+        step = make_train_step(model.graph, optimizer, Anchor(), 0.0, shardings, where)
         collate = Collate(
             examples=survey.examples,
             prompts=survey.prompts,
@@ -86,7 +88,7 @@ def trained(checkpoint, model, fresh, survey, mesh):
         scoring, one = place_scoring(batch.scoring, where), jnp.float32(1)
         losses = []
         for _ in range(STEPS):
-            state, metrics = step(state, base, scoring, batch.targets, one, one)
+            state, metrics = step(state, base, scoring, batch.targets, (one, one))
             losses.append(float(metrics["loss"]))
         return losses, base, state
 

@@ -21,13 +21,17 @@ from torch_reference import Endpoint, Pair, total_loss
 from transformers import AutoModelForCausalLM
 
 from ace_jax import evaluate, train
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, Stopped
+from ace_jax.experiment import read_experiment
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
+from ace_jax.recipe import Stage
 from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.metrics import MetricsLog
+from ace_jax.runtime.progress import show_messages
 from ace_jax.survey.dataset import read_dataset, select_questions
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.training import run as run_module
 from ace_jax.training.examples import digest
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys, time
 from pathlib import Path
+from ace_jax.recipe import Stage
 from ace_jax.runtime.claim import Claim
 claim = Claim(Path(sys.argv[1]))
 claim.hold()
@@ -70,8 +75,9 @@ def quick_commands(mesh, temporary):
     """Commands run in this process take one device and compile nothing twice."""
     before = jax.config.jax_compilation_cache_dir
     with pytest.MonkeyPatch.context() as patch:
-        for module in (train, evaluate):
+        for module in (run_module, evaluate):
             patch.setattr(module, "make_mesh", lambda **_: mesh)
+        show_messages()
         _cache_compilations(temporary.getbasetemp() / "compiled")
         yield
         _cache_compilations(before)
@@ -110,7 +116,7 @@ def test_a_run_directory_has_all_that_is_documented(run, tiny_checkpoint):
     events = {path.name for path in run.glob("events.out.tfevents.*")}
     assert len(events) == 1
     assert {path.name for path in run.iterdir()} - events == {
-        "config.json",
+        "experiment.json",
         "lock",
         "metrics.jsonl",
         "checkpoints",
@@ -121,11 +127,14 @@ def test_a_run_directory_has_all_that_is_documented(run, tiny_checkpoint):
     assert {path.name for path in (run / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "ace_experiment.json",
         "README.md",
     }
-    settings = json.loads((run / "config.json").read_text())
-    assert settings["model"]["path"] == str(tiny_checkpoint)
-    assert settings["objective"]["stages"] == [[1.0, 0.0, 2], [0.0, 1.0, 1]]
+    experiment = read_experiment(run / "experiment.json")
+    assert experiment.model.name == str(tiny_checkpoint)
+    assert experiment.recipe.objective.stages == (Stage(1.0, 0.0, 2), Stage(0.0, 1.0, 1))
+    record = json.loads((run / "adapter" / "ace_experiment.json").read_text())
+    assert record == experiment.to_json()
 
 
 def test_metrics_have_a_row_a_step(run):
@@ -177,7 +186,7 @@ def test_the_adapter_is_one_that_peft_loads(run, tiny_checkpoint):
 def test_a_finished_run_is_left_as_it_is(run, tiny_checkpoint):
     def content():
         adapter = (run / "adapter" / "adapter_model.safetensors").read_bytes()
-        return adapter, (run / "metrics.jsonl").read_text(), (run / "config.json").read_text()
+        return adapter, (run / "metrics.jsonl").read_text(), (run / "experiment.json").read_text()
 
     before = content()
     train.main(small_config(tiny_checkpoint), run)
@@ -185,11 +194,12 @@ def test_a_finished_run_is_left_as_it_is(run, tiny_checkpoint):
 
 
 def test_a_directory_with_a_run_of_other_settings_is_refused(run, tiny_checkpoint):
-    before = (run / "config.json").read_text()
+    before = (run / "experiment.json").read_text()
     other = small_config(tiny_checkpoint, seed=1, lora__dropout=0.0)
-    with pytest.raises(InputError, match="holds a run with other settings of lora, seed; choose"):
+    differing = r"another recipe\.lora\.dropout, seed, split\.seed; choose"
+    with pytest.raises(InputError, match=f"holds a run with {differing}"):
         train.main(other, run)
-    assert (run / "config.json").read_text() == before
+    assert (run / "experiment.json").read_text() == before
 
 
 def test_a_directory_in_use_is_refused_until_its_holder_dies(run, tiny_checkpoint):
@@ -212,21 +222,21 @@ def test_a_model_changed_under_the_same_name_is_refused(run, tiny_checkpoint, tm
     weights = load_file(file)
     weights["model.norm.weight"][0] += 1
     save_file(weights, file, metadata={"format": "pt"})
-    settings = json.loads((ours / "config.json").read_text())
-    settings["model"]["path"] = str(model)
-    (ours / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(InputError, match=r"run whose model\.path had other contents, under the"):
+    record = json.loads((ours / "experiment.json").read_text())
+    record["model"]["name"] = str(model)
+    (ours / "experiment.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"holds a run with another model\.fingerprint; choose"):
         train.main(small_config(model), ours)
 
 
-def test_a_dataset_changed_under_the_same_name_is_refused(tmp_path):
-    settings = {"seed": 0}
+def test_a_dataset_changed_under_the_same_name_is_refused(run, tmp_path):
+    experiment = read_experiment(run / "experiment.json")
     with Claim(tmp_path / "run") as claim:
-        claim.take(settings, {"model.path": "1", "data.path": "2"})
-    with Claim(tmp_path / "run") as claim:
-        claim.take(settings, {"model.path": "1", "data.path": "2"})
-        with pytest.raises(InputError, match=r"run whose data\.path had other contents"):
-            claim.take(settings, {"model.path": "1", "data.path": "3"})
+        claim.take(experiment)
+        claim.take(experiment)
+        changed = replace(experiment, survey=replace(experiment.survey, digest="3", examples="4"))
+        with pytest.raises(InputError, match=r"another survey\.digest, survey\.examples; choose"):
+            claim.take(changed)
 
 
 def test_a_digest_is_of_all_that_is_learnt_from(survey):
@@ -258,10 +268,9 @@ def test_a_run_whose_directory_goes_away_says_so(tiny_checkpoint, tmp_path, monk
 def test_a_stop_before_the_first_step_saves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()
-    monkeypatch.setattr(train, "on_sigterm", lambda: stop)
-    with pytest.raises(SystemExit) as ended:
+    monkeypatch.setattr(train.processes, "stop_on_sigterm", lambda: stop)
+    with pytest.raises(Stopped, match="before the first step"):
         train.main(small_config(tiny_checkpoint), tmp_path / "run")
-    assert ended.value.code == 42
     assert not (tmp_path / "run").exists()
 
 

@@ -11,11 +11,13 @@ from safetensors.numpy import load_file
 from torch_reference import train_adapter
 from transformers import AutoModelForCausalLM
 
+from ace_jax.losses import Anchor
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import WEIGHTS, export_adapter, read_lora_config
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import place_scoring
+from ace_jax.recipe import Optimizer
 from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
 from ace_jax.training.step import make_train_step
 
@@ -27,17 +29,15 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
 
 def train(graph, lora, base, survey, mesh, alpha, beta, weight_decay, steps=STEPS):
     """The package's own loop body, without files and logs."""
-    optimizer = make_optimizer(
-        **ADAMW, weight_decay=weight_decay, b1=0.9, b2=0.999, grad_clip=None, accumulation=1
-    )
+    optimizer = make_optimizer(Optimizer(**ADAMW, weight_decay=weight_decay))
     shardings = state_shardings(lora, optimizer, mesh)
-    step = make_train_step(graph, optimizer, "options", 0.0, shardings, mesh)
+    step = make_train_step(graph, optimizer, Anchor(), 0.0, shardings, mesh)
     state = initial_state(lora, optimizer, jax.random.key(0), mesh)
     losses = []
     for rows in steps:
         batch = survey.batch(rows)
         arrays = (place_scoring(batch.scoring, mesh), batch.targets)
-        state, metrics = step(state, base, *arrays, jnp.float32(alpha), jnp.float32(beta))
+        state, metrics = step(state, base, *arrays, (jnp.float32(alpha), jnp.float32(beta)))
         losses.append(float(metrics["loss"]))
     return state, losses
 

@@ -16,8 +16,10 @@ from ace_jax.errors import InputError
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import encode
-from ace_jax.training.examples import read_examples, read_held_out
-from ace_jax.training.validation import Best, ValidationPolicy, validation_batches
+from ace_jax.recipe import Validation
+from ace_jax.training import run as run_module
+from ace_jax.training.examples import training_data
+from ace_jax.training.validation import Best, validation_batches
 
 LOSSES = ("validation_loss", "validation_anchor_loss", "validation_effect_loss")
 
@@ -72,7 +74,7 @@ def test_every_so_many_steps_and_at_the_end_of_a_stage_there_are_losses(run):
 def test_the_losses_are_those_of_pytorch_without_dropout(tiny_checkpoint, tmp_path):
     config = config_of(tiny_checkpoint, validation__pairs=7, lora__dropout=0.5)
     train.main(config, tmp_path)
-    examples = read_held_out(config, 7)
+    examples = training_data(config).validation
     prompts = encode(examples.prompts, open_checkpoint(str(tiny_checkpoint)).tokenizer, chat=False)
     ends = [
         Endpoint([*prompt.tokens], [[*option] for option in prompt.options], [*answer], mode)
@@ -164,16 +166,18 @@ def test_the_best_comes_back_as_it_was(tmp_path):
 
 
 def test_held_out_pairs_are_others_than_those_learnt_from(tiny_checkpoint):
-    config = config_of(tiny_checkpoint, data__questions=(), data__min_n=100)
-    seen, unseen = read_examples(config).pairs, read_held_out(config, 10**6).pairs
+    own = {"data__questions": (), "data__min_n": 100}
+    all_of_it = training_data(config_of(tiny_checkpoint, **own, validation__pairs=10**6))
+    seen, unseen = all_of_it.train.pairs, all_of_it.validation.pairs
     assert not {*seen["question_id"]} & {*unseen["question_id"]}
-    some = read_held_out(config, 30).pairs
+    config = config_of(tiny_checkpoint, **own, validation__pairs=30)
+    some = training_data(config).validation.pairs
     assert len(some) == 30 < len(unseen)
     whole = unseen.groupby("question_id").size()
     *full, _ = some.groupby("question_id", sort=False).size().items()
     assert full and all(whole[question] == size for question, size in full)
     config.seed = 1
-    assert {*read_held_out(config, 30).pairs["question_id"]} != {*some["question_id"]}
+    assert {*training_data(config).validation.pairs["question_id"]} != {*some["question_id"]}
 
 
 def test_batches_hold_every_pair_once_and_no_more_prompts_than_they_may(survey):
@@ -200,13 +204,16 @@ def test_batches_hold_every_pair_once_and_no_more_prompts_than_they_may(survey):
 def test_wishes_that_cannot_be_met_are_refused(changes, message):
     usual = {"every_steps": 2, "pairs": 8, "select_best": False, "patience": None}
     with pytest.raises(InputError, match=message):
-        ValidationPolicy(**usual | changes)
+        Validation(**usual | changes)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.holdout": "none"}, r"validation\.every_steps: data\.holdout is none, so there"),
+        (
+            {"data.holdout": "none"},
+            r"holdout none holds out none of \d+ pairs; hold out more",
+        ),
         ({"data.holdout": "question:0.34@5", "data.min_n": 200}, "holds out none of 2 pairs"),
     ],
 )
@@ -218,7 +225,7 @@ def test_a_run_with_nothing_to_validate_on_is_refused(tiny_checkpoint, tmp_path,
 
 def test_a_loss_that_is_not_finite_is_refused(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        train,
+        run_module,
         "make_validation_step",
         lambda *_: lambda *_: dict(anchor_loss=np.float32("nan"), effect_loss=np.float32(0)),
     )

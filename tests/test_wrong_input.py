@@ -17,6 +17,7 @@ from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.runtime.metrics import MetricsLog
 from ace_jax.survey.dataset import read_dataset, write_dataset
+from ace_jax.training import run as run_module
 
 
 def refused(main, config, workdir, message):
@@ -31,7 +32,7 @@ def refused(main, config, workdir, message):
 def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
     """Checks that training with some changed settings is refused, before the first compilation."""
     for compiled in ("initial_lora", "initial_state"):
-        monkeypatch.setattr(train, compiled, lambda *_: pytest.fail("not refused in time"))
+        monkeypatch.setattr(run_module, compiled, lambda *_: pytest.fail("not refused in time"))
 
     def check(message, checkpoint=tiny_checkpoint, **changes):
         refused(train.main, small_config(checkpoint, **changes), tmp_path / "run", message)

@@ -44,19 +44,21 @@ class Variant:
         return replace(answers, p=[p[::-1] for p in answers.p]) if self.reverse else answers
 
 
-def alterations(style: PromptStyle, template: str) -> dict[str, Variant]:
+def alterations(style: PromptStyle) -> dict[str, Variant]:
     """Returns other ways to ask, by name; each differs from `style` in one thing.
 
     Args:
       style: as the config has it.
-      template: `prompt.template`, the name of the style's template.
     """
     labels = [other for other in STYLES if other != style.option_style]
-    orders = [order for order in ORDERS if order != template]
+    orders = [order for order in ORDERS if order != style.template.name]
     return {
         "reversed_options": Variant(style, reverse=True),
         **{f"{other}_labels": Variant(replace(style, option_style=other)) for other in labels},
-        **{order: Variant(PromptStyle.of(order, style.option_style)) for order in orders},
+        **{
+            order: Variant(PromptStyle.of(order, style.option_style, style.chat))
+            for order in orders
+        },
     }
 
 

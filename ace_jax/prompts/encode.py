@@ -1,8 +1,8 @@
 """Cells to token sequences: a prompt and the tokens of each of its options."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
@@ -39,15 +39,18 @@ class PromptStyle:
     Attributes:
       template: what the prompt says.
       option_style: how options are labelled, `number` or `letter`.
+      chat: whether a prompt is a user's turn in the model's chat template.
     """
 
     template: PromptTemplate
     option_style: str
+    chat: bool = False
 
     @classmethod
-    def of(cls, template: str, option_style: str) -> "PromptStyle":
-        """Reads `prompt.template` and `prompt.option_style`."""
-        return cls(PromptTemplate.load(template), option_style)
+    def of(cls, template: str, option_style: str, chat: bool = False) -> "PromptStyle":
+        """Reads the fields of `config.prompt`; raises `InputError` for unknown names."""
+        options_of(("", ""), option_style)
+        return cls(PromptTemplate.load(template), option_style, chat)
 
 
 def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> list[PromptText]:
@@ -55,29 +58,43 @@ def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> l
 
     Args:
       cells: columns country (ISO 3166-1 alpha-3), question_id and the attributes.
-      dataset: what the cells are of: its questions and attributes.
+      dataset: gives the texts of the questions and the names of the attributes.
       style: how a cell is put to the model.
     """
     question_of = {
-        row["question_id"]: (
-            row["text"],
-            options_of(tuple(row["option_labels"]), style.option_style),
-        )
+        row["question_id"]: (row["text"], tuple(row["option_labels"]))
         for row in dataset.questions.to_dict("records")
     }
     names = [attribute.name for attribute in dataset.attributes]
     prompts = []
     for cell in cells.to_dict("records"):
         persona = {name: cell[name] for name in names if isinstance(cell[name], str)}
-        country = country_name(cell["country"])
-        question, options = question_of[cell["question_id"]]
-        question = question.replace(COUNTRY, country)
-        options = tuple(
-            replace(option, text=option.text.replace(COUNTRY, country)) for option in options
-        )
-        text = style.template.render(country, persona, question, options)
-        prompts.append(PromptText(text, tuple(option.label for option in options)))
+        prompts.append(render(cell["country"], persona, *question_of[cell["question_id"]], style))
     return prompts
+
+
+def render(
+    country: str,
+    persona: Mapping[str, str],
+    text: str,
+    options: tuple[str, ...],
+    style: PromptStyle,
+) -> PromptText:
+    """Returns the prompt that asks one persona one question.
+
+    Args:
+      country: ISO 3166-1 alpha-3 code; its English name takes the place of [COUNTRY].
+      persona: level by attribute, only those that it names.
+      text: of the question.
+      options: texts, in order.
+      style: how it is put to the model.
+    """
+    name = country_name(country)
+    labelled = options_of(
+        tuple(option.replace(COUNTRY, name) for option in options), style.option_style
+    )
+    prompt = style.template.render(name, persona, text.replace(COUNTRY, name), labelled)
+    return PromptText(prompt, tuple(option.label for option in labelled))
 
 
 def encode(

@@ -1,20 +1,21 @@
 """Prompt texts: a Jinja template over a persona, a question and its options.
 
-Templates run in the sandbox that Hugging Face chat templates run in. A prompt is scored with
+Templates run in Jinja's sandbox: they reach none of the program's objects. A prompt is scored with
 trailing blanks removed plus one newline, as in the authors' released code.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
-from ace_jax.prompts.sandbox import Sandbox, TemplateError, prompt_renderer
 
+LONGEST = 1 << 20  # characters of a prompt
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 STYLES = {
     "number": [str(number) for number in range(1, 27)],
@@ -44,30 +45,41 @@ def options_of(texts: tuple[str, ...], style: str) -> tuple[Option, ...]:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A compiled template. Make one with `load`."""
+    """A compiled template. Make one with `load` or `of_source`."""
 
-    renderer: Callable[[dict[str, Any]], str]
+    name: str
     source: str
+    compiled: jinja2.Template
 
     @classmethod
     def load(cls, name: str) -> "PromptTemplate":
         """Reads a built-in template or a Jinja file.
 
-        Raises `InputError` where there is no such template or it does not compile.
+        Raises `InputError` if there is no such template or it does not compile.
         """
         if name in BUILT_IN:
             file = resources.files("ace_jax.prompts") / "templates" / f"{name}.j2"
-            source = file.read_text(encoding="utf-8")
-            return cls(prompt_renderer(source), source)
+            return cls.of_source(name, file.read_text(encoding="utf-8"))
         if not Path(name).is_file():
             known = ", ".join(BUILT_IN)
             raise InputError(f"prompt.template: {name!r} is neither a file nor one of {known}")
-        source = _read(Path(name))
         try:
-            return cls(Sandbox("prompt", source).render, source)
-        except TemplateError as error:
-            where = f"{name}, line {error.line}" if error.line else f"prompt.template: {name}"
-            raise InputError(f"{where}: {error}") from None
+            return cls.of_source(name, Path(name).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"prompt.template: {name} cannot be read ({error})") from None
+
+    @classmethod
+    def of_source(cls, name: str, source: str) -> "PromptTemplate":
+        """Compiles a template's text; raises `InputError` naming the line that does not compile."""
+        environment = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+        try:
+            return cls(name, source, environment.from_string(source))
+        except jinja2.TemplateSyntaxError as error:
+            raise InputError(
+                f"prompt.template: {name}, line {error.lineno}: {_one_line(error.message)}"
+            ) from None
+        except RecursionError:
+            raise InputError(f"prompt.template: {name} is nested too deeply") from None
 
     def render(
         self, country: str, persona: Mapping[str, str], question: str, options: tuple[Option, ...]
@@ -81,7 +93,7 @@ class PromptTemplate:
           options: in option order.
 
         Raises:
-          InputError: the template does what the sandbox forbids, takes too much, or fails.
+          InputError: the template does what the sandbox forbids, fails, or gives too long a text.
         """
         variables = {
             "country": country,
@@ -90,31 +102,32 @@ class PromptTemplate:
             "options": [asdict(option) for option in options],
         }
         try:
-            text = self.renderer(variables | dict(persona))
-        except TemplateError as error:
-            raise InputError(f"prompt.template: {error}") from None
+            text = self.compiled.render(variables | dict(persona))
+        except Exception as error:  # a template of the user's can raise anything
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+            raise InputError(f"prompt.template: {self.name}: {reason}") from None
+        if len(text) > LONGEST:
+            raise InputError(
+                f"prompt.template: {self.name}: a prompt has {len(text)} characters, more than "
+                f"{LONGEST}; shorten the template"
+            )
         return text.rstrip() + "\n"
 
 
 def in_chat(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Returns each text as a user's turn in the chat template that comes with a model.
+    """Returns each text as a user's turn in the model's own chat template (transformers' sandbox).
 
-    Raises `InputError` where there is none, or it does what the sandbox forbids, takes too much, or
-    fails.
+    Raises `InputError` if there is none or it fails.
     """
     if tokenizer.chat_template is None:
         raise InputError("prompt.chat: this model's tokenizer has no chat template")
+    turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]
     try:
-        sandbox = Sandbox("chat", tokenizer.get_chat_template())
-        turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]
-        known = tokenizer.special_tokens_map
-        return [sandbox.render({"messages": turn} | known) for turn in turns]
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InputError(f"prompt.chat: the model's chat template: {error}") from None
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template of the model's can raise anything
+        raise InputError(f"prompt.chat: the model's chat template: {_one_line(error)}") from None
+    return list(map(str, rendered))
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompt.template: {path} cannot be read ({error})") from None
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())[:300]

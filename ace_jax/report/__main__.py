@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 
 from ace_jax import command
-from ace_jax.command import say
 from ace_jax.errors import InputError
 from ace_jax.evaluation.uncertainty import AVERAGES
 from ace_jax.report.findings import ALL, NO_EFFECT, NOISE_FLOOR, Findings, find
@@ -23,6 +22,7 @@ from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
 from ace_jax.report.runs import Method, on_common_cells, read_method
 from ace_jax.report.tables import write_tables
+from ace_jax.runtime.progress import log as say
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A run directory belongs to one run, and to one job at a time."""
+"""A directory belongs to one run or evaluation, and to one job at a time."""
 
 import fcntl
 import json
@@ -6,19 +6,17 @@ import os
 import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 from ace_jax.errors import InputError
+from ace_jax.experiment import FILE, Experiment, read_experiment
 
-CONFIG, LOCK = "config.json", "lock"
-IDENTITY = "identity"  # in config.json: digests of the base model and of what is learnt from
-# Config fields that a resumed run may differ in.
-FREE_TO_CHANGE = ("max_steps", "checkpoint", "mesh", "distributed", "log", "profile")
+LOCK = "lock"
 OTHER_WORKDIR = "choose another --workdir"
 
 
 class Claim:
-    """Holds a run directory against other jobs until it is closed, or the process dies.
+    """Holds a directory against other jobs until it is closed, or the process dies.
 
     The lock is `flock` on WORKDIR/lock: a crash leaves the file but no lock. It also holds between
     machines on NFS (v4, or v3 with its lock daemon), Lustre mounted with `flock`, and GPFS.
@@ -28,74 +26,49 @@ class Claim:
         self.workdir = workdir
         self._lock: TextIO | None = None
 
-    def check(self, settings: dict[str, Any]) -> None:
-        """Locks the directory if it is there, and checks that a run in it has these settings.
+    def check(self, experiment: Experiment) -> None:
+        """Locks the directory if it is there, and checks that a run in it is this experiment.
 
-        Raises `InputError` where another job holds it, the settings differ, or its config.json
-        cannot be read.
+        Raises `InputError` if another job holds it, or the run there is another experiment.
         """
         self.hold()
-        before = self._recorded()
-        if not before:
+        file = self.workdir / FILE
+        if not file.exists():
+            if (self.workdir / "config.json").exists():
+                raise InputError(
+                    f"{self.workdir} holds a run of an older version of ace_jax; {OTHER_WORKDIR}"
+                )
             return
-        differing = sorted(
-            name
-            for name in (settings.keys() | before.keys()) - {*FREE_TO_CHANGE, IDENTITY}
-            if settings.get(name) != before.get(name)
-        )
-        if differing:
+        before = read_experiment(file)
+        if differing := before.differences(experiment):
             raise InputError(
-                f"{self.workdir} holds a run with other settings of {', '.join(differing)}; "
-                f"{OTHER_WORKDIR}"
+                f"{self.workdir} holds a run with another {', '.join(differing)}; {OTHER_WORKDIR}"
             )
 
-    def take(self, settings: dict[str, Any], identity: dict[str, str]) -> None:
-        """Makes the directory this run's: locked, with config.json in it.
+    def take(self, experiment: Experiment) -> None:
+        """Makes the directory this experiment's: locked, with experiment.json in it.
 
-        Args:
-          settings: the config.
-          identity: digests by what they are of.
-
-        Raises:
-          InputError: as `check`; or a digest is not that of the run that is there, because a file
-            was changed under the same name.
+        Raises `InputError` as `check` does, or if it cannot be written.
         """
-        self.check(settings)
-        before = self._recorded().get(IDENTITY, identity)
-        differing = [name for name in identity if before.get(name) != identity[name]]
-        if differing:
-            raise InputError(
-                f"{self.workdir} holds a run whose {' and '.join(differing)} had other contents, "
-                f"under the same name; bring them back, or {OTHER_WORKDIR}"
-            )
+        self.check(experiment)
         self.make()
+        whole = self.workdir / f"{FILE}.new"
         try:
-            described = json.dumps(settings | {IDENTITY: identity}, indent=2) + "\n"
-            whole = self.workdir / f"{CONFIG}.new"
-            whole.write_text(described)
-            whole.replace(self.workdir / CONFIG)
+            whole.write_text(json.dumps(experiment.to_json(), indent=2) + "\n")
+            whole.replace(self.workdir / FILE)
         except OSError as error:
             raise InputError(f"{self.workdir}: cannot be written ({error.strerror})") from None
 
     def check_still_there(self) -> None:
-        """Raises `InputError` where the directory was moved or deleted under the run."""
-        if not (self.workdir / CONFIG).is_file():
+        """Raises `InputError` if the directory was moved or deleted under the run."""
+        if not (self.workdir / FILE).is_file():
             raise InputError(
                 f"{self.workdir} is gone, moved or deleted while the run went on; bring it back "
                 "and run the same command again, or start anew"
             )
 
-    def _recorded(self) -> dict[str, Any]:
-        path = self.workdir / CONFIG
-        try:
-            return dict(json.loads(path.read_text()))
-        except FileNotFoundError:
-            return {}
-        except (OSError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); {OTHER_WORKDIR}") from None
-
     def make(self) -> None:
-        """Makes the directory and locks it; raises `InputError` as `hold`, or where it cannot."""
+        """Makes the directory and locks it; raises `InputError` as `hold`, or if it cannot."""
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -103,7 +76,7 @@ class Claim:
         self.hold()
 
     def hold(self) -> None:
-        """Locks the directory if it is there; raises `InputError` where another job holds it."""
+        """Locks the directory if it is there; raises `InputError` if another job holds it."""
         if self._lock is not None or not self.workdir.is_dir():
             return
         path = self.workdir / LOCK

@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics.jsonl, TensorBoard, Weights & Biases and its progress."""
+"""The metrics of a run: metrics.jsonl, TensorBoard, Weights & Biases, and a progress bar."""
 
 import importlib.util
 import json
@@ -20,6 +20,25 @@ def check_wandb(project: str | None) -> None:
     """Raises `InputError` where `log.wandb` names a project and the package is missing."""
     if project and importlib.util.find_spec("wandb") is None:
         raise InputError("log.wandb: wandb is not installed; python -m pip install wandb")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Returns the rows of metrics.jsonl, without a last line that a killed run left half-written.
+
+    Raises `InputError` naming the line that is damaged.
+    """
+    if not file.exists():
+        return []
+    rows = []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            rows.append(row | {"step": int(row["step"])})
+        except (LookupError, TypeError, ValueError, RecursionError):
+            raise InputError(
+                f"{file}, line {number}: is damaged; delete the line to go on without it"
+            ) from None
+    return rows
 
 
 class MetricsLog:
@@ -44,10 +63,9 @@ class MetricsLog:
         settings: dict[str, Any] | None = None,
     ):
         path = directory / "metrics.jsonl"
-        *lines, _ = path.read_text().split("\n") if path.exists() else [""]  # the last may be torn
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        kept = [row for row in read_rows(path) if row["step"] <= first_step]
         whole = path.with_name(f"{path.name}.new")  # a kill in between must not lose all rows
-        whole.write_text("".join(f"{line}\n" for line in kept))
+        whole.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
         whole.replace(path)
         self._file = path.open("a")
         self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
@@ -73,7 +91,8 @@ class MetricsLog:
         if self._wandb:
             self._wandb.log(values, step=int(row["step"]))
         speed = f"{row['pairs_per_second']:.1f} pairs/s"
-        self._progress.show(int(row["step"]), f"loss {row['loss']:.4f}, {speed}")
+        self._progress.set_postfix_str(f"loss {row['loss']:.4f}, {speed}", refresh=False)
+        self._progress.update(int(row["step"]) - self._progress.n)
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -1,12 +1,11 @@
-"""Several processes, one run: joining it, who writes, and what all of them agree on.
+"""Several processes of one job: how they start, what process 0 does alone, what all agree on.
 
 Every process builds the same batches from the same seed and puts its own devices' rows on them
 (`model.sharding.place_scoring`). Laying out a batch takes milliseconds, so there is no second data
-position to keep, and a run may go on with another number of processes.
+position to keep, and a job may go on with another number of processes.
 """
 
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,33 +16,32 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, Stopped
 from ace_jax.model.sharding import place, replicated
 
-# How long a process that ends waits for the others; at a good end all arrive together.
+# How long a process that ends waits for the others; after success all arrive together.
 SHUTDOWN_SECONDS = 30
 LONGEST_ERROR = 4096  # bytes
-SAVED_AND_STOPPED = 42  # the exit status on which launchers start a job again
 
 Outcome = TypeVar("Outcome")
 
 
-def join(
+def start(
     initialize: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Makes this process one of several where `distributed.initialize` says so.
+    """Joins the other processes of the job where `distributed.initialize` is set.
 
-    Call it before anything touches a device. Under SLURM, on TPU VMs and in a Kubernetes JobSet
-    jax finds by itself what is None.
+    Call it before anything touches a device. Under SLURM, on TPU VMs and in a Kubernetes JobSet,
+    jax finds whatever is None by itself.
 
     Args:
       initialize: whether there are several processes.
-      coordinator: host:port that process 0 listens on.
-      num_processes: of the run.
+      coordinator: host:port on which process 0 listens.
+      num_processes: of the job.
       process_id: 0, 1, ...; process 0 writes.
 
     Raises:
-      InputError: something is missing, cannot be joined, or is given without `initialize`.
+      InputError: a field is missing, is set without `initialize`, or the others cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if not initialize:
@@ -60,71 +58,63 @@ def join(
         ) from None
 
 
-def leads() -> bool:
-    """Returns whether this is the process that writes; true where there is but one."""
+def is_first() -> bool:
+    """Returns whether this is process 0, the one that writes."""
     return jax.process_index() == 0
 
 
-def say(message: str) -> None:
-    """Tells the user once, however many processes there are."""
-    if leads():
-        print(message, file=sys.stderr, flush=True)
+def on_first(action: Callable[[], Outcome]) -> Outcome | None:
+    """Runs an action on process 0 and returns its result there; the others wait and get None.
 
-
-def lead(action: Callable[[], Outcome]) -> Outcome | None:
-    """Does something on the leading process and returns its outcome; the others wait, for None.
-
-    An `InputError` there is raised on all.
+    An `InputError` of process 0 is raised on every process.
     """
     if jax.process_count() == 1:
         return action()
-    said, outcome = b"", None
-    if leads():
+    message, outcome = b"", None
+    if is_first():
         try:
             outcome = action()
         except InputError as error:
-            said = str(error).encode()[:LONGEST_ERROR]
-    told = np.frombuffer(said.ljust(LONGEST_ERROR, b"\0"), np.uint8)
-    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
-    if message := told.tobytes().rstrip(b"\0").decode(errors="ignore"):
-        raise InputError(message)
+            message = str(error).encode()[:LONGEST_ERROR]
+    sent = np.frombuffer(message.ljust(LONGEST_ERROR, b"\0"), np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    if text := received.tobytes().rstrip(b"\0").decode(errors="ignore"):
+        raise InputError(text)
     return outcome
 
 
-def as_leading(arrays: PyTree) -> Any:
-    """Returns arrays as the leading process has them; all processes give them in equal shapes."""
+def from_first(arrays: PyTree) -> Any:
+    """Returns process 0's arrays on every process; all pass arrays of the same shapes."""
     return arrays if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(arrays)
 
 
 class Agreement:
-    """Turns the wishes of any process into those of all, at the same step.
+    """Turns the flags of any process into those of all, at the same step.
 
-    The processes' flags are reduced on the devices as the step's own numbers are, so nothing waits:
-    the answer is fetched when the step is.
+    The flags are reduced on the devices together with the step, so nothing waits for them.
     """
 
     def __init__(self, mesh: Mesh):
         self._alone = jax.process_count() == 1
         self._spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._any = jax.jit(lambda wishes: wishes.any(axis=0), out_shardings=replicated(mesh))
+        self._any = jax.jit(lambda flags: flags.any(axis=0), out_shardings=replicated(mesh))
 
-    def __call__(self, *wishes: bool) -> Bool[Array | np.ndarray, "W"]:
-        """Returns which wishes any process has; called equally often by all."""
+    def __call__(self, *flags: bool) -> Bool[Array | np.ndarray, "flags"]:
+        """Returns which flags any process has set; every process calls it equally often."""
         if self._alone:
-            return np.array(wishes)
+            return np.array(flags)
         devices = self._spread.mesh.size
-        return self._any(place(np.tile(np.array(wishes), (devices, 1)), self._spread))
+        return self._any(place(np.tile(np.array(flags), (devices, 1)), self._spread))
 
 
-def on_sigterm() -> threading.Event:
-    """Returns an event that SIGTERM sets, so that a run can save before it ends."""
+def stop_on_sigterm() -> threading.Event:
+    """Returns an event that SIGTERM sets, so that a job can save before it ends."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     return stop
 
 
-def leave_if(stop: bool, where: str) -> None:
-    """Ends a process that was asked to, when all that it has is saved; `where` is told."""
-    if stop:
-        say(f"stopped {where}; run the same command again to go on")
-        sys.exit(SAVED_AND_STOPPED)
+def raise_if(stopped: bool, where: str) -> None:
+    """Raises `Stopped` once everything is saved; `where` says how far the job came."""
+    if stopped:
+        raise Stopped(f"stopped {where}; run the same command again to go on")

@@ -1,56 +1,62 @@
-"""What is shown while something long goes on."""
+"""Messages and progress of a running job.
 
+Both go through the logger `ace_jax`. A library user sees nothing unless they turn it on; commands
+do (`show_messages`).
+"""
+
+import logging
 import sys
-import time
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
-SECONDS_A_LINE = 10  # between two lines, where there is no terminal
+LOGGER = logging.getLogger("ace_jax")
+SECONDS_A_LINE = 10  # between two lines
 
 
-class Bar:
-    """Progress in a terminal; arguments as of `progress`."""
-
-    def __init__(self, name: str, unit: str, done: int, last: int):
-        self._bar = tqdm(total=last, initial=done, unit=unit, desc=name, dynamic_ncols=True)
-
-    def show(self, number: int, words: str) -> None:
-        """Moves on to a number, with a few words beside it."""
-        self._bar.set_postfix_str(words, refresh=False)
-        self._bar.update(number - self._bar.n)
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        self._bar.close()
+class _StandardError(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
 
 
-class Lines:
-    """Progress in a file: plain lines, of the first number, the last and every few seconds."""
-
-    def __init__(self, name: str, unit: str, last: int):
-        self._name, self._unit, self._last = name, unit, last
-        self._next = time.monotonic()
-
-    def show(self, number: int, words: str) -> None:
-        """Prints a line if it is time for one."""
-        now = time.monotonic()
-        if now < self._next and number != self._last:
-            return
-        self._next = now + SECONDS_A_LINE
-        where = f"{self._name}: {self._unit} {number} of {self._last}"
-        print(f"{where}, {words}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Has nothing to do."""
+def show_messages() -> None:
+    """Sends messages and progress to standard error."""
+    LOGGER.handlers = [_StandardError()]
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
 
 
-def progress(name: str, unit: str, done: int, last: int) -> Bar | Lines:
-    """Returns what shows progress: a bar in a terminal, else lines.
+def log(message: str) -> None:
+    """Logs a message once, on process 0."""
+    if LOGGER.isEnabledFor(logging.INFO) and jax.process_index() == 0:
+        LOGGER.info(message)
+
+
+class _Lines:
+    """Standard error for a bar that is no terminal's: each update is a line of its own."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.strip("\r\n ") + "\n" if text.strip() else "")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(name: str, unit: str, done: int, total: int) -> Any:
+    """Returns a tqdm bar on process 0: a bar in a terminal, lines elsewhere.
+
+    It is silent where messages are.
 
     Args:
-      name: of what goes on.
-      unit: of what is counted.
-      done: how many are done.
-      last: how many there are to be.
+      name: what is going on.
+      unit: what is counted.
+      done: how many are done already.
+      total: how many there will be.
     """
-    return Bar(name, unit, done, last) if sys.stderr.isatty() else Lines(name, unit, last)
+    shown: dict[str, Any] = {"dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        line = "{desc}: {unit} {n_fmt} of {total_fmt}{postfix}"
+        shown = {"file": _Lines(), "mininterval": SECONDS_A_LINE, "bar_format": line, "ncols": 200}
+    silent = not LOGGER.isEnabledFor(logging.INFO) or jax.process_index() != 0
+    return tqdm(total=total, initial=done, unit=unit, desc=name, disable=silent, **shown)

@@ -65,11 +65,30 @@ class Dataset:
     questions: pd.DataFrame
     cells: pd.DataFrame
     manifest: dict[str, Any]
+    path: str = ""
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         """What personas are made of, in the order in which a prompt names them."""
         return _attributes(self.manifest)
+
+    @property
+    def name(self) -> str:
+        """The survey's name: the source that the manifest or the cells give."""
+        return str(self.manifest.get("source") or self.cells["source"].iloc[0])
+
+    @property
+    def digest(self) -> str:
+        """PLACEHOLDER."""
+        import hashlib
+
+        hashed = hashlib.sha256()
+        cells = self.cells.drop(columns=[SHRUNK], errors="ignore")
+        for row in sorted(map(str, cells.to_dict("records"))):
+            hashed.update(row.encode())
+        for row in sorted(map(str, self.questions.to_dict("records"))):
+            hashed.update(row.encode())
+        return hashed.hexdigest()
 
     @property
     def learnt(self) -> pd.Series:

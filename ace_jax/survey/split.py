@@ -12,6 +12,7 @@ persona:paper                     the paper's two (section 4.2, RQ2)
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
@@ -118,3 +119,57 @@ def _unknown(spec: str) -> InputError:
         "0 < SHARE < 1, topic:NAME, country:CODE, persona:LEVEL/LEVEL/... or persona:paper "
         "(several joined by +)"
     )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """PLACEHOLDER."""
+
+    questions: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    personas: tuple[str, ...] = ()
+
+    def cells(self, dataset: Dataset) -> Bool[np.ndarray, "cells"]:
+        """Placeholder."""
+        cells = dataset.cells
+        names = [attribute.name for attribute in dataset.attributes]
+        persona = cells[names[0]].str.cat(cells[names[1:]], sep="/")
+        return (
+            cells["question_id"].isin(self.questions)
+            | cells["country"].isin(self.countries)
+            | persona.isin(self.personas)
+        ).to_numpy()
+
+    def describe(self) -> str:
+        """Placeholder."""
+        return f"{self.questions}{self.countries}{self.personas} held out"
+
+
+@dataclass(frozen=True)
+class Split:
+    """PLACEHOLDER."""
+
+    spec: str = "none"
+    seed: int = 0
+
+    @classmethod
+    def questions(cls, share: float, seed: int = 0) -> "Split":
+        """Placeholder."""
+        return cls(f"question:{share}", seed)
+
+    def held_out(self, dataset: Dataset) -> HeldOut:
+        """Placeholder."""
+        out = dataset.cells[held_out_cells(dataset, self.spec, self.seed)]
+        if self.spec.startswith(("question", "topic")):
+            return HeldOut(questions=tuple(sorted(out["question_id"].unique())))
+        if self.spec.startswith("country"):
+            return HeldOut(countries=tuple(sorted(out["country"].unique())))
+        if self.spec == "none":
+            return HeldOut()
+        names = [attribute.name for attribute in dataset.attributes]
+        persona = out[names[0]].str.cat(out[names[1:]], sep="/")
+        return HeldOut(personas=tuple(sorted(persona.dropna().unique())))
+
+    def held_out_of_pairs(self, pairs: pd.DataFrame) -> Bool[np.ndarray, "pairs"]:
+        """Placeholder."""
+        return held_out_pairs(pairs, self.spec, self.seed)

@@ -1,4 +1,4 @@
-"""What is learnt from: pairs, and the prompts and the survey's answers of their endpoints."""
+"""What is learned from: pairs, and the prompts and survey answers of their endpoints."""
 
 import hashlib
 import json
@@ -12,15 +12,18 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
+from ace_jax.experiment import Survey
 from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
+from ace_jax.recipe import PAIR_WEIGHTS
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import mode, toggle_pairs
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
 from ace_jax.survey.readers.sources import open_dataset
-from ace_jax.survey.split import held_out_cells, held_out_pairs
+from ace_jax.survey.split import HeldOut, Split
 
-PAIR_WEIGHTS = ("none", "precision")
+Source = Dataset | ReleasePairs
+Chosen = Callable[[pd.DataFrame, Bool[np.ndarray, "pairs"]], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -41,72 +44,74 @@ class Examples:
     modes: list[int]
 
 
-def read_examples(config: ConfigDict) -> Examples:
-    """Returns what `data.path` has to learn from, without what is held out.
+@dataclass(frozen=True)
+class TrainingData:
+    """A survey, split.
 
-    That is a DATASET, the authors' directory of cells, or their training file of ready prompts.
-    Raises `InputError` where nothing is left.
+    Attributes:
+      survey: its record.
+      held_out: the ids that training does not see.
+      train: what training sees.
+      validation: held-out examples to validate on; None without validation.
     """
 
-    def seen(pairs: pd.DataFrame, held_out: np.ndarray) -> pd.DataFrame:
-        return kept(pairs, ~held_out, f"leaves none of {len(pairs)} pairs to train on", config)
+    survey: Survey
+    held_out: HeldOut
+    train: Examples
+    validation: Examples | None
 
-    return _read(config, seen)
+
+def open_source(path: str) -> Source:
+    """Opens `data.path`: a built-in survey, a DATASET, or the authors' cells or training file."""
+    return read_train(Path(path)) if is_release_train(Path(path)) else open_dataset(path)
 
 
-def read_held_out(config: ConfigDict, most: int) -> Examples:
-    """Returns what `data.path` has that training does not see: at most so many pairs.
+def training_data(
+    config: ConfigDict, split: Split | None = None, source: Source | None = None
+) -> TrainingData:
+    """Splits the survey of a config into what training sees and what it does not.
 
-    Contexts are taken whole, in an order that the seed draws, as long as they fit; the last one is
-    cut. Raises `InputError` where nothing is held out.
+    Args:
+      config: of `train`.
+      split: what training must not see; None: `data.holdout`, drawn by the config's seed.
+      source: the survey, if it is open already.
+
+    Raises:
+      InputError: settings that do not fit the survey, or nothing left to train or validate on.
     """
+    source = open_source(config.data.path) if source is None else source
+    split = split or Split(config.data.holdout, config.seed)
+    weight = config.objective.pair_weight
+    if isinstance(source, Dataset):
+        dataset = select_questions(source, config.data.questions)
+        style = PromptStyle.of(**config.prompt)
+        held_out = split.held_out(dataset)
+        pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
+        ends = pairs[["cell_0", "cell_1"]].to_numpy()
+        unseen = held_out.cells(dataset)[ends].any(axis=1)
+        survey = Survey.of(source, config.data.path, tuple(config.data.questions))
 
-    def unseen(pairs: pd.DataFrame, held_out: np.ndarray) -> pd.DataFrame:
-        pairs = kept(pairs, held_out, f"holds out none of {len(pairs)} pairs", config)
-        order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
-        rank = pd.Series(np.arange(len(order)), index=order)
-        drawn = pairs["context"].map(rank).sort_values(kind="stable").index[:most]
-        return pairs.loc[drawn].reset_index(drop=True)
+        def examples(chosen: pd.DataFrame) -> Examples:
+            return of_dataset(dataset, chosen, style, weight)
 
-    return _read(config, unseen)
-
-
-def _read(
-    config: ConfigDict, choose: Callable[[pd.DataFrame, np.ndarray], pd.DataFrame]
-) -> Examples:
-    """Returns the examples of the pairs that are chosen, given all and which are held out."""
-    path, pair_weight = Path(config.data.path), config.objective.pair_weight
-    if is_release_train(path):
+    else:
         if config.data.questions:
             raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
-        release = read_train(path)
-        held_out = held_out_pairs(release.pairs, config.data.holdout, config.seed)
-        return of_release(replace(release, pairs=choose(release.pairs, held_out)), pair_weight)
-    dataset = select_questions(open_dataset(config.data.path), config.data.questions)
-    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
-    pairs = choose(*pairs_of(dataset, config))
-    return of_dataset(dataset, pairs, style, pair_weight)
+        pairs = source.pairs
+        unseen = split.held_out_of_pairs(pairs)
+        held_out = _ids_of(pairs, unseen)
+        survey = _survey_of_release(source, config.data.path)
 
+        def examples(chosen: pd.DataFrame) -> Examples:
+            return of_release(replace(source, pairs=chosen), weight)
 
-def pairs_of(
-    dataset: Dataset, config: ConfigDict
-) -> tuple[pd.DataFrame, Bool[np.ndarray, "pairs"]]:
-    """Returns all pairs, and which have an endpoint that is held out.
-
-    Positions are in `dataset.cells`.
-    """
-    held_out = held_out_cells(dataset, config.data.holdout, config.seed)
-    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
-    return pairs, held_out[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
-
-
-def kept(
-    pairs: pd.DataFrame, which: np.ndarray, otherwise: str, config: ConfigDict
-) -> pd.DataFrame:
-    """Returns some of the pairs; raises `InputError` with what `otherwise` is so for none."""
-    if not which.any():
-        raise InputError(f"data.holdout {config.data.holdout} {otherwise}")
-    return pairs[which].reset_index(drop=True)
+    train = examples(_kept(pairs, ~unseen, "leaves none of", config))
+    validation = None
+    if config.validation.every_steps is not None:
+        drawn = _drawn(_kept(pairs, unseen, "holds out none of", config), config)
+        validation = examples(drawn)
+    learned = "-".join(digest(each) for each in (train, validation) if each)
+    return TrainingData(replace(survey, examples=learned), held_out, train, validation)
 
 
 def of_dataset(
@@ -138,7 +143,7 @@ def of_dataset(
 
 
 def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
-    """Returns the examples of the authors' training file, prompts as they stand in it.
+    """Returns the examples of the authors' training file, with its own prompts.
 
     Raises `InputError` for pair weights: the file does not say how many respondents answered.
     """
@@ -156,6 +161,56 @@ def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
     )
 
 
+def digest(examples: Examples) -> str:
+    """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
+    hashed = hashlib.sha256()
+    for prompt, answer in zip(examples.prompts, examples.answers, strict=True):
+        hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
+        hashed.update(np.asarray(answer, np.float64).tobytes())
+    for name in ("cell_0", "cell_1", "weight"):
+        hashed.update(examples.pairs[name].to_numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def _kept(
+    pairs: pd.DataFrame, which: Bool[np.ndarray, "pairs"], otherwise: str, config: ConfigDict
+) -> pd.DataFrame:
+    if not which.any():
+        raise InputError(
+            f"data.holdout {config.data.holdout} {otherwise} {len(pairs)} pairs; hold out "
+            f"{'less' if 'leaves' in otherwise else 'more'}"
+        )
+    return pairs[which].reset_index(drop=True)
+
+
+def _drawn(pairs: pd.DataFrame, config: ConfigDict) -> pd.DataFrame:
+    """Returns at most `validation.pairs` pairs: whole contexts in an order that the seed draws."""
+    order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
+    rank = pd.Series(np.arange(len(order)), index=order)
+    drawn = pairs["context"].map(rank).sort_values(kind="stable").index[: config.validation.pairs]
+    return pairs.loc[drawn].reset_index(drop=True)
+
+
+def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:
+    """Returns the questions and countries of which training sees no pair."""
+    gone = {
+        name: tuple(sorted(set(pairs.loc[unseen, name]) - set(pairs.loc[~unseen, name])))
+        for name in ("question_id", "country")
+    }
+    return HeldOut(questions=gone["question_id"], countries=gone["country"], personas=())
+
+
+def _survey_of_release(release: ReleasePairs, path: str) -> Survey:
+    return Survey(
+        name=Path(path).name,
+        path=path,
+        digest=digest(of_release(release, "none")),
+        questions=(),
+        attributes={},
+        countries=tuple(sorted(map(str, release.pairs["country"].unique()))),
+    )
+
+
 def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarray, "2 Q"]]:
     """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
     cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
@@ -168,14 +223,3 @@ def _weights(
     if kind not in PAIR_WEIGHTS:
         raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
     return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
-
-
-def digest(examples: Examples) -> str:
-    """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
-    hashed = hashlib.sha256()
-    for prompt, answer in zip(examples.prompts, examples.answers, strict=True):
-        hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
-        hashed.update(np.asarray(answer, np.float64).tobytes())
-    for name in ("cell_0", "cell_1", "weight"):
-        hashed.update(examples.pairs[name].to_numpy().tobytes())
-    return hashed.hexdigest()

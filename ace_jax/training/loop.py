@@ -1,4 +1,4 @@
-"""The steps of a run: what a step is given, what it says, when it is saved and when to stop.
+"""The steps of a run: what a step gets, what is logged, when to save and when to stop.
 
 Metrics are fetched one step late, so that the device never waits for the host.
 """
@@ -25,15 +25,34 @@ from ace_jax.errors import InputError
 from ace_jax.model.sharding import parameter_path, place_everywhere, place_scoring
 from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.metrics import MetricsLog
-from ace_jax.runtime.processes import Agreement, leads
+from ace_jax.runtime.processes import Agreement, is_first
 from ace_jax.training.checkpoints import Checkpoints
 from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.schedule import Schedule
 from ace_jax.training.state import TrainState
 from ace_jax.training.step import Metrics, TrainStep
-from ace_jax.training.validation import Best, Validation
+from ace_jax.training.validation import Best, Validator
 
 PROFILED = range(3, 8)  # steps after the first, which compiles
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a run is carried out; nothing here changes what is learned.
+
+    Attributes:
+      claim: of the run directory.
+      saved: the run's checkpoints.
+      log: metrics; None on processes that do not write.
+      stop: set when this process is asked to end.
+      profile: where the profiler's trace of a few steps goes; None: no trace.
+    """
+
+    claim: Claim
+    saved: Checkpoints
+    log: MetricsLog | None
+    stop: threading.Event
+    profile: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,74 +61,61 @@ class Loop:
 
     Attributes:
       train_step: the compiled step.
+      end_stage: what happens to the state after a stage's last step (`state.make_stage_end`).
       base: frozen parameters.
       schedule: weights of the losses by step.
-      validation: of held-out pairs; None: none.
-      last_step: how many steps there are to be.
-      pairs: the table that a batch's rows are of.
+      validator: scores held-out pairs; None: no validation.
+      last_step: how many steps there will be.
+      pairs: the table that a batch's rows belong to.
       mesh: where a batch goes.
-      claim: of the run directory.
-      stop: set when this process is asked to end.
-      profile: a directory to write the profiler's trace of a few steps to; None: no trace.
     """
 
     train_step: TrainStep
+    end_stage: Callable[[TrainState, bool], TrainState]
     base: nnx.State
     schedule: Schedule
-    validation: Validation | None
+    validator: Validator | None
     last_step: int
     pairs: pd.DataFrame
     mesh: Mesh
-    claim: Claim
-    stop: threading.Event
-    profile: Path | None
 
     def run(
-        self,
-        state: TrainState,
-        best: Best | None,
-        data: grain.DatasetIterator,
-        saved: Checkpoints,
-        log: MetricsLog | None,
+        self, state: TrainState, best: Best | None, data: grain.DatasetIterator, job: Job
     ) -> tuple[TrainState, Best | None, bool]:
         """Trains from `state` on; returns the last state, which is saved, and whether it stopped.
 
-        It stops early where any process was asked to, all of them after the same step, and is done
-        early where validation says so.
+        It stops early if any process was asked to, all of them after the same step, and ends early
+        if validation says so.
 
         Args:
           state: as restored; its memory is used for the next one.
-          best: the best validation as restored, and returned as it is then; None without any.
+          best: the best validation as restored; None without validation.
           data: at the state's position.
-          saved: the run's checkpoints.
-          log: None on processes that do not write.
+          job: how the run is carried out.
 
         Raises:
-          InputError: a loss that is not finite, or what cannot be written.
+          InputError: a loss that is not finite, or a file that cannot be written.
         """
         agreement, norms = Agreement(self.mesh), jax.jit(lora_norms)
         clock, first_step = Clock.start(), int(state.step)
         pending: _Pending | None = None
 
         def settle(done: _Pending | None, validate: bool = False) -> np.ndarray:
-            """Waits for a step, logs it, and returns what any process wished in it.
-
-            The last step may be validated, too.
-            """
+            """Waits for a step, logs it, and returns the flags that any process set in it."""
             nonlocal best
             if done is None:
                 return np.zeros(2, bool)
-            row = done.where | report(done, self.pairs, clock)
-            if validate and self.validation and best:
-                losses = self.validation.losses(state.lora, done.where["step"])
+            row = done.where | measured(done, self.pairs, clock)
+            if validate and self.validator and best:
+                losses = self.validator.losses(state.lora, done.where["step"])
                 best = best.after(losses["validation_loss"], done.where, state.lora)
                 row |= losses
-                clock.lap()  # the next step's time is its own
-            if log:
-                log.write(row)
-            return np.asarray(done.wishes)
+                clock.lap()  # the next step's time must not include it
+            if job.log:
+                job.log.write(row)
+            return np.asarray(done.flags)
 
-        with profiler(self.profile) as profile:
+        with profiler(job.profile) as profile:
             for step in range(first_step, self.last_step):
                 if self._is_over(best):
                     break
@@ -117,30 +123,33 @@ class Loop:
                 batch = clock.wait_for(data)
                 epoch, number, stage = self.schedule.at(step)
                 weights = np.float32(stage.alpha), np.float32(stage.beta)
-                targets, alpha, beta = place_everywhere((batch.targets, *weights), self.mesh)
+                targets, weights = place_everywhere((batch.targets, weights), self.mesh)
                 scoring = place_scoring(batch.scoring, self.mesh)
-                state, metrics = self.train_step(state, self.base, scoring, targets, alpha, beta)
+                state, metrics = self.train_step(state, self.base, scoring, targets, weights)
+                stage_ends = self.schedule.ends_stage(step + 1)
+                if stage_ends:
+                    state = self.end_stage(state, step + 1 < self.schedule.steps)
                 metrics = metrics | norms(state.lora)
-                wishes = agreement(self.stop.is_set(), saved.is_late())
+                flags = agreement(job.stop.is_set(), job.saved.is_late())
                 where = {"step": step + 1, "epoch": epoch, "stage": number}
                 stop, late = settle(pending)
-                pending = _Pending(where, metrics, batch, wishes)
-                ends = step + 1 == self.last_step or self.schedule.ends_stage(step + 1)
-                save = stop or late or ends or saved.is_due(step + 1)
-                validate = self.validation is not None and self.validation.is_due(step + 1)
+                pending = _Pending(where, metrics, batch, flags)
+                ends = step + 1 == self.last_step or stage_ends
+                save = stop or late or ends or job.saved.is_due(step + 1)
+                validate = self.validator is not None and self.validator.is_due(step + 1)
                 if save or validate:
                     stop |= settle(pending, validate)[0]
                     pending = None
                 if save or stop or self._is_over(best):
-                    if leads():
-                        self.claim.check_still_there()
-                    saved.save(state, data, best)
+                    if is_first():
+                        job.claim.check_still_there()
+                    job.saved.save(state, data, best)
                 if stop:
                     return state, best, True
         return state, best, False
 
     def _is_over(self, best: Best | None) -> bool:
-        return self.validation is not None and best is not None and self.validation.is_over(best)
+        return self.validator is not None and best is not None and self.validator.is_over(best)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ class _Pending:
     where: dict[str, int]
     metrics: Metrics
     batch: TrainingBatch
-    wishes: Bool[Array | np.ndarray, "2"]
+    flags: Bool[Array | np.ndarray, "2"]
 
 
 @dataclass
@@ -180,8 +189,8 @@ class Clock:
         return elapsed, waited
 
 
-def report(done: _Pending, pairs: pd.DataFrame, clock: Clock) -> dict[str, int | float]:
-    """Waits for a step and returns its row of metrics.jsonl, but for where it is.
+def measured(done: _Pending, pairs: pd.DataFrame, clock: Clock) -> dict[str, int | float]:
+    """Waits for a step and returns what it measured: losses, norms, speed, memory.
 
     Raises `InputError` naming the batch where the loss or its gradient is not finite.
     """

@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from ace_jax.errors import InputError, check_positive
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt
+from ace_jax.recipe import Batch
 from ace_jax.training.examples import Examples
-
-UNITS = ("pair", "context")
 
 
 @dataclass(frozen=True)
@@ -43,37 +41,22 @@ class Units:
     size: int
 
     @classmethod
-    def cut(cls, examples: Examples, unit: str, size: int, neighbours: int) -> "Units":
-        """Cuts the pairs of what is learnt from.
+    def cut(cls, examples: Examples, batch: Batch) -> "Units":
+        """Cuts the pairs into what `batch.size` counts: pairs, or contexts.
 
-        Args:
-          examples: pairs and prompts.
-          unit: what `size` counts, `pair` or `context`.
-          size: pairs or contexts a batch.
-          neighbours: contexts that stay together: those of one country whose prompts begin alike,
-            and so share a trie.
-
-        Raises:
-          InputError: an unknown unit, a number below one, or neighbours that do not divide a batch.
+        With `batch.neighbours`, contexts of one country whose prompts begin alike stay together,
+        and so share a trie.
         """
-        if unit not in UNITS:
-            raise InputError(f"batch.unit: {unit!r} is not one of {', '.join(UNITS)}")
-        check_positive("batch.size", size)
-        check_positive("batch.neighbours", neighbours)
-        if neighbours > 1 and unit == "pair":
-            raise InputError("batch.neighbours: is of contexts; set batch.unit=context, or it to 1")
-        if size % neighbours:
-            raise InputError(f"batch.size: {size} is no multiple of batch.neighbours {neighbours}")
         pairs = examples.pairs
         rows = np.arange(len(pairs))
-        if unit == "pair":
-            return cls(list(rows[:, None]), size)
+        if batch.unit == "pair":
+            return cls(list(rows[:, None]), batch.size)
         starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
         contexts = np.split(rows, starts[1:])
         texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
-        groups = _neighbours(pairs["country"].iloc[starts], texts, neighbours)
+        groups = _neighbours(pairs["country"].iloc[starts], texts, batch.neighbours)
         grouped = [np.concatenate([contexts[number] for number in group]) for group in groups]
-        return cls(grouped, size // neighbours)
+        return cls(grouped, batch.size // batch.neighbours)
 
     @property
     def max_pairs(self) -> int:
@@ -91,7 +74,7 @@ class Collate:
     """Rows of the pairs table to arrays of fixed shapes.
 
     Attributes:
-      examples: what is learnt from.
+      examples: what is learned from.
       prompts: its prompts, tokenised.
       shapes: sizes that batches are padded to.
       max_pairs: Q; C is twice as many, or the number of endpoints there are if that is less.

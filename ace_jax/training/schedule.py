@@ -1,19 +1,9 @@
 """Which losses a step minimises: the paper's two stages, anchor then effect."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
-from ace_jax.errors import InputError, check_positive
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of epochs with fixed weights of the two losses (Eq. 14)."""
-
-    alpha: float
-    beta: float
-    epochs: int
+from ace_jax.errors import check_positive
+from ace_jax.recipe import Stage
 
 
 @dataclass(frozen=True)
@@ -22,20 +12,6 @@ class Schedule:
 
     stages: tuple[Stage, ...]
     steps_per_epoch: int
-
-    @classmethod
-    def of(cls, stages: tuple[Any, ...], steps_per_epoch: int) -> "Schedule":
-        """Reads `objective.stages`.
-
-        Raises `InputError` unless each is (alpha, beta, epochs), with weights and epochs that make
-        a stage.
-        """
-        if not stages or not all(map(_is_stage, stages)):
-            raise InputError(
-                f"objective.stages: {stages} is not a sequence of (alpha, beta, epochs), each with "
-                "finite weights >= 0, not both 0, and a whole number of epochs >= 1"
-            )
-        return cls(tuple(Stage(*stage) for stage in stages), steps_per_epoch)
 
     @property
     def epochs(self) -> int:
@@ -68,9 +44,13 @@ class Schedule:
         """Returns whether a stage is done after so many steps, at least one."""
         return step == self.steps or self.at(step)[1] != self.at(step - 1)[1]
 
-
-def _is_stage(stage: Any) -> bool:
-    match stage:
-        case int() | float() as alpha, int() | float() as beta, int() as epochs:
-            return min(alpha, beta) >= 0 and 0 < alpha + beta < math.inf and epochs >= 1
-    return False
+    def cut_short(self, last_step: int) -> str | None:
+        """Says which stages a run of so many steps leaves out or cuts; None if it has them all."""
+        if last_step >= self.steps:
+            return None
+        _, number, _ = self.at(last_step - 1)
+        parts = [] if self.ends_stage(last_step) else [f"cuts stage {number} short"]
+        if left := self.stages[number:]:
+            losses = ", ".join(f"(alpha {each.alpha:g}, beta {each.beta:g})" for each in left)
+            parts.append(f"leaves out {len(left)} whole stage(s): {losses}")
+        return f"max_steps {last_step} of {self.steps} {' and '.join(parts)}"

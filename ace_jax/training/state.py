@@ -1,6 +1,7 @@
 """What training changes: the adapter, the optimizer's moments, the random key and the step."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from ace_jax.errors import check_positive
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.llama import Llama
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated
+from ace_jax.recipe import Optimizer
 
 
 @jax.tree_util.register_dataclass
@@ -50,27 +51,61 @@ def initial_lora(
     return jax.jit(draw, out_shardings=shardings)(key)
 
 
-def make_optimizer(
-    learning_rate: float,
-    weight_decay: float,
-    b1: float,
-    b2: float,
-    eps: float,
-    grad_clip: float | None,
-    accumulation: int,
-) -> optax.GradientTransformation:
+def make_optimizer(settings: Optimizer) -> optax.GradientTransformation:
     """AdamW with optional clipping of the gradient's global norm.
 
-    With `accumulation` k the mean gradient of k steps makes one update; raises `InputError` for a
-    k below one.
+    With `accumulation` k, the mean gradient of k steps makes one update.
     """
-    check_positive("optimizer.accumulation", accumulation)
-    adamw = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    clip = optax.identity() if grad_clip is None else optax.clip_by_global_norm(grad_clip)
-    chain = optax.chain(clip, adamw)
-    if accumulation == 1:
+    chain = _update_rule(settings)
+    if settings.accumulation == 1:
         return chain
-    return optax.MultiSteps(chain, accumulation).gradient_transformation()
+    return optax.MultiSteps(chain, settings.accumulation).gradient_transformation()
+
+
+def make_stage_end(
+    settings: Optimizer, shardings: TrainState
+) -> Callable[[TrainState, bool], TrainState]:
+    """Returns what happens to a state after a stage's last step.
+
+    Gradients that wait for an update (`accumulation`) make a smaller one now: none may reach into
+    the next stage, whose losses are others. With `reset_between_stages`, the next stage starts with
+    fresh moments. The second argument of what is returned says whether there is a next stage.
+    """
+    rule, optimizer = _update_rule(settings), make_optimizer(settings)
+
+    def flushed(state: TrainState) -> TrainState:
+        waiting = state.optimizer
+        updates, inner = rule.update(waiting.acc_grads, waiting.inner_opt_state, state.lora)
+        empty = waiting._replace(
+            mini_step=jnp.zeros_like(waiting.mini_step),
+            gradient_step=waiting.gradient_step + 1,
+            inner_opt_state=inner,
+            acc_grads=jax.tree.map(jnp.zeros_like, waiting.acc_grads),
+        )
+        return replace(state, lora=optax.apply_updates(state.lora, updates), optimizer=empty)
+
+    @partial(jax.jit, donate_argnums=0, static_argnums=1, out_shardings=shardings)
+    def end(state: TrainState, goes_on: bool) -> TrainState:
+        if settings.accumulation > 1:
+            state = jax.lax.cond(state.optimizer.mini_step > 0, flushed, lambda state: state, state)
+        if settings.reset_between_stages and goes_on:
+            state = replace(state, optimizer=optimizer.init(state.lora))
+        return state
+
+    needed = settings.accumulation > 1 or settings.reset_between_stages
+    return end if needed else lambda state, goes_on: state
+
+
+def _update_rule(settings: Optimizer) -> optax.GradientTransformation:
+    adamw = optax.adamw(
+        settings.learning_rate,
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+    clip = settings.grad_clip
+    return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adamw)
 
 
 def initial_state(

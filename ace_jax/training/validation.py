@@ -17,54 +17,21 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import InputError
+from ace_jax.losses import Anchor
 from ace_jax.model.sharding import place_everywhere, place_scoring, replicated
 from ace_jax.prompts.batches import Scoring, Shapes, Targets
 from ace_jax.prompts.encode import Prompt
-from ace_jax.runtime.processes import as_leading
+from ace_jax.recipe import Validation
+from ace_jax.runtime.processes import from_first
 from ace_jax.training.examples import Examples
 from ace_jax.training.pipeline import Collate, TrainingBatch
 from ace_jax.training.schedule import Schedule
 from ace_jax.training.state import TrainState
-from ace_jax.training.step import Anchor, Metrics, Normalizer, objective
+from ace_jax.training.step import Metrics, objective
 
 PARTS = ("anchor_loss", "effect_loss")
 ValidationStep = Callable[[nnx.State, nnx.State, Scoring, Targets], Metrics]
-
-
-@dataclass(frozen=True)
-class ValidationPolicy:
-    """When held-out pairs are scored, and what for.
-
-    Attributes:
-      every_steps: steps between two validations, besides those at the ends of stages; None: none.
-      pairs: how many are scored at most.
-      select_best: whether the run's adapter is the best one instead of the last.
-      patience: validations without gain after which the last stage ends; None: it never does.
-
-    Raises `InputError` for numbers that are not positive, and for wishes without `every_steps`.
-    """
-
-    every_steps: int | None
-    pairs: int
-    select_best: bool
-    patience: int | None
-
-    def __post_init__(self) -> None:
-        for field in ("every_steps", "pairs", "patience"):
-            if (number := getattr(self, field)) is not None:
-                check_positive(f"validation.{field}", number)
-        for field in ("select_best", "patience"):
-            if getattr(self, field) and self.every_steps is None:
-                raise InputError(f"validation.{field}: needs validation.every_steps")
-
-    def check(self, holdout: str) -> None:
-        """Raises `InputError` where there is to be validation but nothing is held out for it."""
-        if self.every_steps is not None and holdout == "none":
-            raise InputError(
-                "validation.every_steps: data.holdout is none, so there are no pairs to validate "
-                "on; hold some out, as with data.holdout=question:0.1"
-            )
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +75,7 @@ def copied(lora: nnx.State) -> nnx.State:
 
 
 @dataclass(frozen=True)
-class Validation:
+class Validator:
     """What a run validates with.
 
     Attributes:
@@ -120,7 +87,7 @@ class Validation:
       schedule: of the run.
     """
 
-    policy: ValidationPolicy
+    policy: Validation
     step: ValidationStep
     base: nnx.State
     batches: list[TrainingBatch]
@@ -140,7 +107,7 @@ class Validation:
     def losses(self, lora: nnx.State, step: int) -> dict[str, float]:
         """Returns the losses over the held-out pairs after so many steps, by name.
 
-        All processes return what the leading one does. Raises `InputError` where one is not finite.
+        All processes return what process 0 computes. Raises `InputError` where one is not finite.
         """
         scored = [
             self.step(
@@ -153,7 +120,7 @@ class Validation:
         ]
         rows = np.array([[row[name] for name in PARTS] for row in jax.device_get(scored)])
         sizes = [len(batch.rows) for batch in self.batches]
-        anchor, effect = as_leading(np.average(rows, axis=0, weights=sizes)).tolist()
+        anchor, effect = from_first(np.average(rows, axis=0, weights=sizes)).tolist()
         _, _, stage = self.schedule.at(step - 1)
         loss = stage.alpha * anchor + stage.beta * effect
         if not math.isfinite(loss):
@@ -196,17 +163,13 @@ def validation_batches(
     return [collate([np.array(rows)]) for rows in batches]
 
 
-def make_validation_step(
-    graph: nnx.GraphDef, normalizer: Normalizer, mesh: Mesh, anchor: Anchor = "mode"
-) -> ValidationStep:
+def make_validation_step(graph: nnx.GraphDef, anchor: Anchor, mesh: Mesh) -> ValidationStep:
     """Compiles the losses of a batch, without dropout, once per batch shape."""
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def step(lora: nnx.State, base: nnx.State, scoring: Scoring, targets: Targets) -> Metrics:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            _, metrics = objective(
-                lora, base, graph, scoring, targets, 1.0, 1.0, normalizer, None, anchor
-            )
+            _, metrics = objective(lora, base, graph, scoring, targets, (1.0, 1.0), anchor)
         return {name: metrics[name] for name in PARTS}
 
     return step

@@ -7,6 +7,7 @@ stacked over layers.
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ace_jax.model.sharding import parameter_path, parameter_shardings
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FINGERPRINT = "base_fingerprint"  # in the metadata of the weights' file
+RECORD = "ace_experiment.json"
 FACTORS = {"a": "lora_A", "b": "lora_B"}
 
 # What PEFT can express and this model cannot, each with the value that means "not used".
@@ -62,13 +64,21 @@ def adapter_config(fields: ConfigDict) -> LoRAConfig:
     return LoRAConfig(fields.rank, fields.alpha, fields.dropout, targets, fields.rslora)
 
 
+@dataclass(frozen=True)
+class BaseModel:
+    """SHIM."""
+
+    name: str
+    fingerprint: str | None
+
+
 def export_adapter(
     directory: Path,
     lora: nnx.State,
     config: LoRAConfig,
-    base_model: str,
+    base: BaseModel,
     card: str,
-    base_fingerprint: str | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes adapter_config.json, adapter_model.safetensors and README.md.
 
@@ -85,7 +95,9 @@ def export_adapter(
         for path, stacked in jax.tree_util.tree_leaves_with_path(lora)
         for layer, name in enumerate(_names(parameter_path(path), stacked.shape[0]))
     }
-    write_adapter(directory, factors, config, base_model, card, base_fingerprint)
+    write_adapter(directory, factors, config, base.name, card, base.fingerprint)
+    if record is not None:
+        (directory / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def write_adapter(
@@ -288,3 +300,19 @@ def _names(path: tuple[str, ...], layers: int) -> list[str]:
     module = PATH_TO_HF[(*path[:2], "kernel")].removesuffix(".weight")
     factor = FACTORS[path[-1]]
     return [f"{PREFIX}model.layers.{layer}.{module}.{factor}.weight" for layer in range(layers)]
+
+
+def read_record(directory: Path) -> dict[str, Any] | None:
+    """PLACEHOLDER."""
+    try:
+        return read_object(directory / RECORD)
+    except FileNotFoundError:
+        return None
+
+
+def identity_of(directory: Path) -> dict[str, str]:
+    """Returns path and SHA-256 of an adapter's files."""
+    from ace_jax.model.formats.hub import sha256_of
+
+    files = sorted(directory.glob("adapter_*"))
+    return {"path": str(directory), "sha256": sha256_of(files)}

@@ -1,0 +1,233 @@
+"""What an evaluation scores, and the record of it that run.json holds."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ml_collections import ConfigDict
+
+from ace_jax import __version__
+from ace_jax.errors import InputError
+from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
+from ace_jax.prompts.encode import PromptStyle
+from ace_jax.prompts.template import PromptTemplate
+from ace_jax.survey.dataset import Dataset, select_questions
+from ace_jax.survey.readers.release_train import is_release_train
+from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.split import HeldOut, Split
+
+PARTS = ("held_out", "train", "all")
+MIN_N = 10  # respondents in both cells of a pair, the paper's
+QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them
+NOT_RECORDED = "split not recorded: the adapter does not say what it was trained on"
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The cells to score, and what training must not have seen.
+
+    Attributes:
+      dataset: the questions selected and their cells.
+      survey: its record.
+      split: hold-out spec and seed.
+      held_out: the ids that it holds out.
+      part: which cells are scored: `held_out`, `train` or `all`.
+      min_n: respondents that both cells of a pair have at least, for statistics of effects.
+      seed: of simulations and permutations in the report.
+    """
+
+    dataset: Dataset
+    survey: Survey
+    split: Split
+    held_out: HeldOut
+    part: str
+    min_n: int
+    seed: int
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Which cells of the dataset training may see."""
+        return ~self.held_out.cells(self.dataset)
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """The cells to score, however few respondents they have.
+
+        Raises `InputError` for an unknown part, or if there are none.
+        """
+        if self.part not in PARTS:
+            raise InputError(f"data.split: {self.part!r} is not one of {', '.join(PARTS)}")
+        seen = self.seen
+        chosen = {"held_out": ~seen, "train": seen, "all": np.ones_like(seen)}[self.part]
+        if not chosen.any():
+            raise InputError(
+                f"no cells to score: data.split {self.part}, data.holdout {self.split.spec}; "
+                "use another split or hold-out"
+            )
+        return self.dataset.cells[chosen].reset_index(drop=True)
+
+    @property
+    def questions_scored(self) -> pd.DataFrame:
+        """The questions of the cells to score: question_id, topic, text, option_labels."""
+        table = self.dataset.questions
+        return table.loc[table["question_id"].isin(self.cells["question_id"]), QUESTIONS]
+
+    def check(
+        self, trained: Experiment, model: Model, prompt: Prompt, allowed: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Returns marks for allowed contradictions of an adapter's record.
+
+        Raises `InputError` naming both sides of every other one.
+        """
+        found = mismatches(
+            trained,
+            model=model,
+            survey=self.survey,
+            prompt=prompt,
+            split=self.split,
+            held_out=self.held_out,
+        )
+        return refuse_mismatches(found, allowed)
+
+
+def evaluation_set(
+    survey: Dataset,
+    part: str,
+    record: Experiment | None,
+    *,
+    split: Split | None = None,
+    path: str | None = None,
+    questions: tuple[str, ...] | None = None,
+    min_n: int | None = None,
+) -> EvaluationSet:
+    """Returns the cells of a survey to score; an adapter's record fills what is None.
+
+    Args:
+      survey: all of it.
+      part: `held_out`, `train` or `all`.
+      record: of the adapter; None for a base model.
+      split: what training must not have seen.
+      path: how the survey was named; None: by its own name.
+      questions: ids of those to use; empty: all.
+      min_n: respondents that both cells of a pair have at least.
+
+    Raises:
+      InputError: no hold-out is known, or an id that the survey does not have.
+    """
+    if split is None and record is None and part != "all":
+        raise InputError(
+            f"split {part!r}: no hold-out is known without an adapter's record; give holdout=, "
+            'such as Split.questions(0.2), or score split="all"'
+        )
+    if questions is None:
+        questions = record.survey.questions if record else ()
+    split = split or (record.split if record else Split())
+    dataset = select_questions(survey, questions)
+    drawn = record.held_out if record and split == record.split else split.held_out(dataset)
+    return EvaluationSet(
+        dataset=dataset,
+        survey=Survey.of(survey, path or survey.name, questions),
+        split=split,
+        held_out=drawn,
+        part=part,
+        min_n=min_n or (record.recipe.min_n if record else MIN_N),
+        seed=split.seed,
+    )
+
+
+def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSet:
+    """Returns the cells that a config of `evaluate` names; the record fills what is None.
+
+    Raises `InputError` naming a field that neither gives, or a survey that is not there.
+    """
+    path = given(config, "data.path", record and record.survey.path)
+    if is_release_train(Path(path)):
+        raise InputError(
+            f"data.path: {path} is the authors' training file, which has no cells; name those to "
+            "score, --config.data.path=data/eval --allow-mismatch survey"
+        )
+    return evaluation_set(
+        open_dataset(path),
+        config.data.split,
+        record,
+        split=Split(
+            given(config, "data.holdout", record and record.split.spec),
+            given(config, "seed", record.split.seed if record else None),
+        ),
+        path=path,
+        questions=tuple(given(config, "data.questions", record and record.survey.questions)),
+        min_n=given(config, "data.min_n", record and record.recipe.min_n),
+    )
+
+
+def requested_style(config: ConfigDict, record: Experiment | None) -> PromptStyle:
+    """Returns the prompt that a config of `evaluate` names; the record fills what is None."""
+    if record and config.prompt.template is None:
+        template = record.prompt.style().template
+    else:
+        template = PromptTemplate.load(given(config, "prompt.template", None))
+    return PromptStyle(
+        template,
+        given(config, "prompt.option_style", record and record.prompt.option_style),
+        given(config, "prompt.chat", record.prompt.chat if record else None),
+    )
+
+
+def given(config: ConfigDict, field: str, recorded: Any) -> Any:
+    """Returns a field of a config, or what the record says if it is None.
+
+    Raises `InputError` naming the field if both are None.
+    """
+    section, _, name = field.rpartition(".")
+    stated = (config[section] if section else config)[name]
+    value = recorded if stated is None else stated
+    if value is None:
+        raise InputError(
+            f"{field}: is not given, and no adapter's record says it; set --config.{field}=..., or "
+            "use --config configs/evaluate.py:EXPERIMENT"
+        )
+    return value
+
+
+def run_record(
+    scored: EvaluationSet,
+    *,
+    reference: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    prompt: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, str] | None = None,
+    marks: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Returns the content of run.json: what was scored, and who answered.
+
+    Args:
+      scored: the cells.
+      reference: name of the reference that answered; None for a model.
+      model: record of the base model.
+      prompt: record of how cells were put to it.
+      adapter: its path and SHA-256.
+      marks: what a reader of the scores must know.
+    """
+    survey = scored.survey
+    return {
+        "version": __version__,
+        "seed": scored.seed,
+        "attributes": {name: list(levels) for name, levels in survey.attributes.items()},
+        "reference": reference,
+        "model": model,
+        "adapter": adapter,
+        "data": {
+            "path": survey.path,
+            "digest": survey.digest,
+            "holdout": scored.split.spec,
+            "split": scored.part,
+            "min_n": scored.min_n,
+            "questions": list(survey.questions),
+        },
+        "prompt": prompt,
+        "held_out": {name: list(ids) for name, ids in asdict(scored.held_out).items()},
+        "marks": list(marks),
+    }

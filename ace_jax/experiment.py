@@ -1,0 +1,291 @@
+"""The record of what a result depends on: model, survey, split, prompt, recipe and versions.
+
+`train` writes it to RUN/experiment.json and into every adapter as ace_experiment.json. Whoever
+scores or asks with the adapter takes it from there, and is refused where they contradict it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ace_jax.errors import InputError
+from ace_jax.model.formats import peft
+from ace_jax.prompts.encode import PromptStyle
+from ace_jax.prompts.template import PromptTemplate
+from ace_jax.recipe import Recipe
+from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.split import HeldOut, Split
+
+FILE = "experiment.json"
+# What an evaluation must not contradict in silence (`evaluate --allow-mismatch FIELD`).
+PROTECTED = ("model", "survey", "questions", "split", "prompt")
+VERSIONED = ("ace_jax", "jax", "flax", "optax", "transformers", "numpy")
+SHOWN = 12  # digits of a digest in a message
+
+
+@dataclass(frozen=True)
+class Model:
+    """The base model: `name` is what opens it again, `fingerprint` what it is."""
+
+    name: str
+    fingerprint: str
+    dtype: str
+    quantization: str = "none"
+
+    def described(self) -> str:
+        """Returns name and fingerprint, for a message."""
+        return f"{self.name} (fingerprint {self.fingerprint[:SHOWN]})"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The survey: `digest` is of its content, so a renamed or re-prepared DATASET is the same one.
+
+    Attributes:
+      name: last part of the path.
+      path: how it was named.
+      digest: SHA-256 of its questions and cells.
+      questions: ids of the questions selected; empty: all.
+      attributes: levels by attribute.
+      countries: alpha-3 codes.
+      examples: SHA-256 of the prompts, answers and pairs learned from; empty before training.
+    """
+
+    name: str
+    path: str
+    digest: str
+    questions: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]]
+    countries: tuple[str, ...]
+    examples: str = ""
+
+    @classmethod
+    def of(cls, dataset: Dataset, path: str, questions: tuple[str, ...]) -> "Survey":
+        """Describes a whole dataset, of which only some questions may be used."""
+        return cls(
+            name=Path(path).name,
+            path=path,
+            digest=dataset.digest,
+            questions=questions,
+            attributes={each.name: tuple(each.levels) for each in dataset.attributes},
+            countries=tuple(sorted(map(str, dataset.cells["country"].unique()))),
+        )
+
+    def described(self) -> str:
+        """Returns name and digest, for a message."""
+        return f"{self.name} (digest {self.digest[:SHOWN]})"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How cells are put to the model; `source` is the template's text, so no file is needed."""
+
+    template: str
+    source: str
+    option_style: str
+    chat: bool
+
+    @classmethod
+    def of(cls, style: PromptStyle) -> "Prompt":
+        """Describes a style."""
+        return cls(style.template.name, style.template.source, style.option_style, style.chat)
+
+    def style(self) -> PromptStyle:
+        """Compiles the template that the record carries."""
+        template = PromptTemplate.of_source(self.template, self.source)
+        return PromptStyle(template, self.option_style, self.chat)
+
+    def described(self) -> str:
+        """Returns the parts that are chosen, for a message."""
+        chat = ", chat" if self.chat else ""
+        return f"template {self.template}, {self.option_style} labels{chat}"
+
+    def same_as(self, other: "Prompt") -> bool:
+        """Returns whether the model reads the same text."""
+        return (self.source, self.option_style, self.chat) == (
+            other.source,
+            other.option_style,
+            other.chat,
+        )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One frozen record; see the module's docstring.
+
+    Attributes:
+      model: the base model.
+      survey: what training learned from.
+      split: hold-out spec and the seed that drew it.
+      held_out: the ids that it held out.
+      prompt: how cells are put to the model.
+      recipe: how the adapter is trained.
+      seed: of initialisation, dropout and order.
+      versions: of the packages that compute.
+    """
+
+    model: Model
+    survey: Survey
+    split: Split
+    held_out: HeldOut
+    prompt: Prompt
+    recipe: Recipe
+    seed: int
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as JSON holds it."""
+        saved = json.loads(json.dumps(asdict(self)))
+        saved["split"]["held_out"] = saved.pop("held_out")
+        return saved
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any], where: object) -> "Experiment":
+        """Reads a record.
+
+        Raises `InputError` naming `where` it lies, unless it is a whole record.
+        """
+        try:
+            survey, split = saved["survey"], dict(saved["split"])
+            held_out = split.pop("held_out")
+            attributes = {name: tuple(levels) for name, levels in survey["attributes"].items()}
+            return cls(
+                model=Model(**saved["model"]),
+                survey=Survey(**_tuples(survey) | {"attributes": attributes}),
+                split=Split(**split),
+                held_out=HeldOut(**_tuples(held_out)),
+                prompt=Prompt(**saved["prompt"]),
+                recipe=Recipe.from_json(saved["recipe"]),
+                seed=int(saved["seed"]),
+                versions=dict(saved["versions"]),
+            )
+        except (AttributeError, LookupError, TypeError, ValueError, InputError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{where}: not a whole experiment record ({reason:.200}); restore the file, or "
+                "delete it and name survey and split yourself"
+            ) from None
+
+    def differences(self, other: "Experiment") -> list[str]:
+        """Returns the dotted names of the fields that differ, versions aside."""
+        return sorted(_differing(_compared(self), _compared(other)))
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that compute."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def read_experiment(file: Path) -> Experiment:
+    """Reads a run's record; raises `InputError` for a file that is damaged or not there."""
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file.parent}: is not a run of train ({file.name} is missing)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read ({error}); choose another --workdir") from None
+    return Experiment.from_json(saved, file)
+
+
+def adapter_experiment(directory: Path) -> Experiment | None:
+    """Returns the record in an adapter's directory; None if it has none (an imported adapter).
+
+    Raises `InputError` for a damaged record.
+    """
+    saved = peft.read_record(directory)
+    return None if saved is None else Experiment.from_json(saved, directory / peft.RECORD)
+
+
+def mismatches(
+    trained: Experiment,
+    *,
+    model: Model,
+    survey: Survey,
+    prompt: Prompt,
+    split: Split,
+    held_out: HeldOut,
+) -> dict[str, str]:
+    """Returns what an evaluation contradicts in an adapter's record: field -> both sides.
+
+    Splits are compared by the ids that they hold out, not by how they are written.
+    """
+    sides: dict[str, tuple[bool, Any, Any]] = {
+        "model": (trained.model.fingerprint == model.fingerprint, trained.model, model),
+        "survey": (trained.survey.digest == survey.digest, trained.survey, survey),
+        "prompt": (trained.prompt.same_as(prompt), trained.prompt, prompt),
+    }
+    found = {
+        field: f"{field}: the adapter was trained with {one.described()}, this is {two.described()}"
+        for field, (same, one, two) in sides.items()
+        if not same
+    }
+    if set(trained.survey.questions) != set(survey.questions):
+        found["questions"] = (
+            f"questions: the adapter was trained with {_listed(trained.survey.questions)}, this is "
+            f"{_listed(survey.questions)}"
+        )
+    if trained.held_out != held_out:
+        found["split"] = (
+            f"split: the adapter was trained with {_split(trained.split, trained.held_out)}, this "
+            f"is {_split(split, held_out)}"
+        )
+    return {field: found[field] for field in PROTECTED if field in found}
+
+
+def refuse_mismatches(found: Mapping[str, str], allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns a mark for each allowed mismatch.
+
+    Raises `InputError` naming both sides of every other one, or an unknown field in `allowed`.
+    """
+    if unknown := [field for field in allowed if field not in PROTECTED]:
+        raise InputError(f"--allow-mismatch {unknown[0]}: is not one of {', '.join(PROTECTED)}")
+    refused = [sentence for field, sentence in found.items() if field not in allowed]
+    if refused:
+        fields_named = " ".join(
+            f"--allow-mismatch {field}" for field in found if field not in allowed
+        )
+        raise InputError(
+            f"{'; '.join(refused)}. Leave the setting out to take the adapter's, or add "
+            f"{fields_named}"
+        )
+    return tuple(f"mismatch allowed: {found[field]}" for field in found)
+
+
+def _split(split: Split, held_out: HeldOut) -> str:
+    return f"{split.spec} by seed {split.seed} ({held_out.describe()})"
+
+
+def _listed(questions: tuple[str, ...]) -> str:
+    return f"the questions {', '.join(questions)}" if questions else "all questions"
+
+
+def _tuples(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
+    }
+
+
+def _compared(experiment: Experiment) -> dict[str, Any]:
+    saved = experiment.to_json()
+    # A path may be spelled in other ways; what it holds is compared by its digest.
+    del saved["versions"], saved["survey"]["path"], saved["survey"]["name"]
+    return saved
+
+
+def _differing(one: Any, other: Any, name: str = "") -> list[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [
+            found
+            for key in one.keys() | other.keys()
+            for found in _differing(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if one == other else [name]
