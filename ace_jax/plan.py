@@ -1,15 +1,16 @@
-"""Says what training and scoring would take on devices that need not be here.
+"""Says what training and scoring would take on devices that this machine does not have.
 
     python -m ace_jax.plan --config configs/ace.py --topology v5e:4x4
 
-Compiles the steps that `train` and `evaluate` run from shapes alone, for a TPU slice (needs
-`ace_jax[tpu]`, but no TPU) or for this machine's CPU: `--topology host:8`. No compiler for GPUs
-works without one: `--topology h100:2` compiles for the CPU and sets that against a GPU's figures.
-Prints memory, operations, collectives and an estimate of the time, with all that it assumes.
+Compiles the steps of `train` and `evaluate` from shapes alone. A TPU slice needs `ace_jax[tpu]` but
+no TPU; `host:8` is this machine's CPU. Compiling for a GPU needs a GPU, so `h100:2` compiles for
+the CPU and compares the result with a GPU's figures. Prints memory, operations, collectives and an
+estimate of the time, with its assumptions.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -19,102 +20,113 @@ from ace_jax import command
 from ace_jax.errors import InputError, check_positive
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.chips import HOST, Topology
-from ace_jax.planning.fit import verdict
-from ace_jax.planning.known import describe_for_plan
-from ace_jax.planning.program import (
-    Program,
-    bytes_of,
-    model_of,
-    parameters_of,
-    scoring_program,
-    train_program,
-)
-from ace_jax.planning.report import Plan, Planned
-from ace_jax.planning.roofline import ASSUMPTIONS, estimate
+from ace_jax.planning.collectives import by_kind
+from ace_jax.planning.devices import HOST, TPUS, Topology
+from ace_jax.planning.estimate import ASSUMPTIONS, seconds, verdict
+from ace_jax.planning.program import Program, model_of, scoring_program, train_program
+from ace_jax.planning.report import text
+from ace_jax.planning.stand_in import describe_for_plan
 from ace_jax.planning.workload import workload
 from ace_jax.runtime.progress import log as say
 
-PASSES = {"train": 2, "score": 1}  # through the weights
-
 
 def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None) -> None:
-    """Runs the whole job; see the module's docstring."""
+    """Prints the plan and writes it to `output`; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
     # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     check_positive("--scoring_cells", cells)
     if output and not output.parent.is_dir():
-        raise InputError(f"--json {output}: {output.parent} is no directory; make it first")
-    made = plan(config, Topology.of(topology_name), cells)
-    print(made.text())
+        raise InputError(f"--json {output}: {output.parent} is not a directory; make it first")
+    result = plan(config, Topology.parse(topology_name), cells)
+    print(text(result))
     if output:
-        output.write_text(json.dumps(made.json(), indent=2) + "\n")
+        output.write_text(json.dumps(result, indent=2) + "\n")
         say(f"plan: {output}")
 
 
-def plan(config: ConfigDict, topology: Topology, cells: int) -> Plan:
-    """Compiles both steps of a config for some devices and says what they take."""
+def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
+    """Compiles both steps and returns the plan, as `--json` writes it.
+
+    Args:
+      config: the config of `train`.
+      topology: the devices.
+      cells: number of cells that evaluation scores at a time.
+
+    Returns:
+      `facts` and `assumptions` in words, and `steps`: for `train` and `score` the bytes a device
+      (`arguments`, `temporaries`, `peak`), `flops`, `collectives`, `seconds` and `verdict`. A step
+      that the compiler cannot fit into memory has no collectives and no seconds.
+
+    Raises:
+      InputError: the config does not fit the devices, or `train` refuses it.
+    """
     mesh = make_mesh(**config.mesh, devices=topology.devices())
     description, source = describe_for_plan(config.model.path)
     lora = adapter_config(config.lora)
     model = model_of(config, description.config, lora)
     work = workload(config, description.tokenizer, row_shards(mesh), cells)
-    facts = {
-        "model": f"{description.name} in {config.model.dtype}",
-        "parameters": f"{parameters_of(model.base):,} of the base, "
-        f"{parameters_of(model.lora):,} of LoRA (rank {lora.rank} on {', '.join(lora.targets)})",
-        "devices": f"{topology.count} of {topology.name}, mesh "
-        + ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()),
-    }
 
     say(f"compiling the training step of {description.name} for {topology.name}")
-    batch = work.training
-    train = train_program(config, model, lora.dropout, batch.scoring, batch.targets, mesh)
-    say(f"compiling the scoring step ({train.compile_seconds:.0f} s for the other)")
+    train = train_program(config, model, work.training, mesh)
+    say(f"compiling the scoring step; the training step took {train.compile_seconds:.0f} s")
     score = scoring_program(model, work.scoring, mesh)
 
-    def planned(name: str, program: Program, done: tuple[str, int]) -> Planned:
-        if topology.chip is None:
-            return Planned(name, program, None, done, None)
-        base = bytes_of(model.base)
-        weights = base // mesh.shape["tensor"]
-        chip, gathered = topology.chip, mesh.shape["fsdp"] > 1
-        return Planned(
-            name,
-            program,
-            estimate(program, chip, topology.count, weights, gathered, PASSES[name]),
-            done,
-            verdict(program, chip.memory, config, dict(mesh.shape), base),
-        )
+    def step(program: Program, passes: int, unit: str, count: int) -> dict[str, Any]:
+        chip, found = topology.chip, program.collectives
+        estimate = None
+        if chip is not None and found is not None:
+            estimate = seconds(program, chip, mesh.shape, passes)
+        return {
+            "arguments": program.arguments,
+            "temporaries": program.temporaries,
+            "peak": program.peak,
+            "flops": program.flops,
+            "flops_per_device": program.flops / topology.count,
+            "collectives": None if found is None else by_kind(found),
+            "seconds": estimate,
+            "unit": unit,
+            "count": count,
+            "per_second": count / max(estimate.values()) if estimate else None,
+            "verdict": verdict(program, chip.memory, config) if chip else "no limit is known",
+            "compile_seconds": program.compile_seconds,
+        }
 
-    return Plan(
-        facts,
-        topology.count,
-        (
-            planned("train", train, ("pairs", work.pairs)),
-            planned("score", score, ("cells", work.cells)),
-        ),
-        (
+    def size(tree: Any) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+    shape = ", ".join(f"{axis}={number}" for axis, number in mesh.shape.items())
+    return {
+        "facts": {
+            "model": f"{description.name} in {config.model.dtype}",
+            "parameters": f"{size(model.base):,} of the base, {size(model.lora):,} of LoRA "
+            f"(rank {lora.rank} on {', '.join(lora.targets)})",
+            "devices": f"{topology.count} of {topology.name}, mesh {shape}",
+        },
+        "steps": {
+            "train": step(train, 2, "pairs", len(work.training.rows)),
+            "score": step(score, 1, "cells", cells),
+        },
+        "assumptions": [
             f"architecture: {source}",
             *work.assumptions,
-            *_of_compiler(topology),
+            f"compiler: {_compiler(topology)}",
             *(ASSUMPTIONS if topology.chip else ()),
-        ),
-    )
+        ],
+    }
 
 
-def _of_compiler(topology: Topology) -> tuple[str, ...]:
-    if not topology.compiled_here:
+def _compiler(topology: Topology) -> str:
+    if topology.kind in TPUS:
         return (
-            "compiler: XLA for TPU at its least effort, on devices that are not here; a run's own "
-            "compilation takes longer and may order operations better",
+            "XLA for TPU at its least effort, without the devices; the compiler takes longer in a "
+            "run and may order operations better"
         )
-    if topology.name.startswith(HOST):
-        return ("compiler: XLA for this machine's CPU; it computes in float32 what is bfloat16",)
+    if topology.kind == HOST:
+        return "XLA for this machine's CPU, which computes bfloat16 in float32"
     return (
-        f"compiler: XLA for this machine's CPU stands in for that of {topology.name}: it computes "
-        "in float32 what is bfloat16, so temporaries and what is sent come out too large",
+        f"XLA for this machine's CPU stands in for that of {topology.name}; it computes bfloat16 "
+        "in float32, so temporaries and what is sent come out too large"
     )
 
 
@@ -123,9 +135,9 @@ if __name__ == "__main__":
         "topology", None, "v5e:4x4 (also v5p, v6e), h100:2 (a100, h200) or host:8", required=True
     )
     scoring_cells = flags.DEFINE_integer(
-        "scoring_cells", 80, "cells that evaluation takes at a time: its batch.size"
+        "scoring_cells", 80, "cells that evaluation scores at a time (its batch.size)"
     )
-    output = flags.DEFINE_string("json", None, "also writes the plan to this file")
+    output = flags.DEFINE_string("json", None, "file that also gets the plan, as JSON")
     command.run_on_config(
         lambda config: main(
             config,

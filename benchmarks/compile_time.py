@@ -2,8 +2,8 @@
 
     python benchmarks/compile_time.py --output compile_time.json
 
-The shapes are those of SmolLM2-135M but for its depth, on a batch of neighbouring contexts of the
-World Values Survey; nothing is computed. Both depths take turns; the ratio is the median's.
+The shapes are those of SmolLM2-135M except for the depth. The batch has neighbouring contexts of
+the World Values Survey. Nothing is computed. The depths take turns; the ratio is that of medians.
 """
 
 import argparse
@@ -37,8 +37,7 @@ def main() -> None:
 
     def compiled(layers: int) -> float:
         model = model_of(config, replace(architecture, num_layers=layers), ADAPTER)
-        of_batch = (batch.scoring, batch.targets, mesh)
-        return train_program(config, model, config.lora.dropout, *of_batch).compile_seconds
+        return train_program(config, model, batch, mesh).compile_seconds
 
     seconds: dict[int, list[float]] = {layers: [] for layers in DEPTHS}
     for _ in range(options.repetitions):

@@ -41,8 +41,8 @@ from workload import Pairs, alternate, machine, matmul_rate, pairs_of, ratios
 
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hf import Index
-from ace_jax.planning.chips import GPUS
-from ace_jax.planning.known import MODELS
+from ace_jax.planning.devices import GPUS
+from ace_jax.planning.stand_in import MODELS
 
 NEIGHBOURS = 8
 TINY = {

@@ -19,9 +19,8 @@ from peers import ADAPTER, step_flops
 from workload import machine, shapes, style, survey
 
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.planning.chips import GPUS
-from ace_jax.planning.known import MODELS
-from ace_jax.planning.stand_in import stand_in_tokenizer
+from ace_jax.planning.devices import GPUS
+from ace_jax.planning.stand_in import MODELS, stand_in_tokenizer
 from ace_jax.prompts.encode import encode
 from ace_jax.recipe import ROW_LENGTHS, Batch
 from ace_jax.survey.pairs import toggle_pairs

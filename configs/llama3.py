@@ -3,8 +3,8 @@
     python -m ace_jax.train --config configs/llama3.py:8b-v5e-16 --workdir runs/8b
     python -m ace_jax.plan --config configs/llama3.py:8b-v5e-16 --topology v5e:4x4
 
-A variant is a model and the devices it is for, counted in chips; docs/scaling.md has the plan of
-each. All take whole contexts, neighbours together, and otherwise what the paper published.
+A variant names a model and its devices, counted in chips. docs/scaling.md shows the plan of each.
+A batch holds whole contexts, and neighbouring contexts stay together. All else is as in the paper.
 """
 
 import runpy
@@ -19,7 +19,7 @@ MODELS = {"8b": "meta-llama/Llama-3.1-8B-Instruct", "70b": "meta-llama/Llama-3.3
 
 @dataclass(frozen=True)
 class Layout:
-    """Mesh sizes, and contexts in a batch."""
+    """Sizes of the mesh axes, and the number of contexts in a batch."""
 
     data: int
     fsdp: int
@@ -40,7 +40,7 @@ VARIANTS = {
 def get_config(variant: str = "8b-v5e-16") -> ConfigDict:
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
-        raise ValueError(f"configs/llama3.py has no variant {variant!r}; there are: {known}")
+        raise ValueError(f"configs/llama3.py has no variant {variant!r}; choose from {known}")
     layout = VARIANTS[variant]
     config = PAPER["get_config"]().unlock()
     config.model.path = MODELS[variant.split("-")[0]]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Plans every ready configuration of configs/llama3.py; docs/scaling.md shows the results.
+# Plans every variant of configs/llama3.py. docs/scaling.md shows the results.
 #
 #   bash launch/plan_all.sh [OUTPUT [VARIANT...]]
 #
-# Writes OUTPUT/VARIANT.txt and .json (OUTPUT defaults to runs/plan) and prints a table of them all.
-# Needs the `tpu` extra, no TPU; compiling takes minutes a variant.
+# Writes OUTPUT/VARIANT.txt and .json (OUTPUT defaults to runs/plan) and prints one table.
+# Needs the `tpu` extra but no TPU. Each variant takes minutes to compile.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,21 +35,21 @@ from pathlib import Path
 print("| variant | base | temporaries | peak, GB | TFLOP | sent, GB | ms a step | pairs a second | scoring: peak, GB | cells a second | |")
 print("|---|---|---|---|---|---|---|---|---|---|---|")
 for variant in sys.argv[2:]:
-    plan = json.loads((Path(sys.argv[1]) / f"{variant}.json").read_text())
-    train, score = plan["train"], plan["score"]
-    sent = sum(kind["sent"] for kind in train["collectives"].values())
+    steps = json.loads((Path(sys.argv[1]) / f"{variant}.json").read_text())["steps"]
+    train, score = steps["train"], steps["score"]
+    fit = all(step["verdict"].startswith("fits") for step in (train, score))
     row = [
         f"`{variant}`",
         f"{train['arguments']['base'] / 1e9:.1f}",
         f"{train['temporaries'] / 1e9:.1f}",
         f"{train['peak'] / 1e9:.1f}",
         f"{train['flops'] / 1e12:,.0f}",
-        f"{sent / 1e9:.2f}",
-        f"{train['estimate']['seconds'] * 1e3:,.0f}",
-        f"{train['per_second']:,.0f}",
+        f"{sum(kind['sent'] for kind in (train['collectives'] or {}).values()) / 1e9:.2f}",
+        f"{max(train['seconds'].values()) * 1e3:,.0f}" if train["seconds"] else "-",
+        f"{train['per_second'] or 0:,.0f}",
         f"{score['peak'] / 1e9:.1f}",
-        f"{score['per_second']:,.0f}",
-        "fits" if train["verdict"].startswith("fits") and score["verdict"].startswith("fits") else "does not fit",
+        f"{score['per_second'] or 0:,.0f}",
+        "fits" if fit else "does not fit",
     ]
     print(f"| {' | '.join(row)} |")
 PYTHON

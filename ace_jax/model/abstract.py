@@ -1,4 +1,4 @@
-"""A model without its arrays: structure, shapes and dtypes, so that nothing takes memory."""
+"""A model without its arrays: structure, shapes and dtypes, which take no memory."""
 
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,9 @@ class AbstractModel:
     """The model without its arrays.
 
     Attributes:
-      graph: its structure.
+      graph: the structure.
       lora: shapes of the trainable parameters.
-      base: shapes of the frozen ones.
+      base: shapes of the frozen parameters.
     """
 
     graph: nnx.GraphDef
@@ -34,17 +34,17 @@ def abstract_model(
     remat: str = "matmuls",
     quantization: str = "none",
 ) -> AbstractModel:
-    """Returns the model's structure and shapes; no memory is taken.
+    """Returns the model's structure and shapes.
 
     Args:
       config: architecture.
       lora: the adapter's shape; None for the base alone.
       dtype: of the frozen parameters.
-      remat: what is kept for the backward pass, `model.remat`.
-      quantization: of the frozen kernels, `model.quantization`.
+      remat: what the backward pass keeps, `model.remat`.
+      quantization: kind of the frozen kernels, `model.quantization`.
 
     Raises:
-      InputError: an unknown name among the last two.
+      InputError: `remat` or `quantization` is unknown.
     """
     if remat not in REMAT:
         raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says the model is. A family is a row of a table, not a fork."""
+"""The architecture of a model, read from config.json. Each model family is a row of one table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from ace_jax.model.rope import Rope
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family apart from the others.
+    """The features in which model families differ.
 
     Attributes:
       biases: projections that always have a bias.
-      optional_biases: flag of config.json -> projections that have one where it is set.
+      optional_biases: flag of config.json -> projections that have a bias if the flag is set.
       qk_norm: whether queries and keys of each head are normalised before they are rotated.
-      window_flag: the flag that turns `sliding_window` on; None where the number alone does.
-      head_dim: channels of a head where config.json is silent; None is hidden_size / heads.
+      window_flag: the flag that turns `sliding_window` on; None if the number alone does.
+      head_dim: channels of a head if config.json has no number; None means hidden_size / heads.
     """
 
     biases: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ MODEL_TYPES = {
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The architecture, as the checkpoint's config.json states it."""
+    """The architecture in a checkpoint's config.json."""
 
     vocab_size: int
     hidden_size: int
@@ -71,14 +71,14 @@ class LlamaConfig:
     """Projections with a bias."""
     qk_norm: bool = False
     window: int | None = None
-    """How many tokens back some layer sees; longer prompts are refused, as no layer needs it."""
+    """Sliding window of some layer, in tokens. Longer prompts are refused."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
         """Reads a Hugging Face config.json.
 
-        Raises `InputError` for an architecture, rope type or activation this model does not have,
-        or a field that is missing.
+        Raises `InputError` for an unsupported architecture, rope type or activation, and for a
+        missing or impossible field.
         """
         family = _family(config)
         if config.get("hidden_act", "silu") != "silu":
@@ -110,7 +110,7 @@ class LlamaConfig:
         except KeyError as missing:
             raise InputError(f"config.json: {missing} is missing") from None
         except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"config.json: a field has a value that cannot be ({error})") from None
+            raise InputError(f"config.json: a field has an impossible value ({error})") from None
 
 
 def _family(config: Mapping[str, Any]) -> Family:
@@ -126,7 +126,7 @@ def _family(config: Mapping[str, Any]) -> Family:
 def base_dtype(name: str) -> jnp.dtype:
     """Returns the dtype that `model.dtype` names.
 
-    Raises `InputError` for any but the two that weights are kept in.
+    Raises `InputError` for any other than bfloat16 and float32.
     """
     if name not in ("bfloat16", "float32"):
         raise InputError(f"model.dtype: {name!r} is not bfloat16 or float32")

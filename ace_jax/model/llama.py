@@ -1,12 +1,12 @@
-"""LLaMA over trie rows: every node attends to its ancestors, its depth is its position.
+"""LLaMA over trie rows: a node attends to its ancestors, and its depth is its position.
 
 Shapes: R rows of N nodes in B blocks, S scored nodes a row, width D, H query heads, V vocabulary. A
-plain left-to-right sequence is the trie without branches. Layers are stacked on a leading axis.
+plain left-to-right sequence is a trie without branches. Layers are stacked on a leading axis.
 
-Attention runs over G groups of Q query nodes, each with the A key nodes that any of them sees: what
-it costs grows with the length of a prompt, not with that of a row. In the last layer only scored
-nodes are queries, and only they go on through the MLP.
-Every constant comes from the checkpoint's own config.json (`architecture.py`).
+Attention runs over G groups of Q query nodes. Each group has a list of the A key nodes that any of
+its queries attends to. The cost grows with the length of a prompt, not with that of a row. In the
+last layer only the scored nodes are queries, and only they pass through the MLP.
+All constants come from the checkpoint's config.json (`architecture.py`).
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from ace_jax.model.quantization import widen
 from ace_jax.model.rope import rotate
 from ace_jax.model.sharding import gather_layer, spread_rows
 
-# What a layer keeps for the backward pass; the rest is computed again. Without the matmuls'
-# results (`full`) a step needs the least memory and a third more computation; what `matmuls` leaves
-# out (attention scores, norms, the gated product) is cheap.
+# What a layer keeps for the backward pass, by `model.remat`. The rest is computed again. `full`
+# needs the least memory and a third more computation. What `matmuls` recomputes is cheap:
+# attention scores, norms and the gated product.
 REMAT = {
     "none": jax.checkpoint_policies.everything_saveable,
     "matmuls": jax.checkpoint_policies.save_only_these_names(
@@ -37,31 +37,31 @@ REMAT = {
 
 
 def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[Array, "R ..."]:
-    """Returns what x holds for chosen nodes of each row."""
+    """Returns the values of x at the given nodes of each row."""
     return jax.vmap(lambda x, nodes: x[nodes])(x, nodes)
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What G groups of Q nodes attend to.
+class VisibleKeys:
+    """The nodes that G groups of Q query nodes attend to.
 
     Attributes:
-      keys: the nodes that a group looks at; -1 is none.
-      mask: [r, g, q, a]: key a is node q of the group itself or an ancestor of it.
+      keys: the key nodes of each group, with -1 as padding.
+      mask: [r, g, q, a] is true if key a is query q itself or one of its ancestors.
     """
 
     keys: Int[Array, "R G A"]
     mask: Bool[Array, "R G Q A"]
 
     @classmethod
-    def of(
+    def find(
         cls,
         queries: Int[Array, "R G Q"],
         keys: Int[Array, "R G A"],
         tin: Int[Array, "R N"],
         tout: Int[Array, "R N"],
-    ) -> "Sight":
-        """Finds the ancestors among the keys: tin[k] <= tin[q] < tout[k]."""
+    ) -> "VisibleKeys":
+        """Masks the keys that are ancestors of each query: tin[k] <= tin[q] < tout[k]."""
         query = nodes_at(tin, queries)[:, :, :, None]
         start, end = (nodes_at(part, keys)[:, :, None, :] for part in (tin, tout))
         return cls(keys, (keys[:, :, None, :] >= 0) & (start <= query) & (query < end))
@@ -71,21 +71,21 @@ def attend(
     q: Float[Array, "R M H channels"],
     k: Float[Array, "R N KV channels"],
     v: Float[Array, "R N KV channels"],
-    sight: Sight,
+    visible: VisibleKeys,
 ) -> Float[Array, "R M H channels"]:
-    """Returns what M = G * Q queries gather: grouped-query attention, softmax in float32.
+    """Returns grouped-query attention of M = G * Q queries, with the softmax in float32.
 
-    One matmul a group and key head, of all its query heads: XLA runs those faster on CPU than
-    the ones of `jax.nn.dot_product_attention`.
+    One matmul covers all query heads of a group and key head. On CPU, XLA runs this faster than
+    `jax.nn.dot_product_attention`.
     """
-    rows, groups, queries, seen = sight.mask.shape
+    rows, groups, queries, seen = visible.mask.shape
     heads, channels = k.shape[2:]
     q_of = q.reshape(rows, groups, queries, heads, -1, channels).transpose(0, 1, 3, 4, 2, 5)
     q_of = q_of.reshape(rows, groups, heads, -1, channels)
-    k, v = (nodes_at(part, sight.keys).transpose(0, 1, 3, 2, 4) for part in (k, v))
+    k, v = (nodes_at(part, visible.keys).transpose(0, 1, 3, 2, 4) for part in (k, v))
     scores = jnp.einsum("rghqc,rghac->rghqa", q_of, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(rows, groups, heads, -1, queries, seen) * channels**-0.5
-    weights = jax.nn.softmax(jnp.where(sight.mask[:, :, None, None], scores, -jnp.inf), axis=-1)
+    weights = jax.nn.softmax(jnp.where(visible.mask[:, :, None, None], scores, -jnp.inf), axis=-1)
     weights = weights.astype(v.dtype).reshape(rows, groups, heads, -1, seen)
     found = jnp.einsum("rghqa,rghac->rghqc", weights, v)
     found = found.reshape(rows, groups, heads, -1, queries, channels).transpose(0, 1, 4, 2, 3, 5)
@@ -111,7 +111,7 @@ def _over_last(x: Float[Array, "D"], ndim: int) -> Float[Array, "..."]:
 
 
 class Linear(nnx.Module):
-    """A frozen kernel [in, out], with a bias if it has one and a LoRA branch if it is a target."""
+    """A frozen kernel [in, out], with a bias if the model has one, and LoRA if it is a target."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,), dtype)) if biased else None
         adapted = lora is not None and name in lora.targets
         self.lora = LoRA(inputs, outputs, lora, rngs) if lora and adapted else None
-        # Each adapted layer of a block draws its own dropout mask from the block's key.
+        # The linear layers of a block draw different dropout masks from the block's key.
         self.stream = TARGETS.index(name)
 
     def __call__(
@@ -172,21 +172,21 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "R N D"],
-        turn: Float[Array, "R N 2 half"],
-        sight: Sight,
+        rotation: Float[Array, "R N 2 half"],
+        visible: VisibleKeys,
         key: Key[Array, ""] | None,
         queries: Int[Array, "R M"] | None = None,
     ) -> Float[Array, "R M D"]:
-        """Returns the residual stream after this layer, of all nodes or those of `queries`."""
+        """Returns the residual stream after this layer, for all nodes or only for `queries`."""
         h = self.input_norm(x)
         k = self._heads(self.k_proj(h, key))
-        k = checkpoint_name(rotate(k if self.k_norm is None else self.k_norm(k), turn), "k")
+        k = checkpoint_name(rotate(k if self.k_norm is None else self.k_norm(k), rotation), "k")
         v = checkpoint_name(self._heads(self.v_proj(h, key)), "v")
         if queries is not None:
-            x, h, turn = (nodes_at(part, queries) for part in (x, h, turn))
+            x, h, rotation = (nodes_at(part, queries) for part in (x, h, rotation))
         q = self._heads(self.q_proj(h, key))
-        q = checkpoint_name(rotate(q if self.q_norm is None else self.q_norm(q), turn), "q")
-        attention = attend(q, k, v, sight).reshape(*x.shape[:2], -1)
+        q = checkpoint_name(rotate(q if self.q_norm is None else self.q_norm(q), rotation), "q")
+        attention = attend(q, k, v, visible).reshape(*x.shape[:2], -1)
         attention = checkpoint_name(attention, "attention")
         x = checkpoint_name(x + self.o_proj(attention, key), "residual")
         h = self.mlp_norm(x)
@@ -199,7 +199,7 @@ class Block(nnx.Module):
 
 
 class Llama(nnx.Module):
-    """The decoder. Parameters: base `nnx.Param` in `dtype`, adapter `nnx.LoRAParam` in float32."""
+    """The decoder. The base is `nnx.Param` in `dtype`, the adapter `nnx.LoRAParam` in float32."""
 
     def __init__(
         self,
@@ -234,25 +234,25 @@ class Llama(nnx.Module):
         scored: Int[Array, "R S"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "R S D"]:
-        """Returns the normalised last hidden state of the scored nodes.
+        """Returns the last hidden state of the scored nodes, normalised.
 
         Args:
           tokens: token id of each node.
-          depth: its distance from the root, which is its RoPE position.
-          tin: its place in depth-first order.
-          tout: one past the place of its last descendant.
-          stems: the nodes that a block's nodes may see outside the block, -1 as padding; a single
-            block sees all there is to see without any.
-          scored: which nodes are asked for.
-          key: for LoRA dropout; None turns it off.
+          depth: distance of each node from the root, which is its RoPE position.
+          tin: place of each node in depth-first order.
+          tout: one past the place of the node's last descendant.
+          stems: the ancestors of a block's nodes that lie outside the block, -1 as padding. A
+            single block has none.
+          scored: the nodes to return.
+          key: for LoRA dropout; None turns dropout off.
         """
-        turn = self.config.rope.turns(depth.astype(jnp.float32), self.config.head_dim)
+        rotation = self.config.rope.rotation(depth.astype(jnp.float32), self.config.head_dim)
         rows, blocks, _ = stems.shape
         nodes = jnp.arange(tokens.shape[1]).reshape(1, blocks, -1)
         nodes = jnp.broadcast_to(nodes, (rows, *nodes.shape[1:]))
         keys = jnp.concatenate([stems, nodes], axis=2)
-        of_all = Sight.of(nodes, keys, tin, tout)
-        of_scored = Sight.of(
+        visible_to_all = VisibleKeys.find(nodes, keys, tin, tout)
+        visible_to_scored = VisibleKeys.find(
             scored[:, :, None], nodes_at(keys, scored // nodes.shape[2]), tin, tout
         )
 
@@ -261,23 +261,23 @@ class Llama(nnx.Module):
         dropout = None if key is None else jax.random.split(key, last + 1)
 
         def layer(number: Int[Array, ""] | int) -> tuple[Block, Key[Array, ""] | None]:
-            own = jax.tree.map(
+            weights, layer_key = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False),
                 (stacked, dropout),
             )
-            return nnx.merge(block, gather_layer(own[0])), own[1]
+            return nnx.merge(block, gather_layer(weights)), layer_key
 
         @partial(jax.checkpoint, policy=REMAT[self.remat])
         def step(
             x: Float[Array, "R N D"], number: Int[Array, ""]
         ) -> tuple[Float[Array, "R N D"], None]:
-            layer_of, key = layer(number)
-            return spread_rows(layer_of(x, turn, of_all, key)), None
+            layer_at, key = layer(number)
+            return spread_rows(layer_at(x, rotation, visible_to_all, key)), None
 
         x = spread_rows(self.embedding[...][tokens])
         x, _ = jax.lax.scan(step, x, jnp.arange(last))
         last_layer, key = layer(last)
-        return self.norm(spread_rows(last_layer(x, turn, of_scored, key, scored)))
+        return self.norm(spread_rows(last_layer(x, rotation, visible_to_scored, key, scored)))
 
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns unnormalised log-probabilities of the next token, in float32."""

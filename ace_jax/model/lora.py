@@ -1,9 +1,9 @@
 """Low-rank adaptation (Hu et al., 2022) of a frozen linear layer.
 
-A layer with kernel W [in, out] becomes  x W + scale * drop(x) A B  with A [in, rank] and
-B [rank, out] trained in float32 and W frozen; the scale is alpha / rank, or alpha / sqrt(rank)
-where it is rank-stabilised (Kalajdzievski, 2023). A starts uniform, B at zero, as in PEFT, so an
-untrained adapter changes nothing.
+A layer with the frozen kernel W [in, out] becomes  x W + scale * dropout(x) A B. A [in, rank] and
+B [rank, out] are trained in float32. The scale is alpha / rank, or alpha / sqrt(rank) if it is
+rank-stabilised (Kalajdzievski, 2023). As in PEFT, A starts uniform and B at zero, so an untrained
+adapter changes nothing.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,16 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """What is adapted, and how strongly; `rslora` is the rank-stabilised scale.
+    """The shape and strength of an adapter.
 
-    Raises `InputError` for values that no adapter can have.
+    Attributes:
+      rank: width of the low-rank product.
+      alpha: numerator of `scale`.
+      dropout: share of the adapter's inputs that training drops.
+      targets: the adapted linear layers, from `TARGETS`.
+      rslora: whether the scale is rank-stabilised.
+
+    Raises `InputError` for an impossible value.
     """
 
     rank: int
@@ -53,7 +60,7 @@ class LoRAConfig:
 
 
 def targets_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns the layers that names stand for: themselves, or all for `all-linear`."""
+    """Returns the target layers by name; `all-linear` stands for all of them."""
     names = (names,) if isinstance(names, str) else tuple(names)
     return TARGETS if names == (ALL_LINEAR,) else names
 
@@ -75,7 +82,7 @@ class LoRA(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch inputs"], key: Key[Array, ""] | None
     ) -> Float[Array, "*batch outputs"]:
-        """Returns the branch's contribution in x's dtype; dropout on x where a key is given."""
+        """Returns what the adapter adds, in x's dtype; with a key, dropout applies to x."""
         if key is not None and self.dropout > 0:
             keep = jax.random.bernoulli(key, 1 - self.dropout, x.shape)
             x = jnp.where(keep, x / (1 - self.dropout), 0)
@@ -86,10 +93,9 @@ class LoRA(nnx.Module):
 def product(
     x: Float[Array, "*batch inputs"], weight: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*batch outputs"]:
-    """Returns x @ weight in x's dtype; the weight's gradient is summed in its own, float32.
+    """Returns x @ weight in x's dtype, but sums the weight's gradient in float32.
 
-    Otherwise a bfloat16 model would round the adapter's gradient, and devices would add what is
-    rounded.
+    Otherwise a bfloat16 model would round the adapter's gradient before devices add their parts.
     """
     return x @ weight.astype(x.dtype)
 

@@ -1,7 +1,7 @@
-"""The frozen base in fewer bits, by qwix: it buys memory, not speed.
+"""Quantisation of the frozen base with qwix. It saves memory, not time.
 
-`int8` keeps one scale for each output channel, `nf4` (QLoRA, Dettmers et al., 2023) four bits a
-weight and one scale for every 64 of a channel. A kernel is widened again where it is used.
+`int8` has one scale for each output channel. `nf4` (QLoRA, Dettmers et al., 2023) has four bits a
+weight and one scale for every 64 weights of a channel. A kernel is dequantised where it is used.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def widen(kernel: Any) -> Array:
 
 
 def is_quantized(leaf: Any) -> bool:
-    """Tells a quantised kernel, which is a small tree, from an array."""
+    """Returns whether a leaf is a quantised kernel instead of an array."""
     return isinstance(leaf, qwix.QArray)
 
 
@@ -43,16 +43,16 @@ def quantize_like(
     path: tuple[str, ...],
     mesh: Mesh,
 ) -> qwix.QArray:
-    """Quantises the kernels of the parameter at `path` to the shapes and kind of `wanted`."""
+    """Quantises the kernels at `path` to the kind of `wanted`, and shards them over the mesh."""
     shardings = jax.tree.map(lambda part: parameter_sharding(path, part.shape, mesh), wanted)
     change = jax.jit(quantize, static_argnames="kind", out_shardings=shardings)
     return change(kernel, kind=wanted.qtype)
 
 
 def quantized(base: nnx.State, kind: str) -> nnx.State:
-    """Returns the shapes of a base model whose kernels are quantised; embedding and head are not.
+    """Returns the shapes of a base model with quantised kernels; embedding and head stay.
 
-    Raises `InputError` for an unknown kind, or sizes that NF4's blocks do not divide.
+    Raises `InputError` for an unknown kind, and for sizes that are no multiple of NF4's blocks.
     """
     if kind not in KINDS:
         raise InputError(f"model.quantization: {kind!r} is not one of {', '.join(KINDS)}")

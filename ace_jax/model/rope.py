@@ -1,7 +1,7 @@
-"""Rotary position embeddings (Su et al., 2021), with the stretchings that checkpoints name.
+"""Rotary position embeddings (Su et al., 2021) and their extensions to longer contexts.
 
-A head's channel i turns with channel i + half by `position * frequency[i]` radians, in the order in
-which Hugging Face keeps them.
+Channels i and i + half of a head rotate together by `position * frequency[i]` radians. This is the
+channel order of Hugging Face.
 """
 
 import math
@@ -18,12 +18,12 @@ from ace_jax.errors import InputError
 
 @dataclass(frozen=True)
 class Rope:
-    """How positions turn the channels of queries and keys.
+    """How the channels of queries and keys rotate with their position.
 
     Attributes:
       theta: base of the geometric series of frequencies.
-      factors: what each frequency is divided by; None is 1.
-      scale: what cosines and sines are multiplied by (YaRN's attention factor).
+      factors: divisor of each frequency; None means 1.
+      scale: factor on cosines and sines (YaRN's attention factor).
     """
 
     theta: float
@@ -32,15 +32,15 @@ class Rope:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
-        """Reads what a Hugging Face config.json says of RoPE.
+        """Reads the RoPE fields of a Hugging Face config.json.
 
-        Raises `InputError` for a type that is not known, `KeyError` for a field that is missing.
+        Raises `InputError` for an unknown type and `KeyError` for a missing field.
         """
-        # transformers 5 writes rope_theta inside rope_parameters, earlier ones beside rope_scaling.
+        # transformers 5 writes rope_theta inside rope_parameters, older versions at the top level.
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if not isinstance(rope, Mapping):
             raise InputError(f"config.json: rope_scaling {rope!r} is not a table")
-        # Configs older than the key (Llama 2) mean what transformers takes it to be.
+        # Older configs (Llama 2) do not have the key; they mean the default of transformers.
         theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
         partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
         if partial != 1.0:
@@ -57,37 +57,37 @@ class Rope:
         raise InputError(f"config.json: rope type {kind!r} is not supported")
 
     def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
-        """Returns the rotation in radians per position of each pair of a head's channels."""
+        """Returns the rotation of each pair of channels, in radians per position."""
         factors = 1.0 if self.factors is None else np.asarray(self.factors)
         return np.asarray(series(self.theta, head_dim) / factors, np.float32)
 
-    def turns(
+    def rotation(
         self, position: Float[Array, "R N"], head_dim: int
     ) -> Float[Array, "R N 2 {head_dim}//2"]:
-        """Returns the cosine and the sine of every angle."""
+        """Returns the cosines and the sines of every node's angles."""
         angle = position[:, :, None] * jnp.asarray(self.frequencies(head_dim))[None, None, :]
         return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2) * self.scale
 
 
 def rotate(
-    x: Float[Array, "R N heads channels"], turn: Float[Array, "R N 2 half"]
+    x: Float[Array, "R N heads channels"], rotation: Float[Array, "R N 2 half"]
 ) -> Float[Array, "R N heads channels"]:
     """Rotates channel i with channel i + half."""
-    cos, sin = turn[:, :, None, 0], turn[:, :, None, 1]
+    cos, sin = rotation[:, :, None, 0], rotation[:, :, None, 1]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
 
 
 def series(theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
-    """Returns theta ** (-2i / head_dim), as the models were trained: in float32."""
+    """Returns theta ** (-2i / head_dim) in float32, the precision that models are trained with."""
     exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     return 1 / np.float32(theta) ** exponent
 
 
 def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> tuple[float, ...]:
-    # Frequencies that turn less than `low` times in the original context are stretched by
-    # `factor`, those that turn more than `high` times are kept, the ones between interpolated.
+    # Frequencies with fewer than `low` rotations in the original context are divided by `factor`.
+    # Those with more than `high` rotations stay. Those in between are interpolated.
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     keep = np.clip((times - low) / (high - low), 0, 1)
@@ -95,11 +95,11 @@ def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> 
 
 
 def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, ...]:
-    """YaRN (Peng et al., 2023): the same idea, with a ramp over channels instead of frequencies."""
+    """YaRN (Peng et al., 2023) interpolates over channels instead of frequencies."""
     original = rope["original_max_position_embeddings"]
 
     def channel(times: float) -> float:
-        # The channel that turns so many times in the original context.
+        # The channel with this many rotations in the original context.
         return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
 
     first = channel(float(rope.get("beta_fast") or 32))

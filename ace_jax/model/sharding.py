@@ -1,8 +1,8 @@
-"""Where every array lives: logical axis names, and the mesh axes they are spread over.
+"""The sharding of every array: logical axis names, and the mesh axes that split them.
 
-Two tables say it all. `PARAMETER_AXES` names the axes of each parameter, `RULES` maps a name to
-mesh axes. `data` repeats the model, `fsdp` splits its weights, `tensor` splits its matmuls; rows
-of a batch are spread over `data` and `fsdp` together.
+`PARAMETER_AXES` names the axes of each parameter. `RULES` maps an axis name to mesh axes. `data`
+copies the model, `fsdp` splits its weights, and `tensor` splits its matmuls. `data` and `fsdp`
+together split the rows of a batch.
 """
 
 import math
@@ -64,9 +64,9 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
 def make_mesh(
     data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Returns the mesh over some devices, or all there are; one size may be -1, "what is left".
+    """Returns the mesh over the given devices, or over all. One size may be -1, for the rest.
 
-    Raises `InputError` where the sizes do not multiply to the number of devices.
+    Raises `InputError` if the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes, count = [data, fsdp, tensor], len(devices)
@@ -75,31 +75,31 @@ def make_mesh(
     if min(sizes) < 1 or math.prod(sizes) != count:
         raise InputError(
             f"mesh: data={data}, fsdp={fsdp}, tensor={tensor} does not fit {count} device(s); "
-            "set mesh.data=-1 to use what is left"
+            "set mesh.data=-1 to use all devices"
         )
     types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
 
 
 def row_shards(mesh: Mesh) -> int:
-    """Returns over how many devices the rows of a batch are spread."""
+    """Returns the number of devices that share the rows of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every device holds whole."""
+    """Returns the sharding of arrays that every device holds in full."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def scoring_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Returns where a batch's fields lie: those counted in rows are spread, in cells everywhere."""
+    """Returns the sharding of a batch's fields: rows are split, the mask of cells is replicated."""
     rows = NamedSharding(mesh, PartitionSpec(RULES["rows"]))
     names = [field.name for field in fields(Scoring)]
     return {name: replicated(mesh) if name == "option_mask" else rows for name in names}
 
 
 def place(value: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> Shaped[Array, "..."]:
-    """Puts an array that every process has whole where it belongs; each fills its own devices."""
+    """Puts an array, the same on every process, on the devices of a sharding."""
     return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
 
@@ -110,17 +110,17 @@ def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
 
 
 def place_everywhere(tree: PyTree, mesh: Mesh) -> Any:
-    """Puts arrays, the same on every process, whole on every device."""
+    """Replicates arrays, the same on every process, on every device."""
     return jax.tree.map(lambda value: place(np.asarray(value), replicated(mesh)), tree)
 
 
 def gathered(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """Returns parameters whole on every device, so that any process can read them."""
+    """Replicates parameters on every device, so that any process can read them."""
     return jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(state)
 
 
 def parameter_path(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """Returns a parameter's names from the root, ("layers", "q_proj", "kernel"), of a tree path."""
+    """Returns the names on a tree path, for example ("layers", "q_proj", "kernel")."""
     return tuple(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
@@ -135,16 +135,16 @@ def parameter_shardings(state: nnx.State, mesh: Mesh) -> Any:
 def parameter_sharding(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
     """Returns the sharding of one parameter.
 
-    An axis that its mesh axes do not divide is kept whole.
+    An axis stays whole if its mesh axes do not divide it.
     """
     return NamedSharding(mesh, _spec(PARAMETER_AXES[path], shape, mesh, RULES))
 
 
 def gather_layer(weights: nnx.State) -> nnx.State:
-    """Asks for one layer's weights whole along `fsdp`, as they are used.
+    """Gathers one layer's weights along `fsdp` before they are used.
 
-    Left to itself the partitioner sends activations around instead where it thinks them smaller.
-    Outside `use_abstract_mesh` nothing is asked for.
+    Without this, the partitioner may send activations instead where it estimates them smaller.
+    Outside `use_abstract_mesh` the weights are returned unchanged.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -160,9 +160,9 @@ def gather_layer(weights: nnx.State) -> nnx.State:
 
 
 def spread_rows(x: Shaped[Array, "R *_"]) -> Shaped[Array, "R *_"]:
-    """Keeps the rows of a batch spread as they came; outside `use_abstract_mesh` nothing is asked.
+    """Keeps the rows of a batch split over devices, and every other axis whole.
 
-    Every other axis is whole on each device.
+    Outside `use_abstract_mesh` x is returned unchanged.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x

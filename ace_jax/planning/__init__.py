@@ -1,1 +1,1 @@
-"""What a step costs where it has not run: compiled from shapes alone, and read."""
+"""Compiles training and scoring for devices that need not be present, and reports the cost."""

@@ -1,4 +1,4 @@
-"""The programs that train and evaluate run, compiled from shapes: no array is made."""
+"""The steps that train and evaluate run, compiled from shapes alone: no array is made."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
 from ace_jax.likelihood import make_scoring_step
@@ -18,25 +18,27 @@ from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
 from ace_jax.planning.collectives import Collective, collectives
 from ace_jax.planning.flops import matmul_flops
-from ace_jax.prompts.batches import Scoring, Targets
+from ace_jax.prompts.batches import Scoring
+from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.state import abstract_state, make_optimizer, state_shardings
 from ace_jax.training.step import check_anchor, check_normalizer, make_train_step
 
-# What XLA says where a program does not fit, for example "Used 20.5G of 15.75G hbm".
-OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# XLA says one of these of a program that does not fit: "Used 20.5G of 15.75G hbm", or "the total
+# memory required for HLO temporaries (37.29G) exceeds available HBM (15.75G)".
+OUT_OF_MEMORY = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\)? (?:of|exceeds)")
 UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T"))}
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is known of a compiled program.
+    """The cost of one call of a compiled program.
 
     Attributes:
       arguments: bytes that a device holds of each part of the arguments.
-      peak: bytes that a device needs at once; temporaries are what the arguments leave of it.
-      flops: of one call, on all devices.
-      collectives: of one call; None where the compiler gave up for want of memory.
-      compile_seconds: how long it took here.
+      peak: bytes that a device needs at once.
+      flops: operations of the matrix products, on all devices together.
+      collectives: None if the compiler stopped because the program does not fit.
+      compile_seconds: wall-clock time on this machine.
     """
 
     arguments: dict[str, int]
@@ -52,65 +54,72 @@ class Program:
 
 
 def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) -> AbstractModel:
-    """Returns the model that `train` builds from a config, as shapes."""
+    """Returns the shapes of the model that `train` builds from a config."""
     fields = config.model
     dtype = base_dtype(fields.dtype)
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
 def train_program(
-    config: ConfigDict,
-    model: AbstractModel,
-    dropout: float,
-    scoring: Scoring,
-    targets: Targets,
-    mesh: Mesh,
+    config: ConfigDict, model: AbstractModel, batch: TrainingBatch, mesh: Mesh
 ) -> Program:
-    """Compiles the training step of a config for a batch's shapes.
+    """Compiles the training step.
 
     Args:
-      config: of `train`.
-      model: what `model_of` gives.
-      dropout: the adapter's.
-      scoring: arrays, of which only the shapes are used.
-      targets: likewise.
-      mesh: of devices that need not exist.
+      config: the config of `train`.
+      model: the shapes that `model_of` returns.
+      batch: only its shapes are used.
+      mesh: its devices need not exist.
 
     Raises:
-      InputError: fields of the config that `train` refuses.
+      InputError: `train` refuses a field of the config.
     """
     optimizer = make_optimizer(**config.optimizer)
     state = abstract_state(model.lora, optimizer, mesh)
     base = _placed(model.base, parameter_shardings(model.base, mesh))
-    batch = _placed_scoring(scoring, mesh)
-    answers = jax.tree.map(lambda leaf: _like(leaf, replicated(mesh)), targets)
+    scoring = _placed_scoring(batch.scoring, mesh)
+    targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     normalizer = check_normalizer(config.objective.anchor_normalizer)
-    anchor = check_anchor(config.objective.anchor, normalizer)
-    shardings = state_shardings(model.lora, optimizer, mesh)
-    step = make_train_step(model.graph, optimizer, normalizer, dropout, shardings, mesh, anchor)
+    step = make_train_step(
+        model.graph,
+        optimizer,
+        normalizer,
+        config.lora.dropout,
+        state_shardings(model.lora, optimizer, mesh),
+        mesh,
+        check_anchor(config.objective.anchor, normalizer),
+    )
     parts = {
         "base": base,
         "LoRA": state.lora,
         "optimizer": (state.optimizer, state.step, state.key),
-        "batch": (batch, answers),
+        "batch": (scoring, targets),
     }
-    return _compile(step, (state, base, batch, answers, weight, weight), parts)
+    return compile_step(step, (state, base, scoring, targets, weight, weight), parts)
 
 
 def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:
-    """Compiles the step of evaluation, with an adapter; arguments as of `train_program`."""
-    adapter = _placed(model.lora, parameter_shardings(model.lora, mesh))
-    base = _placed(model.base, parameter_shardings(model.base, mesh))
-    batch = _placed_scoring(scoring, mesh)
-    parts = {"base": base, "LoRA": adapter, "batch": batch}
-    return _compile(make_scoring_step(model.graph, mesh), (adapter, base, batch), parts)
+    """Compiles the step of evaluation, with an adapter; the arguments are as in `train_program`."""
+    parts = {
+        "LoRA": _placed(model.lora, parameter_shardings(model.lora, mesh)),
+        "base": _placed(model.base, parameter_shardings(model.base, mesh)),
+        "batch": _placed_scoring(scoring, mesh),
+    }
+    return compile_step(make_scoring_step(model.graph, mesh), tuple(parts.values()), parts)
 
 
-def _compile(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
+def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
+    """Compiles a jitted function of shapes with shardings; `parts` names the arguments' parts.
+
+    A program that does not fit the device is no error: its peak is what XLA says it needs.
+    """
     traced = cast(jax.stages.Wrapped, step).trace(*arguments)
     flops = matmul_flops(traced.jaxpr.jaxpr)
-    held = {name: _on_a_device(part) for name, part in parts.items()}
+    held = {
+        name: sum(array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in leaves)
+        for name, leaves in ((name, jax.tree.leaves(part)) for name, part in parts.items())
+    }
     begin = time.perf_counter()
     try:
         compiled = traced.lower().compile()
@@ -133,38 +142,22 @@ def _compile(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Pr
 
 
 def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(_like, tree, shardings)
+    return jax.tree.map(_shape, tree, shardings)
 
 
-def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Any:
+def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
     shardings = scoring_shardings(mesh)
-    leaves, structure = jax.tree.flatten_with_path(scoring)
-    return jax.tree.unflatten(
-        structure, [_like(leaf, shardings[path[0].name]) for path, leaf in leaves]
+    return Scoring(
+        **{name: _shape(value, shardings[name]) for name, value in vars(scoring).items()}
     )
 
 
-def _like(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+def _shape(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def parameters_of(tree: Any) -> int:
-    """Returns how many numbers a tree of shapes holds."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def bytes_of(tree: Any) -> int:
-    """Returns the size of a tree of shapes, all devices' shares together."""
-    return sum(_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
-
-
-def _on_a_device(tree: Any) -> int:
-    return sum(
-        _bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree)
-    )
-
-
-def _bytes(shape: tuple[int, ...], dtype: Any) -> int:
+def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    """Returns the size of an array on a device."""
     if jnp.issubdtype(dtype, jnp.integer):  # accelerators pack two values of four bits into a byte
         return math.prod(shape) * jnp.iinfo(dtype).bits // 8
     return math.prod(shape) * dtype.itemsize
