@@ -27,7 +27,7 @@ from ace_jax.planning.program import Program, model_of, scoring_program, train_p
 from ace_jax.planning.report import text
 from ace_jax.planning.stand_in import describe_for_plan
 from ace_jax.planning.workload import workload
-from ace_jax.runtime.progress import log as say
+from ace_jax.runtime.progress import log
 
 
 def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None) -> None:
@@ -42,7 +42,7 @@ def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None
     print(text(result))
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n")
-        say(f"plan: {output}")
+        log(f"plan: {output}")
 
 
 def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
@@ -67,9 +67,9 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
     model = model_of(config, description.config, lora)
     work = workload(config, description.tokenizer, row_shards(mesh), cells)
 
-    say(f"compiling the training step of {description.name} for {topology.name}")
+    log(f"compiling the training step of {description.name} for {topology.name}")
     train = train_program(config, model, work.training, mesh)
-    say(f"compiling the scoring step; the training step took {train.compile_seconds:.0f} s")
+    log(f"compiling the scoring step; the training step took {train.compile_seconds:.0f} s")
     score = scoring_program(model, work.scoring, mesh)
 
     def step(program: Program, passes: int, unit: str, count: int) -> dict[str, Any]:
@@ -130,22 +130,22 @@ def _compiler(topology: Topology) -> str:
     )
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """Runs the command line."""
     topology = flags.DEFINE_string(
         "topology", None, "v5e:4x4 (also v5p, v6e), h100:2 (a100, h200) or host:8", required=True
     )
-    scoring_cells = flags.DEFINE_integer(
+    cells = flags.DEFINE_integer(
         "scoring_cells", 80, "cells that evaluation scores at a time (its batch.size)"
     )
     output = flags.DEFINE_string("json", None, "file that also gets the plan, as JSON")
-    command.run_on_config(
-        lambda config: main(
-            config,
-            str(topology.value),
-            int(scoring_cells.value),
-            Path(output.value) if output.value else None,
-        ),
-        topology,
-        scoring_cells,
-        output,
-    )
+
+    def run(config: ConfigDict) -> None:
+        file = Path(output.value) if output.value else None
+        main(config, str(topology.value), int(cells.value), file)
+
+    command.run_with_config(run, topology, cells, output)
+
+
+if __name__ == "__main__":
+    cli()

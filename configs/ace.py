@@ -88,7 +88,6 @@ def get_config() -> ConfigDict:
 
     config.log = ConfigDict()
     config.log.wandb = placeholder(str)  # a Weights & Biases project
-    config.profile = False  # True: the profiler's trace of a few steps in WORKDIR/profile
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500

@@ -105,7 +105,7 @@ def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
     model = model_of(config, architecture(2, hidden=256), LORA)  # one layer in the loop: unrolled
 
     def run(lora, base, scoring, targets):
-        return objective(lora, base, model.graph, scoring, targets, 1.0, 1.0, "options", None)
+        return objective(lora, base, model.graph, scoring, targets, (1.0, 1.0), Anchor())
 
     traced = jax.jit(run).trace(model.lora, model.base, batch.scoring, batch.targets)
     xla = traced.lower().compile().cost_analysis()["flops"]

@@ -274,11 +274,6 @@ def test_a_stop_before_the_first_step_saves_nothing(tiny_checkpoint, tmp_path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_the_profiler_writes_a_trace(tiny_checkpoint, tmp_path):
-    train.main(small_config(tiny_checkpoint, profile=True, max_steps=5), tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-
-
 def test_distributed_fields_need_initialize(tiny_checkpoint, tmp_path):
     config = small_config(tiny_checkpoint, distributed__process_id=1)
     with pytest.raises(InputError, match=r"set distributed\.initialize=True to use its other"):

@@ -19,9 +19,10 @@ from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shar
 from ace_jax.planning.collectives import Collective, collectives
 from ace_jax.planning.flops import matmul_flops
 from ace_jax.prompts.batches import Scoring
+from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.pipeline import TrainingBatch
 from ace_jax.training.state import abstract_state, make_optimizer, state_shardings
-from ace_jax.training.step import check_anchor, check_normalizer, make_train_step
+from ace_jax.training.step import make_train_step
 
 # XLA says one of these of a program that does not fit: "Used 20.5G of 15.75G hbm", or "the total
 # memory required for HLO temporaries (37.29G) exceeds available HBM (15.75G)".
@@ -74,21 +75,19 @@ def train_program(
     Raises:
       InputError: `train` refuses a field of the config.
     """
-    optimizer = make_optimizer(**config.optimizer)
+    optimizer = make_optimizer(Optimizer(**config.optimizer))
     state = abstract_state(model.lora, optimizer, mesh)
     base = _placed(model.base, parameter_shardings(model.base, mesh))
     scoring = _placed_scoring(batch.scoring, mesh)
     targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    normalizer = check_normalizer(config.objective.anchor_normalizer)
     step = make_train_step(
         model.graph,
         optimizer,
-        normalizer,
+        Objective.of(config.objective).anchor,
         config.lora.dropout,
         state_shardings(model.lora, optimizer, mesh),
         mesh,
-        check_anchor(config.objective.anchor, normalizer),
     )
     parts = {
         "base": base,
@@ -96,7 +95,7 @@ def train_program(
         "optimizer": (state.optimizer, state.step, state.key),
         "batch": (scoring, targets),
     }
-    return compile_step(step, (state, base, scoring, targets, weight, weight), parts)
+    return compile_step(step, (state, base, scoring, targets, (weight, weight)), parts)
 
 
 def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from ace_jax.planning.stand_in import stand_in_survey, stand_in_tokenizer
 from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, encode, render_cells
+from ace_jax.recipe import Batch
 from ace_jax.survey.dataset import dataset_directory
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.readers.release_train import is_release_train
 from ace_jax.survey.readers.sources import open_dataset
-from ace_jax.training.examples import Examples, of_dataset, read_examples
+from ace_jax.training.examples import Examples, of_dataset, training_data
 from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
 
 BATCHES = 8  # laid out; the largest is planned for
@@ -60,8 +61,7 @@ def workload(
     shapes = Shapes(config.batch.row_lengths, row_shards, max(map(len, examples.answers)))
     shapes.check(prompts)
 
-    batch = config.batch
-    units = Units.cut(examples, batch.unit, batch.size, batch.neighbours)
+    units = Units.cut(examples, Batch(**config.batch))
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
     training = max(islice(batches, BATCHES), key=lambda batch: _size(batch.scoring))
@@ -84,9 +84,9 @@ def workload(
 def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], str]:
     """Returns what the run trains on, the first cells that evaluation scores, and the survey."""
     path = dataset_directory(config.data.path)
-    style = PromptStyle.of(config.prompt.template, config.prompt.option_style)
+    style = PromptStyle.of(**config.prompt)
     if path.exists():
-        examples, name = read_examples(config), config.data.path
+        examples, name = training_data(config).train, config.data.path
         if is_release_train(path):
             return examples, examples.prompts[:most], name
         survey = open_dataset(config.data.path)

@@ -7,10 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import grain
 import jax
@@ -33,8 +30,6 @@ from ace_jax.training.state import TrainState
 from ace_jax.training.step import Metrics, TrainStep
 from ace_jax.training.validation import Best, Validator
 
-PROFILED = range(3, 8)  # steps after the first, which compiles
-
 
 @dataclass(frozen=True)
 class Job:
@@ -45,14 +40,12 @@ class Job:
       saved: the run's checkpoints.
       log: metrics; None on processes that do not write.
       stop: set when this process is asked to end.
-      profile: where the profiler's trace of a few steps goes; None: no trace.
     """
 
     claim: Claim
     saved: Checkpoints
     log: MetricsLog | None
     stop: threading.Event
-    profile: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -115,37 +108,35 @@ class Loop:
                 job.log.write(row)
             return np.asarray(done.flags)
 
-        with profiler(job.profile) as profile:
-            for step in range(first_step, self.last_step):
-                if self._is_over(best):
-                    break
-                profile(step - first_step)
-                batch = clock.wait_for(data)
-                epoch, number, stage = self.schedule.at(step)
-                weights = np.float32(stage.alpha), np.float32(stage.beta)
-                targets, weights = place_everywhere((batch.targets, weights), self.mesh)
-                scoring = place_scoring(batch.scoring, self.mesh)
-                state, metrics = self.train_step(state, self.base, scoring, targets, weights)
-                stage_ends = self.schedule.ends_stage(step + 1)
-                if stage_ends:
-                    state = self.end_stage(state, step + 1 < self.schedule.steps)
-                metrics = metrics | norms(state.lora)
-                flags = agreement(job.stop.is_set(), job.saved.is_late())
-                where = {"step": step + 1, "epoch": epoch, "stage": number}
-                stop, late = settle(pending)
-                pending = _Pending(where, metrics, batch, flags)
-                ends = step + 1 == self.last_step or stage_ends
-                save = stop or late or ends or job.saved.is_due(step + 1)
-                validate = self.validator is not None and self.validator.is_due(step + 1)
-                if save or validate:
-                    stop |= settle(pending, validate)[0]
-                    pending = None
-                if save or stop or self._is_over(best):
-                    if is_first():
-                        job.claim.check_still_there()
-                    job.saved.save(state, data, best)
-                if stop:
-                    return state, best, True
+        for step in range(first_step, self.last_step):
+            if self._is_over(best):
+                break
+            batch = clock.wait_for(data)
+            epoch, number, stage = self.schedule.at(step)
+            weights = np.float32(stage.alpha), np.float32(stage.beta)
+            targets, weights = place_everywhere((batch.targets, weights), self.mesh)
+            scoring = place_scoring(batch.scoring, self.mesh)
+            state, metrics = self.train_step(state, self.base, scoring, targets, weights)
+            stage_ends = self.schedule.ends_stage(step + 1)
+            if stage_ends:
+                state = self.end_stage(state, step + 1 < self.schedule.steps)
+            metrics = metrics | norms(state.lora)
+            flags = agreement(job.stop.is_set(), job.saved.is_late())
+            where = {"step": step + 1, "epoch": epoch, "stage": number}
+            stop, late = settle(pending)
+            pending = _Pending(where, metrics, batch, flags)
+            ends = step + 1 == self.last_step or stage_ends
+            save = stop or late or ends or job.saved.is_due(step + 1)
+            validate = self.validator is not None and self.validator.is_due(step + 1)
+            if save or validate:
+                stop |= settle(pending, validate)[0]
+                pending = None
+            if save or stop or self._is_over(best):
+                if is_first():
+                    job.claim.check_still_there()
+                job.saved.save(state, data, best)
+            if stop:
+                return state, best, True
         return state, best, False
 
     def _is_over(self, best: Best | None) -> bool:
@@ -220,28 +211,6 @@ def lora_norms(lora: nnx.State) -> Metrics:
     for path, leaf in jax.tree.leaves_with_path(lora):
         factors[parameter_path(path)[-1]].append(leaf)
     return {f"lora_{name}_norm": optax.tree.norm(leaves) for name, leaves in factors.items()}
-
-
-@contextmanager
-def profiler(directory: Path | None) -> Iterator[Callable[[int], None]]:
-    """Gives what to call before each step, counted from the first that this process does.
-
-    It has the profiler write a trace of the steps of `PROFILED`, or of as many as there are.
-    """
-    running = False
-
-    def before(step: int) -> None:
-        nonlocal running
-        if directory is None or step not in (PROFILED.start, PROFILED.stop):
-            return
-        (jax.profiler.stop_trace if running else partial(jax.profiler.start_trace, directory))()
-        running = not running
-
-    try:
-        yield before
-    finally:
-        if running:
-            jax.profiler.stop_trace()
 
 
 def _memory() -> dict[str, float]:

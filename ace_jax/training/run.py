@@ -230,8 +230,7 @@ def train(
             if is_first()
             else nullcontext()
         ) as metrics:
-            profile = claim.workdir / "profile" if config.profile and is_first() else None
-            job = Job(claim, saved, metrics, stop, profile)
+            job = Job(claim, saved, metrics, stop)
             state, best, stopped = loop.run(state, best, batches, job)
     raise_if(stopped, f"at step {int(state.step)}")
 
