@@ -1,9 +1,11 @@
 """The DATASET directory: questions, cells and a manifest; never respondents."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 from ace_jax.survey.readers.spss_stata import check_fits
 
-EMBEDDED = ("gss2018",)
+# The names of the datasets that come with ace_jax.
+EMBEDDED = tuple(sorted(path.parent.name for path in BUILTIN.glob("*/manifest.json")))
 SHRUNK = "p_shrunk"
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
 PICTURE = "effects.png"  # drawn beside them by `prepare`
@@ -75,6 +78,31 @@ class Dataset:
     def learnt(self) -> pd.Series:
         """The distribution of each cell that training learns: shrunk if there is one, else raw."""
         return self.cells[SHRUNK if SHRUNK in self.cells else "p"]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of the content: questions, cells, attributes and their levels.
+
+        Neither the order of rows nor where the dataset lies or when it was prepared enters it.
+        Effective n and shares count to nine decimals.
+        """
+        names = [attribute.name for attribute in self.attributes]
+        sha256 = hashlib.sha256(json.dumps([(a.name, a.levels) for a in self.attributes]).encode())
+        for row in self.questions.sort_values("question_id").to_dict("records"):
+            codes = [int(code) for code in row["option_codes"]]
+            text = [row["question_id"], row["topic"], row["text"], codes, [*row["option_labels"]]]
+            sha256.update(json.dumps(text).encode())
+        keys = ["question_id", "country", *names]
+        cells = self.cells.fillna(dict.fromkeys(names, "")).sort_values(keys)
+        for name in keys:
+            sha256.update(json.dumps(cells[name].tolist()).encode())
+        sha256.update(cells["n"].to_numpy(np.int64).tobytes())
+        shares = [
+            np.concatenate([np.empty(0), *cells[name]]) for name in ("p", SHRUNK) if name in cells
+        ]
+        for numbers in (cells["effective_n"].to_numpy(np.float64), *shares):
+            sha256.update((np.round(numbers, 9) + 0.0).tobytes())  # -0.0 is 0.0
+        return sha256.hexdigest()
 
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:

@@ -64,11 +64,17 @@ def read(source: str, request: Request) -> Raw:
     return READERS[source](request)
 
 
-def open_dataset(path: str) -> Dataset:
-    """Reads `data.path`: a DATASET, the name of an embedded one, or the authors' data/eval."""
-    directory = Path(path)
+def load_survey(path_or_name: str | Path) -> Dataset:
+    """Reads a DATASET directory, a built-in dataset by its name, or the authors' data/eval.
+
+    Raises InputError as `read_dataset` and `release_eval.read_eval` do.
+    """
+    directory = Path(path_or_name)
     released = release_eval.is_release_eval(directory)
-    return release_eval.read_eval(directory) if released else read_dataset(path)
+    return release_eval.read_eval(directory) if released else read_dataset(path_or_name)
+
+
+open_dataset = load_survey  # until its callers are renamed
 
 
 def _read_gss(request: Request) -> Raw:
