@@ -18,7 +18,6 @@ from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import (
     EVERY_COUNTRY,
     TIERS,
-    Selection,
     select,
     with_labels,
     with_questions,
@@ -48,8 +47,8 @@ def answers():
             name = question.question_id
             codes = {
                 *question.option_codes,
-                *CODEBOOK.dropped[name],
-                *CODEBOOK.merged.get(name, ()),
+                *question.dropped,
+                *(code for code, _ in question.merged),
             }
             columns[name] = random.choice(sorted(codes), size)
     columns["Q1"] = random.choice([1, 1, 1, 1, 1, 1, 1, 2, 3, 4, -1], size)
@@ -139,7 +138,7 @@ def prepared(directory, paths, *arguments):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_codes(tmp_path, answers, form):
-    read = wvs.read(form(answers, tmp_path))
+    read = wvs.read(form(answers, tmp_path)).table
     assert set(read) == set(answers) - {"A_WAVE"}
     read = read.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
     kept = answers.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
@@ -170,14 +169,10 @@ def check_cells(made, answers, weighted):
 @pytest.mark.parametrize("weights", [None, "W_WEIGHT"])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form, weights):
-    few = tuple(q for q in CODEBOOK.questions if q.question_id in CHECKED)
-    few = replace(CODEBOOK, questions=few)
-    table, codebook, _ = select(
-        wvs.read(form(answers, tmp_path)), few, Selection(questions="all-240")
-    )
-    check_cells(
-        aggregate(complete_cases(from_table(table, codebook, weights))), answers, bool(weights)
-    )
+    raw = select(wvs.read(form(answers, tmp_path)))
+    few = [question for question in raw.codebook.questions if question.question_id in CHECKED]
+    respondents = from_table(raw.table, replace(raw.codebook, questions=tuple(few)), weights)
+    check_cells(aggregate(complete_cases(respondents)), answers, bool(weights))
 
 
 def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
@@ -207,18 +202,17 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
 
 
 def test_a_tier_can_be_taken(answers, tmp_path):
-    table = wvs.read(comma_csv(answers, tmp_path))
-    few = table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
-    taken, _, notes = select(few, CODEBOOK, Selection(countries=["TIER3"]))
-    assert notes["countries"] == ["EGY", "ETH", "NGA"]
-    assert len(taken) == len(few)
-    assert {country for tier in TIERS.values() for country in tier} == {*CODEBOOK.countries}
+    raw = wvs.read(comma_csv(answers, tmp_path))
+    africa = raw.table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
+    taken = select(replace(raw, table=africa), ["TIER3"])
+    assert taken.notes["countries"] == ["EGY", "ETH", "NGA"]
+    assert len(taken.table) == len(africa)
+    assert {*TIERS} == {*CODEBOOK.countries}
 
 
 def test_all_countries_can_be_taken(tmp_path, answers):
-    table = wvs.read(comma_csv(answers, tmp_path))
-    _, _, taken = select(table, CODEBOOK, Selection(countries=EVERY_COUNTRY))
-    assert taken["countries"] == ["CHL", "EGY", "URY"]
+    taken = select(wvs.read(comma_csv(answers, tmp_path)), EVERY_COUNTRY)
+    assert taken.notes["countries"] == ["CHL", "EGY", "URY"]
 
 
 @pytest.mark.parametrize(("form", "question_id"), [(sav, "Q1"), (dta, "Q4")])
@@ -359,7 +353,8 @@ def test_the_codebook_repairs_orders():
     assert options["Q221"] == options["Q222"] == (1, 2, 3)
     assert options["Q254"] == (1, 2, 3, 4)
     assert all(options[f"Q{number}"] == tuple(range(1, 11)) for number in range(241, 250))
-    assert CODEBOOK.merged.keys() == {f"Q{number}" for number in range(241, 250)}
+    merged = {question.question_id for question in CODEBOOK.questions if question.merged}
+    assert merged == {f"Q{number}" for number in range(241, 250)}
 
 
 @pytest.mark.parametrize("cut", [4, 5])

@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,9 @@ class Split:
         of_question = pairs["question_id"].isin(held_out.questions)
         return (of_question | pairs["country"].isin(held_out.countries)).to_numpy()
 
-    def _held_out(self, columns: Mapping[str, pd.Series], topics: dict[str, list[str]]) -> HeldOut:
+    def _held_out(
+        self, columns: Mapping[str, pd.Series], topics: Mapping[Any, list[str]]
+    ) -> HeldOut:
         found: dict[str, set[str]] = {"question": set(), "country": set(), "persona": set()}
         for part in [] if self.spec == "none" else BETWEEN_PARTS.split(self.spec):
             unit, colon, value = part.partition(":")

@@ -1,6 +1,6 @@
 """The pairs that the authors of ACE-Align released, `data/train`. Their cells: `release_eval`.
 
-docs/surveys.md ("The authors' release") says what the files hold and what becomes of it.
+docs/surveys.md ("The authors' release") describes the files.
 """
 
 import hashlib
@@ -17,10 +17,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ace_jax.errors import InputError
-from ace_jax.survey.readers.release_format import (
+from ace_jax.survey.readers.release_eval import (
     Labels,
     alpha3,
-    check_whole,
     field,
     option_numbers,
     parse_json,
@@ -137,9 +136,7 @@ def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
 
 def _optional(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    text = str(value) if isinstance(value, str | int) else ""
-    check_whole(text, key)
-    return sys.intern(text)
+    return sys.intern(str(value)) if isinstance(value, str | int) else ""
 
 
 def _in_contexts(rows: Sequence[tuple[str, int, int, str, str]], texts: list[str]) -> pd.DataFrame:
