@@ -23,7 +23,7 @@ from ace_jax.survey.manifest import summary
 from ace_jax.survey.readers import release_eval, sources
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
-OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "labels")
+OF_FILES = ("weights", "rule", "codebook", "countries", "questions")
 
 HELP = {
     "input": "the survey's files, in any order (gss2018: without them, the cells that come with "
@@ -35,7 +35,6 @@ HELP = {
     "countries": "ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
     "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
-    "labels": "wvs7: option labels of ace_jax's codebook (the default) or of the .sav or .dta file",
     "estimator": "what training learns from: the cells' raw shares (the default, as in the paper) "
     "or shares shrunk towards the main effects of their question and country",
 }
@@ -57,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _dataset(args: argparse.Namespace) -> Dataset:
     if args.input and args.source != "release":
         questions = args.questions or ("all-240" if args.source == "wvs7" else "all")
-        labels = args.labels or "codebook"
-        choices = (args.codebook, args.weights, labels, args.countries, questions)
+        choices = (args.codebook, args.weights, args.countries, questions)
         raw = sources.read(args.source, sources.Request(args.input, *choices))
         if absent := raw.notes.get("countries_not_in_input"):
             say(f"Not in the input: {', '.join(absent)}.")
@@ -101,7 +99,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     rules.metavar = "KEY=VALUE"
     add("--countries", nargs="+", type=str.upper, metavar="CODE", help=HELP["countries"])
     add("--questions", choices=selection.QUESTIONS, help=HELP["questions"])
-    add("--labels", choices=["codebook", "file"], help=HELP["labels"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
     return parser.parse_args(argv)
 

@@ -112,7 +112,7 @@ def test_bad_cells_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"option_codes": [1], "option_labels": ["A"]}, "question q1 has an option set of one"),
+        ({"option_codes": [1], "option_labels": ["A"]}, "question q1 has one option"),
         ({"option_labels": ["A", "B"]}, "3 option codes and 2 labels"),
     ],
 )

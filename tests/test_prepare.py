@@ -137,7 +137,6 @@ def test_shrunk_cells_stand_beside_the_raw_ones(tmp_path, tables):
         (["--input", "TABLES", "--weights", "w8"], "no column w8"),
         (["--countries", "USA"], "--countries is for a survey's own files"),
         (["--input", "TABLES", "--countries", "FRA"], "--countries: all respondents .* are of USA"),
-        (["--input", "TABLES", "--labels", "file"], "--labels file is for --source wvs7"),
         (["--input", "TABLES", "--codebook", "c.toml"], "--codebook is for --source table"),
         (["--source", "table", "--input", "TABLES"], "--source table needs --codebook FILE"),
         (["--source", "release"], "--source release needs --input DIRECTORY"),

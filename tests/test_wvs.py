@@ -19,7 +19,6 @@ from ace_jax.survey.selection import (
     EVERY_COUNTRY,
     TIERS,
     select,
-    with_labels,
     with_questions,
 )
 
@@ -191,7 +190,7 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
     made = prepared(tmp_path, comma_csv(answers, tmp_path), "--countries", "ury", "EGY", *ruled)
     rules = made.manifest["rules"]
     assert rules["countries"] == ["EGY", "URY"] == sorted(made.cells["country"].unique())
-    assert (rules["questions"], rules["labels"]) == ("strictly-ordinal", "codebook")
+    assert rules["questions"] == "strictly-ordinal"
     assert rules["attributes"]["education"]["levels"]["College Educated"] == ">= 4"
     assert rules["missing_codes"] == [-1, -2, -3, -4, -5]
     assert rules["dropped_codes"] == {"Q221": [4], "Q222": [4], "Q254": [5]}
@@ -213,20 +212,6 @@ def test_a_tier_can_be_taken(answers, tmp_path):
 def test_all_countries_can_be_taken(tmp_path, answers):
     taken = select(wvs.read(comma_csv(answers, tmp_path)), EVERY_COUNTRY)
     assert taken.notes["countries"] == ["CHL", "EGY", "URY"]
-
-
-@pytest.mark.parametrize(("form", "question_id"), [(sav, "Q1"), (dta, "Q4")])
-def test_labels_of_the_file_can_be_used(tmp_path, answers, form, question_id):
-    codebook = with_labels(CODEBOOK, wvs.read_labels(form(answers, tmp_path)))
-    labels = {question.question_id: question.option_labels for question in codebook.questions}
-    assert labels[question_id] == ("Vital", "Rather", "Hardly", "Never")
-    assert labels["Q5"][0] == "Very important"
-
-
-def test_labels_of_the_file_are_written(tmp_path, answers):
-    made = prepared(tmp_path, sav(answers, tmp_path), "--labels", "file")
-    assert made.questions["option_labels"].iloc[0] == ["Vital", "Rather", "Hardly", "Never"]
-    assert made.manifest["rules"]["labels"] == "file"
 
 
 def broken(answers, directory, how):
@@ -296,7 +281,6 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, answers, how, me
     ("arguments", "message"),
     [
         (["--countries", "EGX"], "--countries EGX: no respondent .* 3 countries, such as EGY"),
-        (["--labels", "file"], "carries no labels of its own"),
         (["--weights", "PWGHT"], "no column PWGHT"),
     ],
 )

@@ -25,34 +25,29 @@ SHRUNK = "p_shrunk"
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
 PICTURE = "effects.png"  # drawn beside them by `prepare`
 
-QUESTIONS = pa.schema(
-    [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field("topic", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("option_codes", pa.list_(pa.int64()), nullable=False),
-        pa.field("option_labels", pa.list_(pa.string()), nullable=False),
-        pa.field("ordinal", pa.bool_(), nullable=False),
-    ]
+TEXT, TEXTS, SHARES = pa.string(), pa.list_(pa.string()), pa.list_(pa.float64())
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+QUESTIONS = _schema(
+    **dict.fromkeys(("source", "question_id", "topic", "text"), TEXT),
+    option_codes=pa.list_(pa.int64()),
+    option_labels=TEXTS,
+    ordinal=pa.bool_(),
 )
 
 
 def cell_schema(attributes: tuple[Attribute, ...], *, shrunk: bool = False) -> pa.Schema:
     """Returns the columns of `cells.parquet`; `p_shrunk` is there where cells were shrunk."""
-    return pa.schema(
-        [
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("country", pa.string(), nullable=False),
-            pa.field("question_id", pa.string(), nullable=False),
-            pa.field("granularity", pa.int64(), nullable=False),
-            *(pa.field(attribute.name, pa.string()) for attribute in attributes),
-            pa.field("n", pa.int64(), nullable=False),
-            pa.field("effective_n", pa.float64(), nullable=False),
-            pa.field("p", pa.list_(pa.float64()), nullable=False),
-            *([pa.field(SHRUNK, pa.list_(pa.float64()), nullable=False)] if shrunk else []),
-        ]
+    keys = _schema(
+        **dict.fromkeys(("source", "country", "question_id"), TEXT), granularity=pa.int64()
     )
+    levels = [pa.field(attribute.name, TEXT) for attribute in attributes]
+    numbers = _schema(n=pa.int64(), effective_n=pa.float64(), p=SHARES)
+    return pa.schema([*keys, *levels, *numbers, *(_schema(**{SHRUNK: SHARES}) if shrunk else ())])
 
 
 @dataclass(frozen=True)
@@ -192,8 +187,8 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
     manifest = _read_manifest(directory / "manifest.json")
     attributes = _attributes(manifest)
     path = directory / "cells.parquet"
-    shrunk = SHRUNK in _columns(path)
-    cells = _read_parquet(path, cell_schema(attributes, shrunk=shrunk)).to_pandas()
+    schema = cell_schema(attributes)
+    cells = _read_parquet(path, schema, cell_schema(attributes, shrunk=True)).to_pandas()
     _check_questions(questions, directory / "questions.parquet")
     _check_cells(cells, questions, attributes, path)
     return Dataset(questions, cells, manifest)
@@ -215,31 +210,24 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), path)
 
 
-def _columns(path: Path) -> list[str]:
+def _read_parquet(path: Path, schema: pa.Schema, more: pa.Schema | None = None) -> pa.Table:
+    """Returns the columns of `schema`, or those of `more` if the file has them all."""
+    problem = "is not a parquet file"
     try:
-        return list(pq.read_schema(path).names)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} is not a parquet file ({reason:.200}); prepare it again"
-        ) from None
-
-
-def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    found = _columns(path)
-    if missing := [name for name in schema.names if name not in found]:
-        raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
-    try:
-        check_fits(pq.read_metadata(path).num_rows * len(schema.names), path)
+        metadata = pq.read_metadata(path)
+        found = metadata.schema.to_arrow_schema().names
+        if more is not None and {*more.names} <= {*found}:
+            schema = more
+        if missing := [name for name in schema.names if name not in found]:
+            raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
+        check_fits(metadata.num_rows * len(schema), path)
+        problem = "is damaged"
         table = pq.read_table(path, columns=schema.names)
+        problem = "has a column of the wrong type"
+        return table.cast(schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is damaged ({reason:.200}); prepare it again") from None
-    try:
-        return table.cast(schema)
-    except (ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} has a column of the wrong type: {reason:.200}") from None
+        raise InputError(f"{path} {problem} ({reason:.200}); prepare it again") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -258,19 +246,12 @@ def _attributes(manifest: dict[str, Any]) -> tuple[Attribute, ...]:
 
 
 def _check_questions(questions: pd.DataFrame, path: Path) -> None:
-    for question in questions.to_dict("records"):
-        name, codes = question["question_id"], question["option_codes"]
-        if len(codes) < 2:
-            size = "one" if codes else "none"
-            raise InputError(
-                f"{path}: question {name} has an option set of {size}; "
-                "give it two options or more, or leave it out"
-            )
-        if len(question["option_labels"]) != len(codes):
-            raise InputError(
-                f"{path}: question {name} has {len(codes)} option codes and "
-                f"{len(question['option_labels'])} labels; give one label for each code"
-            )
+    columns = (questions[name] for name in QUESTIONS.names)
+    for source, name, topic, text, codes, labels, ordinal in zip(*columns, strict=True):
+        try:
+            Question(source, name, topic, text, tuple(codes), tuple(labels), ordinal)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
 
 

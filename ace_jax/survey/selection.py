@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question
+from ace_jax.survey.codebook import Codebook, Question
 
 # The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
 QUESTIONS: dict[str, Callable[[Question], bool]] = {
@@ -76,22 +76,6 @@ def with_questions(codebook: Codebook, name: str) -> Codebook:
     if not questions:
         raise InputError(f"--questions {name}: the survey has no such question; leave it out")
     return replace(codebook, questions=questions)
-
-
-def with_labels(codebook: Codebook, labels: Mapping[str, Mapping[Code, str]]) -> Codebook:
-    """Returns the codebook with the option labels of a file (column -> code -> label).
-
-    The options, their order and the questions' texts stay. An option that the file does not label
-    keeps its label. So does a question to which the file gives the same label twice.
-    """
-    questions = tuple(_labelled(one, labels.get(one.question_id, {})) for one in codebook.questions)
-    return replace(codebook, questions=questions)
-
-
-def _labelled(question: Question, labels: Mapping[Code, str]) -> Question:
-    options = zip(question.option_codes, question.option_labels, strict=True)
-    new = tuple(labels.get(code, label).strip() for code, label in options)
-    return replace(question, option_labels=new) if len(set(new)) == len(new) else question
 
 
 def _members(name: str) -> list[str]:

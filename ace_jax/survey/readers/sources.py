@@ -19,14 +19,12 @@ class Request:
       paths: the survey's files.
       codebook: the user's own, for `table`.
       weights: the column of survey weights.
-      labels: `codebook`, or `file` for the value labels of the files (wvs7).
       countries, questions: as `select` takes them.
     """
 
     paths: Sequence[Path]
     codebook: Path | None = None
     weights: str | None = None
-    labels: str = "codebook"
     countries: Sequence[str] | None = None
     questions: str = "all"
 
@@ -39,7 +37,7 @@ def _table(request: Request) -> Raw:
 
 READERS: dict[str, Callable[[Request], Raw]] = {
     "gss2018": lambda request: gss.read(request.paths),
-    "wvs7": lambda request: wvs.read(request.paths, request.labels),
+    "wvs7": lambda request: wvs.read(request.paths),
     "issp": lambda request: issp.read(request.paths),
     "table": _table,
 }
@@ -50,8 +48,6 @@ def read(source: str, request: Request) -> Raw:
 
     Raises InputError for files that do not fit, or for a choice that the source does not have.
     """
-    if request.labels == "file" and source != "wvs7":
-        raise InputError("--labels file is for --source wvs7; leave it out")
     if request.codebook is not None and source != "table":
         raise InputError(f"--codebook is for --source table; {source} has its own")
     return select(READERS[source](request), request.countries, request.questions)

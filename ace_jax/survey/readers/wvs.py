@@ -23,7 +23,7 @@ from ace_jax.survey.readers.columns import (
 )
 from ace_jax.survey.readers.spss_stata import open_statistics
 from ace_jax.survey.readers.value_labels import APOSTROPHES
-from ace_jax.survey.selection import Raw, with_labels
+from ace_jax.survey.selection import Raw
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
 WHOLE = "the complete file of wave 7"
@@ -33,16 +33,14 @@ EDITION_MAJORITY = 0.5
 LEADING_NUMBER = re.compile(r"^-?\d+[\s.:)\-]*(?=[^\d\s.:)\-])")
 
 
-def read(paths: Sequence[Path], labels: str = "codebook") -> Raw:
+def read(paths: Sequence[Path]) -> Raw:
     """Reads one cross-national file, or files of a country each.
 
-    Options are labelled as in the codebook, or, if `labels` is "file", as in the files.
     Raises InputError for a file that is of none of the forms, is damaged, lacks a column, holds
     labels where codes belong or a label that the codebook does not know, names no country, is of
     the inverted edition, or repeats a country.
     """
     codebook = read_codebook(BUILTIN / "wvs7.toml")
-    used = with_labels(codebook, read_labels(paths)) if labels == "file" else codebook
     tables: list[pd.DataFrame] = []
     files: dict[str, Path] = {}
     for path in paths:
@@ -57,24 +55,7 @@ def read(paths: Sequence[Path], labels: str = "codebook") -> Raw:
                 )
             files[country] = path
         tables.append(table)
-    return Raw(pd.concat(tables, ignore_index=True), used, {"labels": labels})
-
-
-def read_labels(paths: Sequence[Path]) -> dict[str, dict[Code, str]]:
-    """Returns the value labels that .sav or .dta files carry: column -> code -> label.
-
-    The first file that labels a column counts. Raises InputError for a .csv file.
-    """
-    labels: dict[str, dict[Code, str]] = {}
-    for path in paths:
-        file = open_statistics(path)
-        if file is None:
-            raise InputError(
-                f"{path} carries no labels of its own for --labels file; "
-                "give the .sav or .dta file, or leave --labels out"
-            )
-        labels = file.metadata.variable_value_labels | labels
-    return labels
+    return Raw(pd.concat(tables, ignore_index=True), codebook)
 
 
 def _read(path: Path, codebook: Codebook) -> pd.DataFrame:
