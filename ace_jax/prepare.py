@@ -28,7 +28,7 @@ OF_FILES = ("weights", "rule", "codebook", "countries", "questions")
 HELP = {
     "input": "the survey's files, in any order (gss2018: without them, the cells that come with "
     "ace_jax; release: the authors' directory data/eval)",
-    "codebook": "table: what its columns and codes mean",
+    "codebook": "table: the meaning of its columns and codes",
     "weights": "column of survey weights (default: every respondent counts the same)",
     "rule": "move a cut of the codebook, such as education.college=3 (lowest code that is College "
     "Educated) or residence.rural=5 (lowest code that is Rural)",

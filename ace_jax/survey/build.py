@@ -21,7 +21,7 @@ def build(
     """Aggregates respondents to cells.
 
     Args:
-      raw: what a reader returned (`readers.sources.read`).
+      raw: the survey's answers (`readers.sources.read`).
       paths: the files that it read, for the manifest.
       rules: thresholds to move, such as `{"education.college": 4}`.
       weights: the column of survey weights; None gives every respondent weight 1.

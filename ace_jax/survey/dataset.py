@@ -268,7 +268,7 @@ def _check_cells(
         _check_rows(~finite, f"has a {name} with NaN or infinity in it", path)
         _check_rows(p.map(min) < 0, f"has a {name} with a negative share", path)
         _check_rows((p.map(np.sum) - 1).abs() > 1e-6, f"has a {name} that does not sum to 1", path)
-    # A cell is looked up by its persona, so two of the same could not be told apart.
+    # Cells are looked up by persona, so each may be there once.
     names = [attribute.name for attribute in attributes]
     same = cells[["country", "question_id", *names]].duplicated()
     _check_rows(same, "repeats the persona and question of another", path)

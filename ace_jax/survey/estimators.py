@@ -1,7 +1,8 @@
 """Estimates of a cell's distribution that borrow from its question and country.
 
-A finest cell (all attributes named) is drawn towards what main effects say of its persona;
-docs/estimators.md has the model and its worth. Everything is estimated from cells alone.
+A finest cell (all attributes named) is drawn towards a main-effects model of its context;
+docs/estimators.md describes the model and measures its worth. Everything is estimated from the
+cells alone.
 
 Shapes: C contexts, F finest personas, K options (of the longest question; others are padded).
 """
@@ -177,7 +178,7 @@ def _beyond_chance(
 
 
 def _strength(excess: float, scale: float) -> float:
-    """Returns tau; where nothing is left to tell it from, the largest."""
+    """Returns tau, the largest where the cells are too few to estimate it."""
     low, high = CORRELATIONS
     return float(1 / np.clip(excess / max(scale, low), low, high) - 1)
 

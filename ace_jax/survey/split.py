@@ -110,7 +110,7 @@ class Split:
         return cls(f"fold:{number}/{of}", seed)
 
     def held_out(self, dataset: Dataset) -> HeldOut:
-        """Returns what the split holds out of a dataset.
+        """Returns the ids that the split holds out of a dataset.
 
         Raises InputError for a spec that is not known, that names something the dataset does not
         have, or that leaves no question or country to train on.

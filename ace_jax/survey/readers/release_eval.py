@@ -90,7 +90,7 @@ def read_eval(directory: Path) -> Dataset:
     the first country (alpha-3) to have it. Probabilities that sum to 1 within 1e-3 are divided by
     their sum. Cells that nobody answered (a count or all probabilities of 0) are left out; cells
     of few respondents stay.
-    Raises InputError, with the file and the cell's place in it, for what is not of this form.
+    Raises InputError, with the file and the cell's place in it, for files of another form.
     """
     files = sorted(directory.glob(CELL_FILES), key=lambda path: path.as_posix())
     if not files:
@@ -147,7 +147,7 @@ def _cells(
     wordings: dict[tuple[str, str], Wording],
     personas: set[tuple[str, str, Persona]],
 ) -> list[_Cell]:
-    """Returns a file's cells; adds to what is known of each country's questions and personas."""
+    """Returns a file's cells, and enters their wordings and personas into the two collections."""
     slug, attributes = path.parts[-4], path.parts[-3]
     if slug not in COUNTRIES:
         near = get_close_matches(slug, COUNTRIES, 1) or list(COUNTRIES)
@@ -262,7 +262,7 @@ def parse_json(content: bytes, where: str) -> Any:
 
 
 def field(record: Any, key: str, kind: type | None = None) -> Any:
-    """Returns what an object has under a key; raises InputError if that is not of its kind."""
+    """Returns an object's value under a key; raises InputError for none, or one of another kind."""
     if not isinstance(record, dict):
         raise InputError(f"{record!r:.40} is not an object; give one with the release's keys")
     if key not in record:
@@ -295,7 +295,7 @@ def shares(p_real: dict[str, Any], options: Labels) -> tuple[float, ...]:
     """Returns the probability of each option, absent ones 0: they sum to 1, or all are 0.
 
     Probabilities that sum to 1 within 1e-3 are divided by their sum. Raises InputError for any
-    other sum, a key that is no option, and what is negative, not finite or not a number.
+    other sum, a key that is no option, and a value that is negative or not a finite number.
     """
     if unknown := sorted(p_real.keys() - set(options)):
         raise InputError(

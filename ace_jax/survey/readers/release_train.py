@@ -38,7 +38,7 @@ class ReleasePairs:
 
     Attributes:
       texts: the prompt scored, by cell: trailing blanks removed, one newline added.
-      labels: what the model is to say for each option (its bare number), by cell.
+      labels: the text of each option (its bare number), by cell.
       answers: the survey's distribution over the options, by cell; sums to 1.
       modes: position of the most frequent option, by cell, as the file has it.
       pairs: columns `attribute`, `cell_0` and `cell_1` (int64 positions in the lists; A=0 is
@@ -70,7 +70,7 @@ def read_train(path: Path) -> ReleasePairs:
     keys. Else they are: the file's name without .jsonl (countries of COUNTRIES as alpha-3 either
     way); a hash of the lines that all prompts of the context share, which are the question's and
     not the persona's, so that countries asked the same question share the id; and "".
-    Raises InputError, with file and line number, for what is not of this form.
+    Raises InputError, with file and line number, for files of another form.
     """
     endpoints: dict[Endpoint, int] = {}
     rows: list[tuple[str, int, int, str, str]] = []

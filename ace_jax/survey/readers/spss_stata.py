@@ -12,7 +12,7 @@ import pyreadstat
 
 from ace_jax.errors import InputError
 
-# What pyreadstat raises: its own errors, and what its arrays do where counts do not agree.
+# The errors that pyreadstat raises for a damaged file, itself or through its arrays.
 DAMAGE = (
     pyreadstat.ReadstatError,
     pyreadstat.PyreadstatError,
