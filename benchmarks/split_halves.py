@@ -44,7 +44,7 @@ ESTIMATORS = ("raw", "smoothed", "shrunk")
 def read(paths: list[Path]) -> Respondents:
     """Returns the respondents of 2018 whose attributes are all known."""
     codebook = read_codebook(BUILTIN / "gss2018.toml")
-    return respondents.complete_cases(respondents.from_table(gss.read(paths), codebook))
+    return respondents.complete_cases(respondents.from_table(gss.read(paths).table, codebook))
 
 
 def read_from_package() -> Respondents:

@@ -56,9 +56,11 @@ def test_a_codebook_is_read(tmp_path):
     assert (gender.by, gender.dropped) == ({1: "Male", 2: "Female"}, (-1,))
     assert education.by == Threshold("college", 3, "College Educated")
     assert codebook.questions == (
-        Question("mine", "q1", "Work", "Is work important?", (1, 2), ("Disagree", "Agree"), True),
+        Question(
+            *("mine", "q1", "Work", "Is work important?", (1, 2), ("Disagree", "Agree"), True),
+            dropped=(9,),
+        ),
     )
-    assert codebook.dropped == {"q1": (9,)}
 
 
 def test_a_rule_moves_a_threshold_and_is_described(tmp_path):
@@ -81,11 +83,10 @@ def test_codes_can_be_missing_everywhere_merged_and_called_by_other_names(tmp_pa
     codebook = read_codebook(written(tmp_path, text))
     assert (codebook.missing, codebook.countries) == ((-3,), ("USA",))
     assert codebook.recodes[0].dropped == (-3, -1)
-    assert codebook.dropped == {"q1": (-3, 9)}
-    assert codebook.merged == {"q1": {0: 1}}
+    (question,) = codebook.questions
+    assert (question.dropped, question.merged, question.paper) == ((-3, 9), ((0, 1),), False)
     own = ((1, "Disagree"), (2, "Agree"), (9, "Hard to say"))
     assert codebook.labels["q1"] == (*own, (-3, "?"), (-3, "None"))
-    assert not codebook.questions[0].paper
     rules = describe(codebook)
     assert rules["attributes"]["gender"]["dropped_codes"] == [-1]
     assert rules["dropped_codes"] == {"q1": [9]}
@@ -102,7 +103,8 @@ def test_an_unknown_rule_is_refused(tmp_path):
     [
         ('options = "agreement"', 'options = [[1, "Yes"]]', "question q1 has one option"),
         ('options = "agreement"', 'options = [[1, "A"], [1, "B"]]', "same code to two options"),
-        ('options = "agreement"', "options = [1, 2]", "write each option as"),
+        ('options = "agreement"', "options = [1, 2]", r'`options` is .*list of \[code, "label"\]'),
+        ('options = "agreement"', 'options = [[1.5, "A"], [2, "B"]]', "the codes whole numbers"),
         ('options = "agreement"', 'options = "trust"', "scale 'trust'"),
         ('topic = "Work"\n', "", "question q1 lacks `topic`"),
         ("dropped = [9]", "droped = [9]", "unknown key `droped`"),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -111,7 +112,7 @@ def test_bad_cells_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"option_codes": [1], "option_labels": ["A"]}, "question q1 has an option set of one"),
+        ({"option_codes": [1], "option_labels": ["A"]}, "question q1 has one option"),
         ({"option_labels": ["A", "B"]}, "3 option codes and 2 labels"),
     ],
 )
@@ -199,3 +200,50 @@ def test_embedded_cells_hold_the_counts_of_the_tables(question_id, persona, coun
     (cell,) = cells[same & (cells["question_id"] == question_id)].to_dict("records")
     assert cell["n"] == cell["effective_n"] == sum(counts)
     np.testing.assert_allclose(cell["p"] * cell["n"], counts, atol=1e-9)
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path):
+    one = dataset()
+    write_dataset(one, tmp_path / "named otherwise")
+    again = read_dataset(tmp_path / "named otherwise")
+    assert again.digest == one.digest
+    assert replace(one, manifest={"version": "1", "inputs": ["moved"]}).digest == one.digest
+    assert replace(one, cells=one.cells[::-1].reset_index(drop=True)).digest == one.digest
+    near = dataset(p=np.array([0.25, 0.25 + 1e-12, 0.5 - 1e-12]))
+    assert near.digest == one.digest
+    gss = read_dataset("gss2018")
+    questions, cells = (
+        table.sample(frac=1, random_state=0) for table in (gss.questions, gss.cells)
+    )
+    assert Dataset(questions, cells, {}).digest == gss.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"p": np.array([0.25, 0.2500001, 0.4999999])},
+        {"n": 5},
+        {"effective_n": 3.6},
+        {"education": "College Educated"},
+        {"country": "MEX"},
+    ],
+)
+def test_other_cells_have_another_digest(changes):
+    assert dataset(**changes).digest != dataset().digest
+
+
+def test_other_questions_levels_and_more_cells_have_another_digest():
+    one = dataset()
+    others = [
+        Question("mine", "q1", "Work", "?", (1, 2, 3), ("A", "B", "c"), True),
+        Question("mine", "q1", "Work", "?", (0, 1, 2), ("A", "B", "C"), True),
+        Question("mine", "q1", "Work", "Why?", (1, 2, 3), ("A", "B", "C"), True),
+        Question("mine", "q1", "Rest", "?", (1, 2, 3), ("A", "B", "C"), True),
+    ]
+    changed = [replace(one, questions=question_table([other])) for other in others]
+    more = one.cells.iloc[[0]].assign(country="MEX")
+    changed.append(replace(one, cells=pd.concat([one.cells, more])))
+    levels = {attribute.name: attribute.levels for attribute in one.attributes}
+    changed.append(replace(one, manifest={"attributes": levels | {"gender": ("Female", "Male")}}))
+    digests = [one.digest, *(other.digest for other in changed)]
+    assert len(set(digests)) == len(digests)

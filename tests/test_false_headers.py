@@ -83,9 +83,9 @@ def test_a_sav_file_that_promises_respondents(codebook, tmp_path, options, rows)
     path = tmp_path / "own.sav"
     pyreadstat.write_sav(ANSWERS, path, **options)
     content = path.read_bytes()
-    assert len(table.read([path], codebook, None)) == len(ANSWERS)
+    assert len(table.read([path], codebook).table) == len(ANSWERS)
     path.write_bytes(content[:80] + struct.pack("<i", rows) + content[84:])
-    refused_cheaply(lambda: table.read([path], codebook, None), "more than its .* bytes can hold")
+    refused_cheaply(lambda: table.read([path], codebook), "more than its .* bytes can hold")
 
 
 @pytest.mark.parametrize("variable", [0, -1, 6, 2**16 + 1, 2**31 - 1])
@@ -94,11 +94,11 @@ def test_a_sav_file_whose_labels_belong_to_no_variable(codebook, tmp_path, varia
     path = tmp_path / "own.sav"
     pyreadstat.write_sav(ANSWERS, path, variable_value_labels={"q1": {0: "No", 1: "Yes"}})
     content = path.read_bytes()
-    assert len(table.read([path], codebook, None)) == len(ANSWERS)
+    assert len(table.read([path], codebook).table) == len(ANSWERS)
     place = content.index(struct.pack("<iii", 4, 1, 4)) + 8  # q1 is the fourth
     path.write_bytes(content[:place] + struct.pack("<i", variable) + content[place + 4 :])
     refused_cheaply(
-        lambda: table.read([path], codebook, None), r"own\.sav is damaged .*a variable that is"
+        lambda: table.read([path], codebook), r"own\.sav is damaged .*a variable that is not in"
     )
 
 
@@ -109,7 +109,7 @@ def test_a_dta_file_that_promises_respondents(codebook, tmp_path):
     place = content.index(b"<N>") + 3
     for rows in (10**9, 2**40):
         path.write_bytes(content[:place] + struct.pack("<Q", rows) + content[place + 8 :])
-        refused_cheaply(lambda: table.read([path], codebook, None), r"own\.dta ")
+        refused_cheaply(lambda: table.read([path], codebook), r"own\.dta ")
 
 
 def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
     assert path.stat().st_size * 100 < 8 * many.size
     monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
     refused_cheaply(
-        lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
+        lambda: table.read([path], codebook), "values, which do not fit into this machine"
     )
 
 
@@ -128,7 +128,7 @@ def test_a_parquet_file_beyond_memory(codebook, tmp_path, monkeypatch):
     pd.concat([ANSWERS] * 3000, ignore_index=True).to_parquet(path)
     monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)
     refused_cheaply(
-        lambda: table.read([path], codebook, None), "values, which do not fit into this machine"
+        lambda: table.read([path], codebook), "values, which do not fit into this machine"
     )
 
 

@@ -43,7 +43,7 @@ def written(tmp_path, *tables):
 
 
 def test_the_tables_of_2018_are_joined_row_by_row_whatever_their_order(tmp_path):
-    raw = gss.read(written(tmp_path, ABORTION, SPENDING, WAGES))
+    raw = gss.read(written(tmp_path, ABORTION, SPENDING, WAGES)).table
     assert raw["id"].tolist() == [1, 2, 3]
     assert raw["maritalcat"].fillna("?").tolist() == ["Married", "Widowed", "?"]
     assert raw["abany"].isna().tolist() == [False, True, False]

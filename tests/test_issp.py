@@ -158,7 +158,8 @@ def test_questions_are_what_the_file_says(read):
 
 
 def test_answers_of_8_and_9_are_kept_and_missing_codes_are_declared(read, old):
-    assert read.codebook.dropped == {
+    dropped = {question.question_id: question.dropped for question in read.codebook.questions}
+    assert dropped == {
         "issp2013_v5": (8, 9),
         "issp2013_v6": (98, 99),
         "issp2013_v7": (0, 9),
@@ -188,11 +189,6 @@ def test_what_is_left_out_is_counted(read, files, old):
     assert read.notes["left_out"]["no text"] == 1 + len(without_text)
     assert (module["study"], module["recognised_by"]) == ("ZA5950", "column V1")
     assert (module["file"], module["respondents"], module["questions"]) == ("two.dta", SIZE, 4)
-    # V1 to V4, C_ALPHAN, four attributes, WEIGHT and BIRTH; DE_V70.
-    assert module["other_variables"] == {
-        "country-specific": 1,
-        "background and administration": 11,
-    }
     concubinage = int((old["MARITAL"] == 7).sum())
     assert module["attributes"]["MARITAL"]["no_level"] == {"7 Concubinage": concubinage}
     assert notes["issp2020"]["recognised_by"] == "column STUDYNO"

@@ -13,7 +13,7 @@ from ace_jax import evaluate
 from ace_jax.errors import InputError
 from ace_jax.evaluation.references import REFERENCES, reference_answers, without_mean
 from ace_jax.survey.dataset import read_dataset, select_questions
-from ace_jax.survey.split import held_out_cells
+from ace_jax.survey.split import Split
 
 GSS = read_dataset("gss2018")
 EVERYTHING = np.ones(len(GSS.cells), bool)
@@ -66,7 +66,7 @@ def test_no_effect_differs_by_country_and_takes_the_finest_cells_there_are():
 
 
 def test_the_mean_is_that_of_the_other_questions_on_the_same_scale():
-    held_out = held_out_cells(GSS, "question:0.3", 0)
+    held_out = Split("question:0.3").held_out(GSS).cells(GSS)
     given = answers("mean", GSS, ~held_out).p
     country = answers("no_effect", GSS, EVERYTHING).p
     first = GSS.cells.assign(country_p=country)[~held_out].drop_duplicates("question_id")
@@ -78,7 +78,7 @@ def test_the_mean_is_that_of_the_other_questions_on_the_same_scale():
 
 @pytest.mark.parametrize("holdout", ["question:0.3", "persona:paper"])
 def test_the_mean_sees_nothing_that_training_may_not_see(holdout):
-    held_out = held_out_cells(GSS, holdout, 0)
+    held_out = Split(holdout).held_out(GSS).cells(GSS)
     # Coarser cells, too, are made of respondents whose personas are held out.
     coarse = (GSS.cells["granularity"] < 4).to_numpy()
     before = answers("mean", GSS, ~held_out).p
@@ -94,7 +94,7 @@ def test_a_scale_that_training_does_not_have_is_answered_uniformly(tmp_path, cap
     sizes = GSS.questions.set_index("question_id")["option_codes"].map(len)
     two = tuple(sizes.drop_duplicates().index[:2])
     dataset = select_questions(GSS, two)
-    held_out = held_out_cells(dataset, "question:0.5", 0)
+    held_out = Split("question:0.5").held_out(dataset).cells(dataset)
     (unseen,) = dataset.cells.loc[held_out, "question_id"].unique()
     assert without_mean(dataset.cells, dataset, ~held_out) == [unseen]
     evaluate.main(config_for("mean", data__questions=two, data__holdout="question:0.5"), tmp_path)

@@ -17,8 +17,7 @@ CODEBOOK = Codebook(
         Recode(GENDER, "sex", {1: "Male", 2: "Female"}, (-1,)),
         Recode(EDUCATION, "degree", Threshold("college", 3, "College Educated"), (99,)),
     ),
-    questions=(Question("mine", "q1", "Work", "?", (1, 2), ("No", "Yes"), True),),
-    dropped={"q1": (9,)},
+    questions=(Question("mine", "q1", "Work", "?", (1, 2), ("No", "Yes"), True, dropped=(9,)),),
 )
 TABLE = pd.DataFrame(
     {

@@ -1,8 +1,5 @@
 """Surveys of the user's own: `--source table`."""
 
-import itertools
-import json
-
 import numpy as np
 import pandas as pd
 import pyreadstat
@@ -204,50 +201,3 @@ def test_a_codebook_that_names_an_absent_column(tmp_path, answers):
     comma(answers, tmp_path / "a.csv")
     with pytest.raises(InputError, match=r"lacks the column q3 .* nearest it has is q\d"):
         prepared(tmp_path, tmp_path / "a.csv", codebook=CODEBOOK.replace('"q2"', '"q3"'))
-
-
-def test_the_audit_finds_the_rule_that_made_the_release(tmp_path, capsys):
-    """Cells written in the authors' layout under one cut are found again among others."""
-    book = CODEBOOK.replace('name = "age"', 'name = "education"').replace(
-        'levels = ["Young", "Middle-aged", "Old"]\ncodes = [[1], [2], [3]]',
-        'levels = ["College Educated", "Not College Educated"]\n'
-        'threshold = { name = "college", at_least = 2, level = "College Educated" }',
-    )
-    for name, column in (("residence", "where"), ("marital_status", "ring")):
-        levels = ["Urban", "Rural"] if name == "residence" else ["Married", "Not Married"]
-        part = f'[[attributes]]\nname = "{name}"\ncolumn = "{column}"\n'
-        part += f"levels = {json.dumps(levels)}\ncodes = [[1], [2]]\n\n"
-        book = book.replace("[[questions]]", part + "[[questions]]", 1)
-    random = np.random.default_rng(1)
-    table = pd.DataFrame(
-        {name: random.integers(1, 3, 300) for name in ("where", "ring")}
-        | {"land": "EGY", "sex": random.choice(["m", "f"], 300)}
-        | {"age_group": random.integers(1, 4, 300), "q1": random.integers(0, 2, 300)}
-        | {"q2": random.integers(1, 4, 300)}
-    )
-    comma(table, tmp_path / "a.csv")
-    book = book.replace('topic = "Trust"', 'topic = "wvs_all"')
-    college = {True: "College", False: "No_College"}
-    folder = tmp_path / "eval" / "egypt" / "1_attributes" / "education"
-    folder.mkdir(parents=True)
-    entries = []
-    for question, taken in itertools.product(("q1", "q2"), college):
-        answers = table[question][(table["age_group"] >= 3) == taken]
-        shares = {str(code): share for code, share in answers.value_counts(normalize=True).items()}
-        entries.append(
-            {
-                "question_id": question,
-                "question_text": "?",
-                "category": "wvs_all",
-                "options": {code: f"option {code}" for code in sorted(shares)},
-                "demographics": {"country": "Egypt", "education": college[taken]},
-                "p_real": shares,
-                "sample_count": len(answers),
-            }
-        )
-    (folder / "wvs_all_real.json").write_text(json.dumps(entries))
-    book = book.replace('source = "mine"', 'source = "wvs"')
-    prepared(tmp_path, tmp_path / "a.csv", "--audit", tmp_path / "eval", codebook=book)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    best = rows[rows.index(["rule", "cells", "same_n", "n_difference", "distance"]) + 1]
-    assert best == ["education.college=3", "4", "1.0000", "0.0000", "0.0000"]

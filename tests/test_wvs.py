@@ -18,9 +18,7 @@ from ace_jax.survey.respondents import complete_cases, from_table
 from ace_jax.survey.selection import (
     EVERY_COUNTRY,
     TIERS,
-    Selection,
     select,
-    with_labels,
     with_questions,
 )
 
@@ -48,8 +46,8 @@ def answers():
             name = question.question_id
             codes = {
                 *question.option_codes,
-                *CODEBOOK.dropped[name],
-                *CODEBOOK.merged.get(name, ()),
+                *question.dropped,
+                *(code for code, _ in question.merged),
             }
             columns[name] = random.choice(sorted(codes), size)
     columns["Q1"] = random.choice([1, 1, 1, 1, 1, 1, 1, 2, 3, 4, -1], size)
@@ -139,7 +137,7 @@ def prepared(directory, paths, *arguments):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_codes(tmp_path, answers, form):
-    read = wvs.read(form(answers, tmp_path))
+    read = wvs.read(form(answers, tmp_path)).table
     assert set(read) == set(answers) - {"A_WAVE"}
     read = read.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
     kept = answers.sort_values("B_COUNTRY_ALPHA", kind="stable", ignore_index=True)
@@ -167,17 +165,14 @@ def check_cells(made, answers, weighted):
             np.testing.assert_allclose(found[key][2], p, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("weights", [None, "W_WEIGHT"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form, weights):
-    few = tuple(q for q in CODEBOOK.questions if q.question_id in CHECKED)
-    few = replace(CODEBOOK, questions=few)
-    table, codebook, _ = select(
-        wvs.read(form(answers, tmp_path)), few, Selection(questions="all-240")
-    )
-    check_cells(
-        aggregate(complete_cases(from_table(table, codebook, weights))), answers, bool(weights)
-    )
+def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form):
+    raw = select(wvs.read(form(answers, tmp_path)))
+    few = [question for question in raw.codebook.questions if question.question_id in CHECKED]
+    codebook = replace(raw.codebook, questions=tuple(few))
+    for weights in (None, "W_WEIGHT"):
+        respondents = from_table(raw.table, codebook, weights)
+        check_cells(aggregate(complete_cases(respondents)), answers, bool(weights))
 
 
 def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
@@ -196,7 +191,7 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
     made = prepared(tmp_path, comma_csv(answers, tmp_path), "--countries", "ury", "EGY", *ruled)
     rules = made.manifest["rules"]
     assert rules["countries"] == ["EGY", "URY"] == sorted(made.cells["country"].unique())
-    assert (rules["questions"], rules["labels"]) == ("strictly-ordinal", "codebook")
+    assert rules["questions"] == "strictly-ordinal"
     assert rules["attributes"]["education"]["levels"]["College Educated"] == ">= 4"
     assert rules["missing_codes"] == [-1, -2, -3, -4, -5]
     assert rules["dropped_codes"] == {"Q221": [4], "Q222": [4], "Q254": [5]}
@@ -207,32 +202,17 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
 
 
 def test_a_tier_can_be_taken(answers, tmp_path):
-    table = wvs.read(comma_csv(answers, tmp_path))
-    few = table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
-    taken, _, notes = select(few, CODEBOOK, Selection(countries=["TIER3"]))
-    assert notes["countries"] == ["EGY", "ETH", "NGA"]
-    assert len(taken) == len(few)
-    assert {country for tier in TIERS.values() for country in tier} == {*CODEBOOK.countries}
+    raw = wvs.read(comma_csv(answers, tmp_path))
+    africa = raw.table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
+    taken = select(replace(raw, table=africa), ["TIER3"])
+    assert taken.notes["countries"] == ["EGY", "ETH", "NGA"]
+    assert len(taken.table) == len(africa)
+    assert {*TIERS} == {*CODEBOOK.countries}
 
 
 def test_all_countries_can_be_taken(tmp_path, answers):
-    table = wvs.read(comma_csv(answers, tmp_path))
-    _, _, taken = select(table, CODEBOOK, Selection(countries=EVERY_COUNTRY))
-    assert taken["countries"] == ["CHL", "EGY", "URY"]
-
-
-@pytest.mark.parametrize(("form", "question_id"), [(sav, "Q1"), (dta, "Q4")])
-def test_labels_of_the_file_can_be_used(tmp_path, answers, form, question_id):
-    codebook = with_labels(CODEBOOK, wvs.read_labels(form(answers, tmp_path)))
-    labels = {question.question_id: question.option_labels for question in codebook.questions}
-    assert labels[question_id] == ("Vital", "Rather", "Hardly", "Never")
-    assert labels["Q5"][0] == "Very important"
-
-
-def test_labels_of_the_file_are_written(tmp_path, answers):
-    made = prepared(tmp_path, sav(answers, tmp_path), "--labels", "file")
-    assert made.questions["option_labels"].iloc[0] == ["Vital", "Rather", "Hardly", "Never"]
-    assert made.manifest["rules"]["labels"] == "file"
+    taken = select(wvs.read(comma_csv(answers, tmp_path)), EVERY_COUNTRY)
+    assert taken.notes["countries"] == ["CHL", "EGY", "URY"]
 
 
 def broken(answers, directory, how):
@@ -302,7 +282,6 @@ def test_bad_files_are_refused_and_nothing_is_written(tmp_path, answers, how, me
     ("arguments", "message"),
     [
         (["--countries", "EGX"], "--countries EGX: no respondent .* 3 countries, such as EGY"),
-        (["--labels", "file"], "carries no labels of its own"),
         (["--weights", "PWGHT"], "no column PWGHT"),
     ],
 )
@@ -359,7 +338,8 @@ def test_the_codebook_repairs_orders():
     assert options["Q221"] == options["Q222"] == (1, 2, 3)
     assert options["Q254"] == (1, 2, 3, 4)
     assert all(options[f"Q{number}"] == tuple(range(1, 11)) for number in range(241, 250))
-    assert CODEBOOK.merged.keys() == {f"Q{number}" for number in range(241, 250)}
+    merged = {question.question_id for question in CODEBOOK.questions if question.merged}
+    assert merged == {f"Q{number}" for number in range(241, 250)}
 
 
 @pytest.mark.parametrize("cut", [4, 5])

@@ -16,7 +16,7 @@ from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.readers.release_train import is_release_train
-from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
 
 PARTS = ("held_out", "train", "all")
@@ -150,7 +150,7 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
             "score, --config.data.path=data/eval --allow-mismatch survey"
         )
     return evaluation_set(
-        open_dataset(path),
+        load_survey(path),
         config.data.split,
         record,
         split=Split(

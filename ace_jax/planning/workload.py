@@ -15,7 +15,7 @@ from ace_jax.recipe import Batch
 from ace_jax.survey.dataset import dataset_directory
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.readers.release_train import is_release_train
-from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.readers.sources import load_survey
 from ace_jax.training.examples import Examples, of_dataset, training_data
 from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
 
@@ -89,7 +89,7 @@ def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], st
         examples, name = training_data(config).train, config.data.path
         if is_release_train(path):
             return examples, examples.prompts[:most], name
-        survey = open_dataset(config.data.path)
+        survey = load_survey(config.data.path)
     else:
         survey = stand_in_survey()
         pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)

@@ -7,8 +7,8 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     country = "USA"                  # ISO 3166-1 alpha-3; or
     country_column = "B_COUNTRY"     # the column that holds it
     countries = ["CHL", "MEX"]       # those prepared unless others are asked for; may be left out
-    # Codes that count as no answer, or as no level, in every column, each with what files call
-    # it; a code may be there several times; may be left out.
+    # Codes that count as no answer, or as no level, in every column, each with the label that
+    # files give it; a code may be there several times; may be left out.
     missing = [[-1, "Don't know"], [-2, "No answer"]]
 
     [[attributes]]                   # in the order in which a prompt names them
@@ -17,7 +17,7 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     levels = ["Male", "Female"]      # the first is the reference (A=0), the second A=1
     codes = [[1], [2]]               # the column's codes (numbers or text) of each level
     dropped = [-1, -2]               # codes that count as missing; may be left out
-    # What files with labels in their cells call the codes; may be left out.
+    # The codes' labels in files that have labels in their cells; may be left out.
     labels = [[1, "Male"], [2, "Female"], [2, "Woman"]]
 
     [[attributes]]
@@ -45,13 +45,12 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook_format import Code, check_keys, whole
 from ace_jax.survey.personas import Attribute
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -63,6 +62,9 @@ RESERVED = frozenset(
 
 # Stands in a question's text for the name of the country in which it is asked.
 COUNTRY = "[COUNTRY]"
+
+Code = int | float | str
+LARGEST_CODE = 2**63  # codes are held in 64 bits
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ class Recode:
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its options in order; `question_id` is also its column in the answers."""
+    """A question and its options in order; `question_id` is also its column in the answers.
+
+    Codes that are `dropped` count as no answer. Of each pair in `merged`, the first code counts as
+    the second.
+    """
 
     source: str
     question_id: str
@@ -96,6 +102,8 @@ class Question:
     option_labels: tuple[str, ...]
     ordinal: bool
     paper: bool = True
+    dropped: tuple[Code, ...] = ()
+    merged: tuple[tuple[Code, Code], ...] = ()
 
     def __post_init__(self) -> None:
         """Raises InputError unless there are two options or more, each with its own code."""
@@ -119,10 +127,9 @@ class Question:
 class Codebook:
     """All that is known of a survey before its answers are read.
 
-    One of `country` (alpha-3, for all respondents) and `country_column` is set.
-    `dropped` maps a question's id to the codes that count as no answer, `merged` to the codes that
-    count as another one. The codes of `missing` are dropped from every column and stand in each
-    `dropped` too. `labels` maps a column to codes and what files call them.
+    One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
+    `missing` are dropped from every column; they also stand in the `dropped` of each. `labels` maps
+    a column to codes and the labels that files give them.
     """
 
     source: str
@@ -131,9 +138,7 @@ class Codebook:
     country_column: str | None
     recodes: tuple[Recode, ...]
     questions: tuple[Question, ...]
-    dropped: Mapping[str, tuple[Code, ...]]
     missing: tuple[Code, ...] = ()
-    merged: Mapping[str, Mapping[Code, Code]] = field(default_factory=dict)
     labels: Mapping[str, tuple[tuple[Code, str], ...]] = field(default_factory=dict)
     countries: tuple[str, ...] = ()
 
@@ -168,66 +173,125 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
 
     Raises InputError for a rule that the codebook does not have.
     """
-    known = {
-        f"{recode.attribute.name}.{recode.by.name}"
-        for recode in codebook.recodes
-        if isinstance(recode.by, Threshold)
-    }
-    if unknown := sorted(set(rules) - known):
+    moved, unused = [], dict(rules)
+    known = []
+    for recode in codebook.recodes:
+        if isinstance(recode.by, Threshold):
+            key = f"{recode.attribute.name}.{recode.by.name}"
+            known.append(key)
+            at_least = unused.pop(key, recode.by.at_least)
+            recode = replace(recode, by=replace(recode.by, at_least=at_least))
+        moved.append(recode)
+    if unused:
         raise InputError(
-            f"--rule {unknown[0]}: {codebook.source} has no such rule; "
+            f"--rule {min(unused)}: {codebook.source} has no such rule; "
             f"it has {', '.join(sorted(known)) or 'none'}"
         )
-    return replace(codebook, recodes=tuple(_moved(recode, rules) for recode in codebook.recodes))
+    return replace(codebook, recodes=tuple(moved))
 
 
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Returns the rules that turn codes into levels and answers, as the manifest records them."""
-    own = {name: _own(codes, codebook) for name, codes in codebook.dropped.items()}
+
+    def own(dropped: tuple[Code, ...]) -> list[Code]:
+        return [code for code in dropped if code not in codebook.missing]
+
+    questions = codebook.questions
     rules: dict[str, Any] = {
         "attributes": {
-            recode.attribute.name: _described(recode)
-            | {"dropped_codes": _own(recode.dropped, codebook)}
+            recode.attribute.name: {
+                "column": recode.column,
+                "levels": _described(recode),
+                "dropped_codes": own(recode.dropped),
+            }
             for recode in codebook.recodes
         },
-        "dropped_codes": {name: codes for name, codes in own.items() if codes},
+        "dropped_codes": {q.question_id: own(q.dropped) for q in questions if own(q.dropped)},
     }
     if codebook.missing:
         rules["missing_codes"] = list(codebook.missing)
-    if codebook.merged:
+    if any(question.merged for question in questions):
         rules["merged_codes"] = {
-            name: [list(pair) for pair in of.items()] for name, of in codebook.merged.items()
+            question.question_id: [list(pair) for pair in question.merged]
+            for question in questions
+            if question.merged
         }
     return rules
 
 
-def _own(dropped: tuple[Code, ...], codebook: Codebook) -> list[Code]:
-    return [code for code in dropped if code not in codebook.missing]
-
-
 def _described(recode: Recode) -> dict[str, Any]:
-    rule: dict[str, Any]
-    if isinstance(recode.by, Threshold):
-        other = next(level for level in recode.attribute.levels if level != recode.by.level)
-        cut = f"{recode.by.at_least:g}"
-        rule = {recode.by.level: f">= {cut}", other: f"< {cut}"}
-    else:
-        rule = {
-            level: [code for code, its in recode.by.items() if its == level]
-            for level in recode.attribute.levels
-        }
-    return {"column": recode.column, "levels": rule}
+    levels, by = recode.attribute.levels, recode.by
+    if isinstance(by, Threshold):
+        other = next(level for level in levels if level != by.level)
+        return {by.level: f">= {by.at_least:g}", other: f"< {by.at_least:g}"}
+    return {level: [code for code, its in by.items() if its == level] for level in levels}
 
 
-def _moved(recode: Recode, rules: Mapping[str, float]) -> Recode:
-    if not isinstance(recode.by, Threshold):
-        return recode
-    at_least = rules.get(f"{recode.attribute.name}.{recode.by.name}", recode.by.at_least)
-    return replace(recode, by=replace(recode.by, at_least=at_least))
+def is_code(value: Any) -> bool:
+    """Returns whether a value of a codebook is a code: a text, or a number that 64 bits hold."""
+    number = type(value) in (int, float) and abs(value) < LARGEST_CODE
+    return number or isinstance(value, str)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _is_labelled(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 2):
+        return False
+    return is_code(value[0]) and not isinstance(value[0], str) and value[0] == int(value[0])
+
+
+_codes, _labelled = _list_of(is_code), _list_of(_is_labelled)
+# What a key holds, wherever in the file it is.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("source", "citation", "country", "country_column", "name", "column"), ("a text", _is_text)
+    ),
+    **dict.fromkeys(("topic", "text", "level"), ("a text", _is_text)),
+    **dict.fromkeys(("countries", "levels"), ("a list of texts", _list_of(_is_text))),
+    **dict.fromkeys(("ordinal", "paper"), ("true or false", lambda value: type(value) is bool)),
+    **dict.fromkeys(("missing", "labels"), ('a list of [code, "label"]', _labelled)),
+    **dict.fromkeys(
+        ("attributes", "questions"), ("a list of tables", lambda value: isinstance(value, list))
+    ),
+    "options": (
+        'a list of [code, "label"], the codes whole numbers, or the name of a scale',
+        lambda value: isinstance(value, str) or _labelled(value),
+    ),
+    "scales": (
+        'a table of lists of [code, "label"]',
+        lambda value: isinstance(value, dict) and all(map(_labelled, value.values())),
+    ),
+    "codes": ("a list of codes for each level", _list_of(_codes)),
+    "dropped": ("a list of codes", _codes),
+    "merged": ("a list of pairs of codes", _list_of(lambda pair: _codes(pair) and len(pair) == 2)),
+    "threshold": ("a table of keys", lambda value: isinstance(value, dict)),
+    "at_least": ("a number", lambda value: is_code(value) and not isinstance(value, str)),
+}
+
+
+def _check_keys(entry: Any, where: str, required: set[str], optional: set[str]) -> None:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where} is {entry!r:.40}; write it as a table of keys")
+    if missing := sorted(required - set(entry)):
+        raise InputError(f"{where} lacks `{missing[0]}`; add it")
+    if unknown := sorted(set(entry) - required - optional):
+        known = ", ".join(sorted(required | optional))
+        raise InputError(f"{where} has the unknown key `{unknown[0]:.40}`; known are {known}")
+    for name, value in entry.items():
+        kind, fits = KINDS[name]
+        if not fits(value):
+            raise InputError(f"{where}: `{name}` is {value!r:.40}; give {kind}")
 
 
 def _codebook(content: dict[str, Any]) -> Codebook:
-    check_keys(
+    _check_keys(
         content,
         "the file",
         {"source", "citation", "attributes", "questions"},
@@ -235,48 +299,44 @@ def _codebook(content: dict[str, Any]) -> Codebook:
     )
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
-    if not (content["attributes"] and content["questions"]):
+    attributes, questions = content["attributes"], content["questions"]
+    if not (attributes and questions):
         raise InputError("there is no attribute or no question; give at least one of each")
-    source, scales = content["source"], content.get("scales", {})
-    called = _labelled(content.get("missing", []), "missing")
+    called = _pairs(content.get("missing", []))
     missing = tuple(dict.fromkeys(code for code, _ in called))
-    recodes = tuple(_recode(entry, missing) for entry in content["attributes"])
-    questions = tuple(_question(entry, source, scales) for entry in content["questions"])
-    _check_names([r.attribute.name for r in recodes], [q.question_id for q in questions])
+    recodes = tuple(_recode(entry, missing) for entry in attributes)
+    made = [_question(entry, content, missing) for entry in questions]
+    ids = [question.question_id for question in made]
+    if repeated := _repeated([*RESERVED, *(recode.attribute.name for recode in recodes), *ids]):
+        raise InputError(
+            f"the name {repeated[0]} is used twice, or reserved for a column of the cells; "
+            "rename the attribute or the question's column"
+        )
+    labels = {entry["column"]: (*_pairs(entry.get("labels", [])), *called) for entry in attributes}
+    for question, entry in zip(made, questions, strict=True):
+        options = zip(question.option_codes, question.option_labels, strict=True)
+        labels[entry["column"]] = (*options, *_pairs(entry.get("labels", [])), *called)
     return Codebook(
-        source=source,
+        source=content["source"],
         citation=content["citation"],
         country=content.get("country"),
         country_column=content.get("country_column"),
         recodes=recodes,
-        questions=questions,
-        dropped={
-            entry["column"]: (*missing, *entry.get("dropped", ()))
-            for entry in content["questions"]
-            if missing or "dropped" in entry
-        },
+        questions=tuple(made),
         missing=missing,
-        merged={
-            entry["column"]: dict(entry["merged"])
-            for entry in content["questions"]
-            if "merged" in entry
-        },
-        labels={
-            entry["column"]: (
-                *_labelled(_options(entry, scales), entry["column"]),
-                *_labelled(entry.get("labels", []), entry["column"]),
-                *called,
-            )
-            for entry in [*content["attributes"], *content["questions"]]
-        },
+        labels=labels,
         countries=tuple(content.get("countries", ())),
     )
 
 
+def _pairs(labelled: list[Any]) -> tuple[tuple[Code, str], ...]:
+    return tuple((int(code), str(label)) for code, label in labelled)
+
+
 def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
-    where = f"attribute {entry.get('name')}"
+    where = f"attribute {entry.get('name') if isinstance(entry, dict) else '?'}"
     optional = {"codes", "threshold", "dropped", "labels"}
-    check_keys(entry, where, {"name", "column", "levels"}, optional)
+    _check_keys(entry, where, {"name", "column", "levels"}, optional)
     levels = tuple(entry["levels"])
     if len(levels) < 2 or len(set(levels)) < len(levels):
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
@@ -299,55 +359,36 @@ def _by_codes(entry: dict[str, Any], where: str) -> dict[Code, str]:
 
 def _by_threshold(entry: dict[str, Any], where: str) -> Threshold:
     threshold = entry["threshold"]
-    check_keys(threshold, f"{where}, threshold", {"name", "at_least", "level"}, set())
+    _check_keys(threshold, f"{where}, threshold", {"name", "at_least", "level"}, set())
     if len(entry["levels"]) != 2 or threshold["level"] not in entry["levels"]:
         raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
     return Threshold(**threshold)
 
 
-def _question(entry: dict[str, Any], source: str, scales: dict[str, Any]) -> Question:
-    where = f"question {entry.get('column')}"
+def _question(
+    entry: dict[str, Any], content: dict[str, Any], missing: tuple[Code, ...]
+) -> Question:
+    where = f"question {entry.get('column') if isinstance(entry, dict) else '?'}"
     optional = {"ordinal", "dropped", "merged", "labels", "paper"}
-    check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
-    options = _labelled(_options(entry, scales), where)
+    _check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
+    options = entry["options"]
+    if isinstance(options, str):
+        if options not in content.get("scales", {}):
+            raise InputError(f"{where} uses the scale {options!r}, which [scales] does not have")
+        options = content["scales"][options]
+    labelled = _pairs(options)
     return Question(
-        source=source,
+        source=content["source"],
         question_id=entry["column"],
         topic=entry["topic"],
         text=entry["text"],
-        option_codes=tuple(int(code) for code, _ in options),
-        option_labels=tuple(label for _, label in options),
+        option_codes=tuple(int(code) for code, _ in labelled),
+        option_labels=tuple(label for _, label in labelled),
         ordinal=entry.get("ordinal", True),
         paper=entry.get("paper", True),
+        dropped=(*missing, *entry.get("dropped", ())),
+        merged=tuple((old, new) for old, new in entry.get("merged", ())),
     )
-
-
-def _options(entry: dict[str, Any], scales: dict[str, Any]) -> Any:
-    options = entry.get("options", [])
-    if not isinstance(options, str):
-        return options
-    if options not in scales:
-        raise InputError(
-            f"question {entry['column']} uses the scale {options!r}, which [scales] does not have"
-        )
-    return scales[options]
-
-
-def _labelled(pairs: Any, where: str) -> tuple[tuple[int, str], ...]:
-    try:
-        return tuple((whole(code), str(label)) for code, label in pairs)
-    except (OverflowError, TypeError, ValueError):
-        raise InputError(
-            f'{where}: write each option as [code, "label"], the code a whole number'
-        ) from None
-
-
-def _check_names(attributes: list[str], questions: list[str]) -> None:
-    if repeated := _repeated([*RESERVED, *attributes, *questions]):
-        raise InputError(
-            f"the name {repeated[0]} is used twice, or reserved for a column of the cells; "
-            "rename the attribute or the question's column"
-        )
 
 
 def _repeated(names: Iterable[Code]) -> list[Code]:

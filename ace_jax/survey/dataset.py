@@ -1,9 +1,11 @@
 """The DATASET directory: questions, cells and a manifest; never respondents."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +19,35 @@ from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 from ace_jax.survey.readers.spss_stata import check_fits
 
-EMBEDDED = ("gss2018",)
+# The names of the datasets that come with ace_jax.
+EMBEDDED = tuple(sorted(path.parent.name for path in BUILTIN.glob("*/manifest.json")))
 SHRUNK = "p_shrunk"
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
 PICTURE = "effects.png"  # drawn beside them by `prepare`
 
-QUESTIONS = pa.schema(
-    [
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("question_id", pa.string(), nullable=False),
-        pa.field("topic", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("option_codes", pa.list_(pa.int64()), nullable=False),
-        pa.field("option_labels", pa.list_(pa.string()), nullable=False),
-        pa.field("ordinal", pa.bool_(), nullable=False),
-    ]
+TEXT, TEXTS, SHARES = pa.string(), pa.list_(pa.string()), pa.list_(pa.float64())
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+QUESTIONS = _schema(
+    **dict.fromkeys(("source", "question_id", "topic", "text"), TEXT),
+    option_codes=pa.list_(pa.int64()),
+    option_labels=TEXTS,
+    ordinal=pa.bool_(),
 )
 
 
 def cell_schema(attributes: tuple[Attribute, ...], *, shrunk: bool = False) -> pa.Schema:
     """Returns the columns of `cells.parquet`; `p_shrunk` is there where cells were shrunk."""
-    return pa.schema(
-        [
-            pa.field("source", pa.string(), nullable=False),
-            pa.field("country", pa.string(), nullable=False),
-            pa.field("question_id", pa.string(), nullable=False),
-            pa.field("granularity", pa.int64(), nullable=False),
-            *(pa.field(attribute.name, pa.string()) for attribute in attributes),
-            pa.field("n", pa.int64(), nullable=False),
-            pa.field("effective_n", pa.float64(), nullable=False),
-            pa.field("p", pa.list_(pa.float64()), nullable=False),
-            *([pa.field(SHRUNK, pa.list_(pa.float64()), nullable=False)] if shrunk else []),
-        ]
+    keys = _schema(
+        **dict.fromkeys(("source", "country", "question_id"), TEXT), granularity=pa.int64()
     )
+    levels = [pa.field(attribute.name, TEXT) for attribute in attributes]
+    numbers = _schema(n=pa.int64(), effective_n=pa.float64(), p=SHARES)
+    return pa.schema([*keys, *levels, *numbers, *(_schema(**{SHRUNK: SHARES}) if shrunk else ())])
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,8 @@ class Dataset:
     `questions`: source, question_id, topic, text, option_codes (list of int), option_labels
     (list of str), ordinal. `cells`: the columns of `cells.aggregate`, and `p_shrunk` if there are
     shrunk estimates, which training then learns from. `manifest`: where it all comes from; its
-    `attributes` map each attribute to its levels, the paper's where absent.
+    `attributes` map each attribute to its levels, the paper's where absent. `path`: where it was
+    read from.
     """
 
     questions: pd.DataFrame
@@ -78,22 +77,34 @@ class Dataset:
         return str(self.manifest.get("source") or self.cells["source"].iloc[0])
 
     @property
-    def digest(self) -> str:
-        """PLACEHOLDER."""
-        import hashlib
-
-        hashed = hashlib.sha256()
-        cells = self.cells.drop(columns=[SHRUNK], errors="ignore")
-        for row in sorted(map(str, cells.to_dict("records"))):
-            hashed.update(row.encode())
-        for row in sorted(map(str, self.questions.to_dict("records"))):
-            hashed.update(row.encode())
-        return hashed.hexdigest()
-
-    @property
     def learnt(self) -> pd.Series:
         """The distribution of each cell that training learns: shrunk if there is one, else raw."""
         return self.cells[SHRUNK if SHRUNK in self.cells else "p"]
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of the content: questions, cells, attributes and their levels.
+
+        Neither the order of rows nor where the dataset lies or when it was prepared enters it.
+        Effective n and shares count to nine decimals.
+        """
+        names = [attribute.name for attribute in self.attributes]
+        sha256 = hashlib.sha256(json.dumps([(a.name, a.levels) for a in self.attributes]).encode())
+        for row in self.questions.sort_values("question_id").to_dict("records"):
+            codes = [int(code) for code in row["option_codes"]]
+            text = [row["question_id"], row["topic"], row["text"], codes, [*row["option_labels"]]]
+            sha256.update(json.dumps(text).encode())
+        keys = ["question_id", "country", *names]
+        cells = self.cells.fillna(dict.fromkeys(names, "")).sort_values(keys)
+        for name in keys:
+            sha256.update(json.dumps(cells[name].tolist()).encode())
+        sha256.update(cells["n"].to_numpy(np.int64).tobytes())
+        shares = [
+            np.concatenate([np.empty(0), *cells[name]]) for name in ("p", SHRUNK) if name in cells
+        ]
+        for numbers in (cells["effective_n"].to_numpy(np.float64), *shares):
+            sha256.update((np.round(numbers, 9) + 0.0).tobytes())  # -0.0 is 0.0
+        return sha256.hexdigest()
 
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:
@@ -183,8 +194,8 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
     manifest = _read_manifest(directory / "manifest.json")
     attributes = _attributes(manifest)
     path = directory / "cells.parquet"
-    shrunk = SHRUNK in _columns(path)
-    cells = _read_parquet(path, cell_schema(attributes, shrunk=shrunk)).to_pandas()
+    schema = cell_schema(attributes)
+    cells = _read_parquet(path, schema, cell_schema(attributes, shrunk=True)).to_pandas()
     _check_questions(questions, directory / "questions.parquet")
     _check_cells(cells, questions, attributes, path)
     return Dataset(questions, cells, manifest)
@@ -206,31 +217,24 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), path)
 
 
-def _columns(path: Path) -> list[str]:
+def _read_parquet(path: Path, schema: pa.Schema, more: pa.Schema | None = None) -> pa.Table:
+    """Returns the columns of `schema`, or those of `more` if the file has them all."""
+    problem = "is not a parquet file"
     try:
-        return list(pq.read_schema(path).names)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} is not a parquet file ({reason:.200}); prepare it again"
-        ) from None
-
-
-def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    found = _columns(path)
-    if missing := [name for name in schema.names if name not in found]:
-        raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
-    try:
-        check_fits(pq.read_metadata(path).num_rows * len(schema.names), path)
+        metadata = pq.read_metadata(path)
+        found = metadata.schema.to_arrow_schema().names
+        if more is not None and {*more.names} <= {*found}:
+            schema = more
+        if missing := [name for name in schema.names if name not in found]:
+            raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
+        check_fits(metadata.num_rows * len(schema), path)
+        problem = "is damaged"
         table = pq.read_table(path, columns=schema.names)
+        problem = "has a column of the wrong type"
+        return table.cast(schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is damaged ({reason:.200}); prepare it again") from None
-    try:
-        return table.cast(schema)
-    except (ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} has a column of the wrong type: {reason:.200}") from None
+        raise InputError(f"{path} {problem} ({reason:.200}); prepare it again") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -249,19 +253,12 @@ def _attributes(manifest: dict[str, Any]) -> tuple[Attribute, ...]:
 
 
 def _check_questions(questions: pd.DataFrame, path: Path) -> None:
-    for question in questions.to_dict("records"):
-        name, codes = question["question_id"], question["option_codes"]
-        if len(codes) < 2:
-            size = "one" if codes else "none"
-            raise InputError(
-                f"{path}: question {name} has an option set of {size}; "
-                "give it two options or more, or leave it out"
-            )
-        if len(question["option_labels"]) != len(codes):
-            raise InputError(
-                f"{path}: question {name} has {len(codes)} option codes and "
-                f"{len(question['option_labels'])} labels; give one label for each code"
-            )
+    columns = (questions[name] for name in QUESTIONS.names)
+    for source, name, topic, text, codes, labels, ordinal in zip(*columns, strict=True):
+        try:
+            Question(source, name, topic, text, tuple(codes), tuple(labels), ordinal)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
     _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
 
 
@@ -278,7 +275,7 @@ def _check_cells(
         _check_rows(~finite, f"has a {name} with NaN or infinity in it", path)
         _check_rows(p.map(min) < 0, f"has a {name} with a negative share", path)
         _check_rows((p.map(np.sum) - 1).abs() > 1e-6, f"has a {name} that does not sum to 1", path)
-    # A cell is looked up by its persona, so two of the same could not be told apart.
+    # Cells are looked up by persona, so each may be there once.
     names = [attribute.name for attribute in attributes]
     same = cells[["country", "question_id", *names]].duplicated()
     _check_rows(same, "repeats the persona and question of another", path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
+from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
 from ace_jax.survey.personas import Attribute
 
 
@@ -36,8 +36,7 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
         columns[recode.attribute.name] = _levels(_column(table, recode.column), recode)
     for question in codebook.questions:
         name = question.question_id
-        answers = _column(table, name).replace(dict(codebook.merged.get(name, {})))
-        columns[name] = _answers(answers, question, codebook.dropped.get(name, ()))
+        columns[name] = _answers(_column(table, name), question)
     columns["weight"] = _weights(table, weights)
     return Respondents(pd.DataFrame(columns), codebook.attributes, codebook.questions)
 
@@ -91,9 +90,10 @@ def _levels(column: pd.Series, recode: Recode) -> pd.Series:
     return named.mask(dropped).astype(pd.CategoricalDtype(levels, ordered=True))
 
 
-def _answers(column: pd.Series, question: Question, dropped: tuple[Code, ...]) -> pd.Series:
+def _answers(column: pd.Series, question: Question) -> pd.Series:
+    column = column.replace(dict(question.merged))
     is_option = column.isin(question.option_codes)
-    _check_codes(column, is_option | column.isin(dropped), "an option")
+    _check_codes(column, is_option | column.isin(question.dropped), "an option")
     return column.where(is_option).astype("float64")
 
 
@@ -101,10 +101,10 @@ def _check_codes(column: pd.Series, known: pd.Series, what: str) -> None:
     unknown = column[column.notna() & ~known]
     if len(unknown):
         code = unknown.iloc[0]
-        told = " ".join(str(code).split())
+        shown, count = " ".join(str(code).split()), int((unknown == code).sum())
         raise InputError(
-            f"column {column.name} holds the code {told:.40} ({int((unknown == code).sum())} "
-            f"respondents), which is neither {what} nor dropped; declare it in the codebook"
+            f"column {column.name} holds the code {shown:.40} ({count} respondents), which is "
+            f"neither {what} nor dropped; declare it in the codebook"
         )
 
 

@@ -1,107 +1,91 @@
-"""What is taken of a survey: which countries and questions, in whose labels."""
+"""A survey as its reader returns it, and the part of it that is taken: countries and questions."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question
+from ace_jax.survey.codebook import Codebook, Question
 
-# The paper's 240 of World Values Survey wave 7 have yes/no and unordered ones among them.
+# The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
 QUESTIONS: dict[str, Callable[[Question], bool]] = {
     "all": lambda question: True,
     "all-240": lambda question: question.paper,
     "strictly-ordinal": lambda question: question.paper and question.ordinal,
 }
 EVERY_COUNTRY = ["ALL"]
-# The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1.
-TIERS = {
-    "TIER1": ["USA", "DEU", "GBR", "AUS", "NZL"],
-    "TIER2": ["CHL", "MEX", "RUS", "IND", "JPN", "PHL"],
-    "TIER3": ["EGY", "ETH", "NGA"],
+# The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1: Western and
+# developed, in transition, Africa. It gives no tier to any other country.
+TIERS: dict[str, int] = {
+    **dict.fromkeys(("USA", "DEU", "GBR", "AUS", "NZL"), 1),
+    **dict.fromkeys(("CHL", "MEX", "RUS", "IND", "JPN", "PHL"), 2),
+    **dict.fromkeys(("EGY", "ETH", "NGA"), 3),
 }
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What the user asked for.
+class Raw:
+    """The answers to a survey, as its files have them.
 
-    `countries` are alpha-3 codes or keys of TIERS, or EVERY_COUNTRY, or None for the codebook's own
-    list and, where it has none, for all; `questions` is a key of QUESTIONS.
+    Attributes:
+      table: one row a respondent, codes as in the files.
+      codebook: the meaning of its columns and codes.
+      notes: what the manifest records beside the codebook's rules.
     """
 
-    countries: list[str] | None = None
-    questions: str = "all"
+    table: pd.DataFrame
+    codebook: Codebook
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def select(
-    table: pd.DataFrame, codebook: Codebook, chosen: Selection
-) -> tuple[pd.DataFrame, Codebook, dict[str, Any]]:
-    """Returns the table and the codebook with only what is chosen, and what the manifest says.
+def select(raw: Raw, countries: Sequence[str] | None = None, questions: str = "all") -> Raw:
+    """Keeps some countries and questions, and notes which.
 
-    Raises InputError for a country that the table lacks, or if nobody or no question is left.
+    Args:
+      raw: all that the files have.
+      countries: alpha-3 codes, TIER1 to TIER3, or EVERY_COUNTRY; by default those of the
+        codebook's own list, or all where it has none.
+      questions: a key of QUESTIONS.
+
+    Raises InputError for a country that the table lacks, or if no respondent or question is left.
     """
-    all_questions = len(codebook.questions)
-    codebook = with_questions(codebook, chosen.questions)
-    taken: dict[str, Any] = {"questions": chosen.questions}
-    if left_out := all_questions - len(codebook.questions):
-        taken["left_out"] = {f"not among {chosen.questions}": left_out}
-    asked = chosen.countries and [
-        country for name in chosen.countries for country in TIERS.get(name, [name])
-    ]
+    codebook = with_questions(raw.codebook, questions)
+    notes: dict[str, Any] = {**raw.notes, "questions": questions}
+    left_out = dict(notes.get("left_out", {}))
+    if others := len(raw.codebook.questions) - len(codebook.questions):
+        left_out[f"not among {questions}"] = others
+    notes["left_out"] = left_out
+    asked = countries and [country for name in countries for country in _members(name)]
     if codebook.country_column is None:
         if asked not in (None, EVERY_COUNTRY, [codebook.country]):
             raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
-        return table, codebook, taken
-    table = in_countries(table, codebook, asked)
-    countries = sorted(table[codebook.country_column].dropna().unique())
+        return Raw(raw.table, codebook, notes)
+    table = _in_countries(raw.table, codebook, asked)
+    notes["countries"] = sorted(table[codebook.country_column].dropna().unique())
     wanted = codebook.countries if asked is None else ()
-    absent = sorted(set(wanted) - set(countries))
-    return table, codebook, taken | {"countries": countries, "countries_not_in_input": absent}
+    notes["countries_not_in_input"] = sorted(set(wanted) - set(notes["countries"]))
+    return Raw(table, codebook, notes)
 
 
 def with_questions(codebook: Codebook, name: str) -> Codebook:
     """Returns the codebook with only the questions of the preset `name`."""
     questions = tuple(filter(QUESTIONS[name], codebook.questions))
     if not questions:
-        raise InputError(f"--questions {name}: the survey has none such; leave it out")
-    kept = {question.question_id for question in questions}
-    dropped = {column: codes for column, codes in codebook.dropped.items() if column in kept}
-    merged = {column: codes for column, codes in codebook.merged.items() if column in kept}
-    return replace(codebook, questions=questions, dropped=dropped, merged=merged)
+        raise InputError(f"--questions {name}: the survey has no such question; leave it out")
+    return replace(codebook, questions=questions)
 
 
-def with_labels(codebook: Codebook, labels: Mapping[str, Mapping[Code, str]]) -> Codebook:
-    """Returns the codebook with the labels of a file (column -> code -> label) for its options.
-
-    The options, their order and the questions' texts stay. An option that the file does not label
-    keeps its label, as do those of a question whose labels in the file are not told apart.
-    """
-    return replace(
-        codebook,
-        questions=tuple(
-            _labelled(question, labels.get(question.question_id, {}))
-            for question in codebook.questions
-        ),
-    )
+def _members(name: str) -> list[str]:
+    """Returns the countries of a tier; another name stands for itself."""
+    return [country for country, tier in TIERS.items() if name == f"TIER{tier}"] or [name]
 
 
-def _labelled(question: Question, labels: Mapping[Code, str]) -> Question:
-    options = zip(question.option_codes, question.option_labels, strict=True)
-    new = tuple(labels.get(code, label).strip() for code, label in options)
-    return replace(question, option_labels=new) if len(set(new)) == len(new) else question
-
-
-def in_countries(
-    table: pd.DataFrame, codebook: Codebook, countries: list[str] | None
+def _in_countries(
+    table: pd.DataFrame, codebook: Codebook, countries: Sequence[str] | None
 ) -> pd.DataFrame:
-    """Keeps the respondents of some countries (alpha-3), by default of the codebook's.
-
-    Raises InputError for a country asked for that the table lacks, or if nobody is left.
-    """
     column = table[codebook.country_column]
     found = sorted(column.dropna().unique())
     if countries == EVERY_COUNTRY or not (countries or codebook.countries):

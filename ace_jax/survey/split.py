@@ -3,17 +3,24 @@
 none
 question:0.2                      a share of the questions, drawn by the seed
 question:0.2@7                    a share drawn by 7, whatever the seed
+question:natspac+abany            some questions, by id
 topic:Security+Religious values   the questions of some topics
-country:EGY+ETH                   some countries
+country:EGY+ETH                   some countries, or a share of them: country:0.2[@SEED]
 persona:Female/College Educated/Urban/Married+...
                                   some full personas, levels in the attributes' order
 persona:paper                     the paper's two (section 4.2, RQ2)
+fold:3/5[@SEED]                   fold 3 of the 5 into which the seed divides the questions
+
+Several are joined by commas (`question:0.2,country:EGY`): a cell is held out if any of them says
+so.
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,150 +33,206 @@ PAPER_PERSONAS = (
     "Female/College Educated/Urban/Married",
     "Male/Not College Educated/Rural/Not Married",
 )
-
-
-def held_out_cells(dataset: Dataset, spec: str, seed: int) -> Bool[np.ndarray, "cells"]:
-    """Returns which cells training must not see; a pair is out with either of its endpoints.
-
-    A persona that is held out is so only where all its attributes are named.
-    Raises InputError for a spec that is not known, that names something the dataset does not
-    have, or that leaves no question to train on.
-    """
-    cells = dataset.cells
-    unit, _, value = spec.partition(":")
-    if spec == "none":
-        return np.zeros(len(cells), bool)
-    if unit == "question":
-        ids = draw_questions(list(dataset.questions["question_id"]), spec, seed)
-        return cells["question_id"].isin(ids).to_numpy()
-    if unit == "topic":
-        topic = cells["question_id"].map(dataset.questions.set_index("question_id")["topic"])
-        return _among(topic, value.split("+"), spec)
-    if unit == "country":
-        return _among(cells["country"], value.split("+"), spec)
-    if unit == "persona":
-        names = [attribute.name for attribute in dataset.attributes]
-        persona = cells[names[0]].str.cat(cells[names[1:]], sep="/")
-        return _among(persona, PAPER_PERSONAS if value == "paper" else value.split("+"), spec)
-    raise _unknown(spec)
-
-
-def held_out_pairs(pairs: pd.DataFrame, spec: str, seed: int) -> Bool[np.ndarray, "pairs"]:
-    """Returns which pairs of the authors' training file training must not see.
-
-    Raises InputError as `held_out_cells` does, and for topics and personas, which the file does
-    not name.
-    """
-    unit, _, value = spec.partition(":")
-    if spec == "none":
-        return np.zeros(len(pairs), bool)
-    if unit == "question":
-        ids = draw_questions(sorted(pairs["question_id"].unique()), spec, seed)
-        return pairs["question_id"].isin(ids).to_numpy()
-    if unit == "country":
-        return _among(pairs["country"], value.split("+"), spec)
-    if unit in ("topic", "persona"):
-        raise InputError(
-            f"data.holdout {spec}: the authors' training file names no {unit}; "
-            "hold out questions or countries"
-        )
-    raise _unknown(spec)
-
-
-def draw_questions(question_ids: Sequence[str], spec: str, seed: int) -> set[str]:
-    """Returns the questions that `question:SHARE` or `question:SHARE@SEED` holds out, at least one.
-
-    Which they are depends on the ids, the share and the seed alone, not on their order or on the
-    machine. Raises InputError for a share that is none or leaves nothing to train on.
-    """
-    value, at, own = spec.removeprefix("question:").partition("@")
-    try:
-        share, seed = float(value), int(own) if at else seed
-    except ValueError:
-        raise _unknown(spec) from None
-    if not 0 < share < 1:
-        raise _unknown(spec)
-    count = max(1, round(share * len(question_ids)))
-    if count >= len(question_ids):
-        raise InputError(
-            f"data.holdout {spec} holds out all {len(question_ids)} questions; use a smaller share"
-        )
-    return set(sorted(question_ids, key=lambda name: _rank(name, seed))[:count])
-
-
-def _rank(question_id: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{question_id}".encode()).hexdigest()
-
-
-def _among(column: pd.Series, values: Sequence[str], spec: str) -> Bool[np.ndarray, "cells"]:
-    known = sorted(column.dropna().unique())
-    for value in values:
-        if value not in known:
-            near = get_close_matches(value, known, 1) or known[:1]
-            raise InputError(
-                f"data.holdout {spec}: the dataset has no {value!r}; it has {len(known)} others, "
-                f"such as {', '.join(near)}"
-            )
-    return column.isin(values).to_numpy()
-
-
-def _unknown(spec: str) -> InputError:
-    return InputError(
-        f"data.holdout is {spec!r}; use none, question:SHARE or question:SHARE@SEED with "
-        "0 < SHARE < 1, topic:NAME, country:CODE, persona:LEVEL/LEVEL/... or persona:paper "
-        "(several joined by +)"
-    )
+UNITS = ("question", "topic", "country", "persona", "fold")
+# A comma that no unit follows belongs to a name, such as a topic's.
+BETWEEN_PARTS = re.compile(rf",(?=(?:{'|'.join(UNITS)}):)")
+# What the authors' training file names of a pair.
+PAIRS = {"question": "question_id", "country": "country"}
+FOLD = re.compile(r"(\d+)/(\d+)(?:@(-?\d+))?")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """PLACEHOLDER."""
+    """The ids that a split holds out, sorted; a cell is held out if any of the three says so.
+
+    A persona is its levels joined by "/", in the order of the attributes. It holds out the cells
+    that name all attributes.
+    """
 
     questions: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
     personas: tuple[str, ...] = ()
 
     def cells(self, dataset: Dataset) -> Bool[np.ndarray, "cells"]:
-        """Placeholder."""
+        """Returns which cells of a dataset are held out, by their ids alone."""
         cells = dataset.cells
-        names = [attribute.name for attribute in dataset.attributes]
-        persona = cells[names[0]].str.cat(cells[names[1:]], sep="/")
-        return (
-            cells["question_id"].isin(self.questions)
-            | cells["country"].isin(self.countries)
-            | persona.isin(self.personas)
-        ).to_numpy()
+        held_out = cells["question_id"].isin(self.questions)
+        held_out |= cells["country"].isin(self.countries)
+        if self.personas:
+            held_out |= _personas(dataset).isin(self.personas)
+        return held_out.to_numpy()
 
     def describe(self) -> str:
-        """Placeholder."""
-        return f"{self.questions}{self.countries}{self.personas} held out"
+        """Returns one line for the screen: "2 questions held out: abany, natspac"."""
+        kinds = (
+            ("question", "questions", self.questions),
+            ("country", "countries", self.countries),
+            ("persona", "personas", self.personas),
+        )
+        parts = [
+            f"{len(ids)} {one if len(ids) == 1 else several} held out: {', '.join(ids)}"
+            for one, several, ids in kinds
+            if ids
+        ]
+        return "; ".join(parts) or "nothing held out"
 
 
 @dataclass(frozen=True)
 class Split:
-    """PLACEHOLDER."""
+    """What training must not see: a hold-out spec and the seed that draws its shares."""
 
     spec: str = "none"
     seed: int = 0
 
     @classmethod
-    def questions(cls, share: float, seed: int = 0) -> "Split":
-        """Placeholder."""
-        return cls(f"question:{share}", seed)
+    def questions(cls, share_or_ids: float | Sequence[str], seed: int = 0) -> "Split":
+        """Holds out a share of the questions, or some by id."""
+        return cls(f"question:{_value(share_or_ids)}", seed)
+
+    @classmethod
+    def countries(cls, share_or_codes: float | Sequence[str], seed: int = 0) -> "Split":
+        """Holds out a share of the countries, or some by code (alpha-3)."""
+        return cls(f"country:{_value(share_or_codes)}", seed)
+
+    @classmethod
+    def topics(cls, names: Sequence[str]) -> "Split":
+        """Holds out the questions of some topics."""
+        return cls(f"topic:{_value(names)}")
+
+    @classmethod
+    def personas(cls, names: Sequence[str]) -> "Split":
+        """Holds out some full personas: levels joined by "/", or "paper" for the paper's two."""
+        return cls(f"persona:{_value(names)}")
+
+    @classmethod
+    def fold(cls, number: int, of: int, seed: int = 0) -> "Split":
+        """Holds out fold `number` (1, 2, ...) of the `of` into which the questions are divided."""
+        return cls(f"fold:{number}/{of}", seed)
 
     def held_out(self, dataset: Dataset) -> HeldOut:
-        """Placeholder."""
-        out = dataset.cells[held_out_cells(dataset, self.spec, self.seed)]
-        if self.spec.startswith(("question", "topic")):
-            return HeldOut(questions=tuple(sorted(out["question_id"].unique())))
-        if self.spec.startswith("country"):
-            return HeldOut(countries=tuple(sorted(out["country"].unique())))
-        if self.spec == "none":
-            return HeldOut()
-        names = [attribute.name for attribute in dataset.attributes]
-        persona = out[names[0]].str.cat(out[names[1:]], sep="/")
-        return HeldOut(personas=tuple(sorted(persona.dropna().unique())))
+        """Returns the ids that the split holds out of a dataset.
+
+        Raises InputError for a spec that is not known, that names something the dataset does not
+        have, or that leaves no question or country to train on.
+        """
+        questions = dataset.questions
+        return self._held_out(
+            {
+                "question": questions["question_id"],
+                "country": dataset.cells["country"],
+                "persona": _personas(dataset).dropna(),
+                "topic": questions["topic"],
+            },
+            questions.groupby("topic")["question_id"].agg(list).to_dict(),
+        )
 
     def held_out_of_pairs(self, pairs: pd.DataFrame) -> Bool[np.ndarray, "pairs"]:
-        """Placeholder."""
-        return held_out_pairs(pairs, self.spec, self.seed)
+        """Returns which pairs of the authors' training file are held out.
+
+        Raises InputError as `held_out` does, and for topics and personas, which the file does not
+        name.
+        """
+        held_out = self._held_out({name: pairs[of] for name, of in PAIRS.items()}, {})
+        of_question = pairs["question_id"].isin(held_out.questions)
+        return (of_question | pairs["country"].isin(held_out.countries)).to_numpy()
+
+    def _held_out(
+        self, columns: Mapping[str, pd.Series], topics: Mapping[Any, list[str]]
+    ) -> HeldOut:
+        found: dict[str, set[str]] = {"question": set(), "country": set(), "persona": set()}
+        for part in [] if self.spec == "none" else BETWEEN_PARTS.split(self.spec):
+            unit, colon, value = part.partition(":")
+            kind = "question" if unit == "fold" else unit
+            if unit not in UNITS or not colon:
+                raise _unknown(part)
+            if kind not in columns:
+                raise InputError(
+                    f"data.holdout {part}: the authors' training file names no {unit}; "
+                    "hold out questions or countries"
+                )
+            known = list(columns[kind].unique())
+            if unit == "fold":
+                found[kind] |= _fold(part, known, self.seed)
+            elif unit == "topic":
+                found["question"].update(*(topics[name] for name in _named(part, known)))
+            elif unit == "persona":
+                paper = f"persona:{'+'.join(PAPER_PERSONAS)}"
+                found[kind] |= _named(paper if value == "paper" else part, known)
+            else:
+                found[kind] |= _drawn_or_named(part, known, self.seed)
+        return HeldOut(*(tuple(sorted(names)) for names in found.values()))
+
+
+def _value(share_or_names: float | Sequence[str]) -> str:
+    if isinstance(share_or_names, float | int | str):
+        return str(share_or_names)
+    return "+".join(share_or_names)
+
+
+def _personas(dataset: Dataset) -> pd.Series:
+    """Returns the persona of each cell, missing where it does not name every attribute."""
+    first, *others = (attribute.name for attribute in dataset.attributes)
+    cells = dataset.cells
+    return cells[first].str.cat(cells[others], sep="/") if others else cells[first]
+
+
+def _drawn_or_named(part: str, known: Sequence[str], seed: int) -> set[str]:
+    value = part.partition(":")[2]
+    number, at, own = value.partition("@")
+    try:
+        share = float(number)
+    except ValueError:
+        return _named(part, known)
+    if value in known:
+        return {value}
+    if not 0 < share < 1 or (at and not re.fullmatch(r"-?\d+", own)):
+        raise _unknown(part)
+    count = max(1, round(share * len(known)))
+    if count >= len(known):
+        raise InputError(
+            f"data.holdout {part} holds out all {len(known)}; use a smaller share, or name them"
+        )
+    return set(_shuffled(known, int(own) if at else seed)[:count])
+
+
+def _fold(part: str, known: Sequence[str], seed: int) -> set[str]:
+    found = FOLD.fullmatch(part.removeprefix("fold:"))
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) or int(found[2]) < 2:
+        raise _unknown(part)
+    number, of = int(found[1]), int(found[2])
+    if of > len(known):
+        raise InputError(
+            f"data.holdout {part}: there are {len(known)} questions; use as many folds or fewer"
+        )
+    return set(_shuffled(known, int(found[3] or seed))[number - 1 :: of])
+
+
+def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+    """Returns the names in an order that depends on them and the seed, not on the machine."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+
+
+def _named(part: str, known: Sequence[str]) -> set[str]:
+    """Returns the names of a part, joined by +; a name may have a + in it."""
+    unit, _, value = part.partition(":")
+    pieces, names = value.split("+"), set[str]()
+    while pieces:
+        sizes = range(len(pieces), 0, -1)
+        size = next((size for size in sizes if "+".join(pieces[:size]) in known), None)
+        if size is None:
+            near = get_close_matches(pieces[0], known, 1) or sorted(known)[:1]
+            raise InputError(
+                f"data.holdout {part}: the data have no {pieces[0]!r}; "
+                f"the nearest {unit} of {len(known)} is {near[0] if near else 'none'}"
+            )
+        names.add("+".join(pieces[:size]))
+        pieces = pieces[size:]
+    return names
+
+
+def _unknown(part: str) -> InputError:
+    return InputError(
+        f"data.holdout is {part!r}; use none, question:SHARE[@SEED] with 0 < SHARE < 1, "
+        "question:ID, topic:NAME, country:SHARE[@SEED], country:CODE, persona:LEVEL/LEVEL/..., "
+        "persona:paper or fold:3/5[@SEED]; join names by + and these by commas"
+    )

@@ -19,7 +19,7 @@ from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import mode, toggle_pairs
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
-from ace_jax.survey.readers.sources import open_dataset
+from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
 
 Source = Dataset | ReleasePairs
@@ -63,7 +63,7 @@ class TrainingData:
 
 def open_source(path: str) -> Source:
     """Opens `data.path`: a built-in survey, a DATASET, or the authors' cells or training file."""
-    return read_train(Path(path)) if is_release_train(Path(path)) else open_dataset(path)
+    return read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
 
 
 def training_data(

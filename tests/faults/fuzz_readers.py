@@ -40,13 +40,12 @@ from ace_jax.model.formats.hf import fingerprint, own_tensors
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.inspect import inspect, read_settings
 from ace_jax.model.formats.peft import read_factors, read_lora_config
-from ace_jax.prepare import prepare
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
+from ace_jax.survey.build import build
 from ace_jax.survey.readers import release_eval, release_train, sources
 from ace_jax.survey.readers.sources import Request
 from ace_jax.survey.respondents import complete_cases, from_table
-from ace_jax.survey.selection import Selection
 
 MEMORY = 2 << 30
 SECONDS = 20.0
@@ -114,7 +113,7 @@ def _adapter(path: Path) -> None:
 
 
 def _dataset(path: Path) -> None:
-    dataset = sources.open_dataset(str(path))
+    dataset = sources.load_survey(str(path))
     render_cells(dataset.cells, dataset, PromptStyle.of("persona_first", "number"))
 
 
@@ -125,11 +124,11 @@ def _survey(
         paths = [directory / name for name in names]
         weights = "weight" if source == "table" else None
         its = directory / codebook if codebook else None
-        raw = sources.read(source, Request(paths, its, weights, "codebook", Selection()))
+        raw = sources.read(source, Request(paths, its, weights))
         if source != "gss2018":  # its small tables lack most questions
             complete_cases(from_table(raw.table, raw.codebook, weights))
         if aggregated:
-            prepare(raw, weights, {}, paths)
+            build(raw, paths, {}, weights)
 
     return read
 

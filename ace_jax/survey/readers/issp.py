@@ -1,30 +1,25 @@
 """The International Social Survey Programme: files of its modules, one or several at once.
 
-The archive (GESIS) hands a module out as .sav and as .dta. Variables are called alike in all
-modules but for upper and lower case, so names are compared without it. Questions, their options
+The archive (GESIS) hands a module out as .sav and as .dta. Modules differ in the case
+of variable names, so names are compared without it. Questions, their options
 and what counts as no answer come from the files' own labels (`value_labels`).
 """
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pycountry
-import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Code, Codebook, Question, Recode
+from ace_jax.survey.readers.columns import check_columns, codes
 from ace_jax.survey.readers.issp_rules import LEVEL_CODES, MODULES, RECODES, Module, degrees, level
-from ace_jax.survey.readers.spss_stata import (
-    binary_reader,
-    check_columns,
-    codes,
-    head,
-    read_binary,
-)
+from ace_jax.survey.readers.spss_stata import open_statistics
 from ace_jax.survey.readers.value_labels import (
     NotAQuestionError,
     is_missing,
@@ -32,6 +27,7 @@ from ace_jax.survey.readers.value_labels import (
     options_of,
     question_text,
 )
+from ace_jax.survey.selection import Raw
 
 SOURCE = "issp"
 WHOLE = "the complete file of a module, as the archive hands it out"
@@ -50,27 +46,8 @@ NUMERIC = re.compile(r"(\d{1,3})(?:\.0)?")
 ITEMS_FROM_V1 = 2015
 ADMINISTRATION = ("V1", "V2", "V3", "V4")
 ITEM = re.compile(r"V\d+[A-Z]?")
-COUNTRY_SPECIFIC = re.compile(r"[A-Z]{2}_")
 # WEIGHT_COM is what version 2 of the module of 2021 calls it (as seen in code that reads it).
 WEIGHTS = ("WEIGHT", "WEIGHT_COM")
-
-
-@dataclass(frozen=True)
-class Modules:
-    """The answers to several modules.
-
-    Attributes:
-      table: one row a respondent: `country` (alpha-3), SEX, DEGREE, URBRURAL and MARITAL (codes;
-        missing for no level; DEGREE made from the labels of EDULEVEL where a module has that),
-        one column a question (codes as in the file; missing in other modules' rows), WEIGHT.
-      codebook: what its columns and codes mean.
-      notes: what the manifest says of each module: its variables that are no questions, and why;
-        what an attribute's codes were taken for.
-    """
-
-    table: pd.DataFrame
-    codebook: Codebook
-    notes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,33 +65,28 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _Attribute:
-    """An attribute's codes (float, missing for no level) and the file's codes of no level."""
-
-    codes: pd.Series
-    no_level: set[int]
-    about: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """A module's part of what `read` returns; `no_level` are codes by attribute column."""
+class _Part:
+    """What a module's file adds; `no_level` are codes without a level, by attribute column."""
 
     table: pd.DataFrame
     questions: list[Question]
-    dropped: dict[str, tuple[Code, ...]]
     no_level: dict[str, set[int]]
     about: dict[str, Any]
 
 
-def read(paths: list[Path]) -> Modules:
+def read(paths: Sequence[Path]) -> Raw:
     """Reads the files of different modules, in any order.
+
+    The table has `country` (alpha-3), SEX, DEGREE, URBRURAL and MARITAL (codes; missing for no
+    level; DEGREE from the labels of EDULEVEL where a module has that), one column a question (codes
+    as in the file; missing in other modules' rows), and WEIGHT. The notes say of each module which
+    variables are no questions and why, and how an attribute's codes were read.
 
     Raises InputError for a file that is neither .sav nor .dta, is damaged, is of no module or of
     one given before, has no labels or lacks a column, holds text where codes belong, lacks a
     level, or names a country that is not known.
     """
-    modules: dict[Module, _Answers] = {}
+    modules: dict[Module, _Part] = {}
     for path in paths:
         file = _open(path)
         if file.module in modules:
@@ -122,46 +94,41 @@ def read(paths: list[Path]) -> Modules:
                 f"{path} is the module of {file.module.year} again, after "
                 f"{modules[file.module].about['file']}; give each module once"
             )
-        modules[file.module] = _answers(file)
-    # By year, so that the order on the command line does not show.
+        modules[file.module] = _part(file)
+    # By year, so that the order on the command line does not matter.
     modules = dict(sorted(modules.items(), key=lambda item: item[0].year))
-    answers = list(modules.values())
-    no_level = {
-        column: tuple(sorted({code for its in answers for code in its.no_level[column]}))
-        for column in LEVEL_CODES
-    }
+    parts = list(modules.values())
+    recodes = []
+    for recode in RECODES:
+        no_level = {code for part in parts for code in part.no_level[recode.column]}
+        recodes.append(replace(recode, dropped=tuple(sorted(no_level))))
     codebook = Codebook(
         source=SOURCE,
         citation=_citation(modules),
         country=None,
         country_column="country",
-        recodes=tuple(replace(recode, dropped=no_level[recode.column]) for recode in RECODES),
-        questions=tuple(question for its in answers for question in its.questions),
-        dropped={name: none for its in answers for name, none in its.dropped.items()},
+        recodes=tuple(recodes),
+        questions=tuple(question for part in parts for question in part.questions),
         countries=COUNTRIES,
     )
-    table = pd.concat([its.table for its in answers], ignore_index=True)
-    reasons = [its.about["left_out"] for its in answers]
-    left_out = {
-        reason: sum(len(of.get(reason, ())) for of in reasons)
-        for reason in sorted({reason for of in reasons for reason in of})
-    }
+    left_out = Counter[str]()
+    for part in parts:
+        left_out.update({reason: len(of) for reason, of in part.about["left_out"].items()})
     notes = {
-        "modules": {of.name: its.about for of, its in modules.items()},
-        "left_out": left_out,
+        "modules": {module.name: part.about for module, part in modules.items()},
+        "left_out": dict(sorted(left_out.items())),
     }
-    return Modules(table, codebook, notes)
+    return Raw(pd.concat([part.table for part in parts], ignore_index=True), codebook, notes)
 
 
 def _open(path: Path) -> _File:
-    reader = binary_reader(head(path))
-    if reader is None:
+    file = open_statistics(path)
+    if file is None:
         raise InputError(
             f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give the module's .sav or "
             ".dta, which carry its labels"
         )
-    _, metadata = read_binary(reader, path, metadataonly=True)
-    names = {name.upper(): name for name in metadata.column_names}
+    names = {name.upper(): name for name in file.metadata.column_names}
     needed = [
         _first_of(COUNTRY_COLUMNS, names),
         _first_of(("DEGREE", "EDULEVEL"), names),
@@ -170,9 +137,7 @@ def _open(path: Path) -> _File:
     check_columns(needed, names, path, WHOLE)
     wanted = [*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)]
     upper = {names[name]: name for name in wanted if name in names}
-    # Stata's own missing values are missing without being asked for.
-    asked = {"user_missing": True} if reader is pyreadstat.read_sav else {}
-    table, metadata = read_binary(reader, path, usecols=list(upper), **asked)
+    table, metadata = file.read(list(upper), user_missing=True)
     if not metadata.variable_value_labels:
         raise InputError(
             f"{path} has no value labels, so nothing says what is an option; give {WHOLE}"
@@ -198,7 +163,7 @@ def _first_of(candidates: tuple[str, ...], has: Container[str]) -> str:
 
 
 def _recognised(table: pd.DataFrame, label: str, path: Path) -> tuple[Module, str]:
-    """Returns the module and what told it: the study number, the file's label, or its name."""
+    """Returns the module, and whether study number, file label or file name says so."""
     by_study = {module.study: module for module in MODULES}
     for name in filter(table.__contains__, STUDY):
         # V1 is an item in newer modules, and no item has codes of four digits.
@@ -214,68 +179,58 @@ def _recognised(table: pd.DataFrame, label: str, path: Path) -> tuple[Module, st
     raise InputError(f"{path} does not say which module it is, by {' or '.join(STUDY)}; {KNOWN}")
 
 
-def _answers(file: _File) -> _Answers:
-    attributes = {recode.column: _attribute(recode, file) for recode in RECODES}
-    columns = {"country": _countries(file)}
-    columns |= {name: attribute.codes for name, attribute in attributes.items()}
+def _part(file: _File) -> _Part:
+    columns, no_level, attributes = {"country": _countries(file)}, {}, {}
+    for recode in RECODES:
+        name = recode.column
+        columns[name], no_level[name], attributes[name] = _attribute(recode, file)
     if weight := next((name for name in WEIGHTS if name in file.table), None):
         columns["WEIGHT"] = codes(file.table[weight], file.path)
-    items = [name for name in file.columns if _is_item(name, file.module)]
+    administration = ADMINISTRATION if file.module.year < ITEMS_FROM_V1 else ()
+    items = [name for name in filter(ITEM.fullmatch, file.columns) if name not in administration]
     questions: list[Question] = []
-    dropped: dict[str, tuple[Code, ...]] = {}
     left_out: dict[str, list[str]] = {}
     for item in items:
-        labels = file.labels.get(item, {})
-        column = codes(file.table[item], file.path) if labels else file.table[item]
+        column = file.table[item]
+        if item in file.labels:
+            column = codes(column, file.path)
         try:
-            options = options_of(column, labels, file.ranges.get(item, []))
-            question = Question(
-                source=SOURCE,
-                question_id=f"{file.module.name}_{item.lower()}",
-                topic=file.module.topic,
-                text=question_text(file.texts[item]),
-                option_codes=options.codes,
-                option_labels=options.labels,
-                ordinal=options.ordinal,
-            )
+            questions.append(_question(item, column, file))
         except NotAQuestionError as error:
             left_out.setdefault(str(error), []).append(item)
             continue
-        questions.append(question)
-        columns[question.question_id] = column
-        dropped[question.question_id] = options.dropped
+        columns[questions[-1].question_id] = column
     if not questions:
         raise InputError(f"{file.path} has no item with labelled options; give {WHOLE}")
-    others = [name for name in file.columns if name not in items]
-    specific = sum(COUNTRY_SPECIFIC.match(name) is not None for name in others)
-    return _Answers(
-        table=pd.DataFrame(columns),
-        questions=questions,
-        dropped=dropped,
-        no_level={name: attribute.no_level for name, attribute in attributes.items()},
-        about={
-            "topic": file.module.topic,
-            "study": f"ZA{file.module.study}",
-            "file": file.path.name,
-            "recognised_by": file.recognised_by,
-            "respondents": len(file.table),
-            "questions": len(questions),
-            "left_out": left_out,
-            "other_variables": {
-                "country-specific": specific,
-                "background and administration": len(others) - specific,
-            },
-            "attributes": {name: attribute.about for name, attribute in attributes.items()},
-        },
+    about = {
+        "topic": file.module.topic,
+        "study": f"ZA{file.module.study}",
+        "file": file.path.name,
+        "recognised_by": file.recognised_by,
+        "respondents": len(file.table),
+        "questions": len(questions),
+        "left_out": left_out,
+        "attributes": attributes,
+    }
+    return _Part(pd.DataFrame(columns), questions, no_level, about)
+
+
+def _question(item: str, column: pd.Series, file: _File) -> Question:
+    options = options_of(column, file.labels.get(item, {}), file.ranges.get(item, []))
+    return Question(
+        source=SOURCE,
+        question_id=f"{file.module.name}_{item.lower()}",
+        topic=file.module.topic,
+        text=question_text(file.texts[item]),
+        option_codes=options.codes,
+        option_labels=options.labels,
+        ordinal=options.ordinal,
+        dropped=options.dropped,
     )
 
 
-def _is_item(name: str, module: Module) -> bool:
-    administration = module.year < ITEMS_FROM_V1 and name in ADMINISTRATION
-    return ITEM.fullmatch(name) is not None and not administration
-
-
-def _attribute(recode: Recode, file: _File) -> _Attribute:
+def _attribute(recode: Recode, file: _File) -> tuple[pd.Series, set[int], dict[str, Any]]:
+    """Returns the codes (float, missing for no level), those without a level, and the notes."""
     name = recode.column if recode.column in file.table else "EDULEVEL"
     column = codes(file.table[name], file.path)
     labels, ranges = file.labels.get(name, {}), file.ranges.get(name, [])
@@ -283,7 +238,7 @@ def _attribute(recode: Recode, file: _File) -> _Attribute:
     of: dict[Code, int] = {code: code for code in LEVEL_CODES[recode.column]}
     if name != recode.column:
         of = degrees(labels, ranges)
-        about["as_DEGREE"] = {_called(code, labels): degree for code, degree in of.items()}
+        about["as_DEGREE"] = {_described(code, labels): degree for code, degree in of.items()}
     answered = [float(code) for code in column.dropna().unique()]
     answered = [code for code in answered if not is_missing(code, labels, ranges)]
     levels = column.where(column.isin(answered)).map(of).astype("float64")
@@ -292,14 +247,15 @@ def _attribute(recode: Recode, file: _File) -> _Attribute:
         raise InputError(
             f"{file.path}: nobody is {absent[0]} by the codes of column {name}; give {WHOLE}"
         )
-    # Codes that the rules know nothing of, such as another country's kind of marriage.
+    # Answers that the rules give no level, such as another country's kind of marriage.
     if unknown := [code for code in answered if code not in of]:
-        about["no_level"] = {_called(code, labels): int((column == code).sum()) for code in unknown}
-    none = column[levels.isna()].dropna().unique()
-    return _Attribute(levels, {int(code) for code in none} - {*LEVEL_CODES[recode.column]}, about)
+        counts = {code: int((column == code).sum()) for code in unknown}
+        about["no_level"] = {_described(code, labels): n for code, n in counts.items()}
+    none = {int(code) for code in column[levels.isna()].dropna().unique()}
+    return levels, none - {*LEVEL_CODES[recode.column]}, about
 
 
-def _called(code: Code, labels: Mapping[Code, str]) -> str:
+def _described(code: Code, labels: Mapping[Code, str]) -> str:
     return f"{code:g} {option_label(code, labels.get(code, ''))}".strip()
 
 

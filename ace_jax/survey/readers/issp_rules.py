@@ -1,4 +1,4 @@
-"""What is declared of the International Social Survey Programme: its modules and attributes."""
+"""The modules and attributes of the International Social Survey Programme."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Module:
 
     @property
     def name(self) -> str:
-        """What the ids of its questions begin with."""
+        """The prefix of the ids of its questions."""
         return f"issp{self.year}"
 
 

@@ -1,6 +1,6 @@
 """The pairs that the authors of ACE-Align released, `data/train`. Their cells: `release_eval`.
 
-docs/surveys.md ("The authors' release") says what the files hold and what becomes of it.
+docs/surveys.md ("The authors' release") describes the files.
 """
 
 import hashlib
@@ -17,10 +17,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ace_jax.errors import InputError
-from ace_jax.survey.readers.release_format import (
+from ace_jax.survey.readers.release_eval import (
     Labels,
     alpha3,
-    check_whole,
     field,
     option_numbers,
     parse_json,
@@ -39,7 +38,7 @@ class ReleasePairs:
 
     Attributes:
       texts: the prompt scored, by cell: trailing blanks removed, one newline added.
-      labels: what the model is to say for each option (its bare number), by cell.
+      labels: the text of each option (its bare number), by cell.
       answers: the survey's distribution over the options, by cell; sums to 1.
       modes: position of the most frequent option, by cell, as the file has it.
       pairs: columns `attribute`, `cell_0` and `cell_1` (int64 positions in the lists; A=0 is
@@ -71,7 +70,7 @@ def read_train(path: Path) -> ReleasePairs:
     keys. Else they are: the file's name without .jsonl (countries of COUNTRIES as alpha-3 either
     way); a hash of the lines that all prompts of the context share, which are the question's and
     not the persona's, so that countries asked the same question share the id; and "".
-    Raises InputError, with file and line number, for what is not of this form.
+    Raises InputError, with file and line number, for files of another form.
     """
     endpoints: dict[Endpoint, int] = {}
     rows: list[tuple[str, int, int, str, str]] = []
@@ -137,9 +136,7 @@ def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
 
 def _optional(line: dict[str, Any], key: str) -> str:
     value = line.get(key)
-    text = str(value) if isinstance(value, str | int) else ""
-    check_whole(text, key)
-    return sys.intern(text)
+    return sys.intern(str(value)) if isinstance(value, str | int) else ""
 
 
 def _in_contexts(rows: Sequence[tuple[str, int, int, str, str]], texts: list[str]) -> pd.DataFrame:

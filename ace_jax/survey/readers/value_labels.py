@@ -1,4 +1,4 @@
-"""Questions made from a statistics file's own labels: texts, options, and what is no answer.
+"""Questions made from the labels of a statistics file: texts, options, and missing codes.
 
 A code is no answer where the file says so, by a range of missing values or by a label such as
 "Can't choose", or where it is below 0. No other code is: 8 and 9 are answers from 0 to 10.
@@ -25,7 +25,7 @@ NO_ANSWER = re.compile(
     r"|not (applicable|available|asked|answered)|inap(plicable)?|does(n'?t| not) apply)"
     r"|DK|N[./]?A\.?[PV]?)(?![A-Za-z])"
 )
-# An option beside the scale: whoever takes it says neither more nor less than the others.
+# An option beside the scale: neither more nor less than the others.
 BESIDE = re.compile(r"(none of|other|others|another|something else)\b", re.IGNORECASE)
 
 QUESTION_NUMBER = re.compile(r"^Q\d+\w*[.:)]?\s+(?=\S)", re.IGNORECASE)
