@@ -78,7 +78,7 @@ def _simulated(
     size = np.maximum(np.rint(n), 1).astype(np.int64)
     draws = np.random.default_rng(seed)
     rounds = int(np.clip(DRAWN_CELLS // max(len(predictions), 1), FEWEST, MOST))
-    total = 0
+    total: np.ndarray | float = 0.0
     for _ in range(rounds):
         weight = draws.standard_gamma(plausible)
         truth = Distributions(weight / weight.sum(axis=1, keepdims=True), data.options)

@@ -5,6 +5,7 @@ in each cell and seed; only then are means taken.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -56,9 +57,7 @@ def gain_table(
     keys = ["granularity", *by]
     tables = []
     for name, cells in stacked(methods).items():
-        table = with_all_countries(
-            cells, keys, average, lambda means, cells=cells: compared(means, cells, seed)
-        )
+        table = with_all_countries(cells, keys, average, partial(compared, cells=cells, seed=seed))
         n_seeds = len(_runs(methods[name]))
         seed_sd = table["seed_sd"] if n_seeds > 1 else np.nan
         tables.append(table.assign(run=name, n_seeds=n_seeds, seed_sd=seed_sd))

@@ -62,7 +62,7 @@ def effect_table(
 
     names = [attribute.name for attribute in attributes]
     levels = predictions[names].to_numpy(object)
-    toggled = pd.Index(names).get_indexer(pairs["attribute"])
+    toggled = pd.Index(names).get_indexer(pd.Index(pairs["attribute"]))
     columns = ["attribute", "country", "question_id", "cell_0", "cell_1"]
     return pairs[columns].assign(
         combination=levels[zero, toggled] + " > " + levels[one, toggled],

@@ -38,8 +38,8 @@ def tier_scores(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     scores = scores.astype({"tier": int, "granularity": object})
     by = scores.groupby(["run", "granularity", "tier"], sort=False)["score"]
     table = by.agg(n_countries="size", score="mean").reset_index()
-    overall = table.groupby(["run", "tier"], as_index=False, sort=False)
-    overall = overall.agg({"n_countries": "max", "score": "mean"}).assign(granularity=MEAN)
+    tiers = table.groupby(["run", "tier"], as_index=False, sort=False)
+    overall = tiers.agg({"n_countries": "max", "score": "mean"}).assign(granularity=MEAN)
     table = pd.concat([table, overall], ignore_index=True)
     first = table[table["run"] == next(iter(runs))].set_index(["granularity", "tier"])["score"]
     before = first.reindex(pd.MultiIndex.from_frame(table[["granularity", "tier"]])).to_numpy()

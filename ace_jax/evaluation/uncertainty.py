@@ -198,9 +198,10 @@ def averaging(
       contrast: a column of 1 and -1. A group's mean is the mean of the former minus the latter's.
     """
     over = ("seed", *over) if "seed" in cells else over
+    ordered = {*by, *over, "country"}
     code = {
-        name: pd.factorize(cells[name], sort=True)[0]
-        for name in {*by, *over, "country", "question_id", "topic", "combination"} & set(cells)
+        name: pd.factorize(cells[name], sort=name in ordered)[0]
+        for name in {*ordered, "question_id", "topic", "combination"} & set(cells)
     }
     zero = np.zeros(len(cells), np.int64)
     topic, combination = code.get("topic", zero), code.get("combination", zero)
@@ -246,7 +247,7 @@ def with_all_countries(
     summarise: Callable[[Averaging], pd.DataFrame],
 ) -> pd.DataFrame:
     """Returns `summarise` of each country's means and, in rows `ALL`, of means over countries."""
-    each = summarise(averaging(cells, [*by, "country"], average))
+    each = summarise(averaging(cells, ["country", *by], average))
     overall = summarise(averaging(cells, by, average, over=("country",)))
     return pd.concat([each, overall.assign(country=ALL)], ignore_index=True)
 

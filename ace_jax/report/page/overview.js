@@ -145,5 +145,7 @@ function byGranularity() {
 }
 
 const WHERE = ["country", "topic", "granularity"];
-const overview = () => view(WHERE, verdict);
+const marks = () => data.marks.length
+  ? h("div", { class: "note warn", role: "note" }, h("b", {}, "Before you compare"), h("ul", {}, data.marks.map((mark) => h("li", {}, mark)))) : null;
+const overview = () => [view(WHERE, verdict), marks()];
 const standings = () => [scoreChart, comparison, differences, byGranularity].map((draw) => view(WHERE, draw));

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int, UInt8
 
 # Everything is this many steps; fewer where the page would grow too large.
@@ -67,14 +66,6 @@ def pack(grid: Grid, sources: Sequence[Float[np.ndarray, "cells longest"]]) -> P
         else:
             return Packed(tuple(chunks), levels)
     return None
-
-
-def padded(distributions: pd.Series) -> Float[np.ndarray, "cells longest"]:
-    """Returns a column of lists as one array, zeros behind the shorter ones."""
-    lengths = distributions.map(len).to_numpy()
-    out = np.zeros((len(lengths), int(lengths.max())))
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate(distributions.to_numpy())
-    return out
 
 
 def _chunk(
