@@ -17,7 +17,6 @@ from ace_jax.evaluation.effects import (
     classify,
     effect_summary,
     effect_table,
-    heterogeneity,
     transitions,
 )
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
@@ -182,15 +181,6 @@ def test_transitions_lead_from_the_classes_before_to_those_after(pairs):
         assert count.to_dict() == expected.to_dict()
     assert table.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
     assert len(transitions(before, after, 1.0)) == 16
-
-
-def test_the_dominant_attribute_moves_answers_most(pairs):
-    summary = effect_summary(pairs)
-    table = heterogeneity(summary)
-    assert len(table) == len(summary)
-    of = table[(table["country"] == "USA") & (table["topic"] == "a")]
-    assert of["dominant"].sum() == 1
-    assert of.loc[of["dominant"], "data_size"].item() == of["data_size"].max()
 
 
 def test_an_attribute_of_three_levels_has_three_pairs_of_levels():

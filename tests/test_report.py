@@ -72,7 +72,9 @@ def draw():
 
 
 @pytest.fixture(autouse=True)
-def without_figures(request, monkeypatch):
+def quick(request, monkeypatch):
+    """Leaves out figures, and simulates ceilings with few draws."""
+    monkeypatch.setattr("ace_jax.evaluation.ceilings.MOST", 6)
     if "draw" not in request.fixturenames:
         monkeypatch.setattr("ace_jax.report.compare.write_figures", lambda *_: None)
 

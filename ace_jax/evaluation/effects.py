@@ -88,7 +88,8 @@ def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute", "topic
     Returns:
       Columns country, those of `by`, n_pairs, n_questions; data_effect, data_low, data_high,
       model_effect, model_low, model_high, distance, distance_low, distance_high; data_size,
-      model_size, distance_no_effect, and floor if given; data_se (standard error of data_effect
+      model_size (how far the attribute moves answers: Figs. 5, 15), distance_no_effect, and floor
+      if given; data_se (standard error of data_effect
       from sampling respondents, for these questions only).
     """
     variance = pairs["variance"].to_numpy()
@@ -108,21 +109,6 @@ def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute", "topic
 
     table = with_all_countries(pairs, list(by), "flat", summary)
     return table[["country", *(name for name in table if name != "country")]]
-
-
-def heterogeneity(summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns how far each attribute moves the survey's answers (Figs. 5, 15).
-
-    Args:
-      summary: of `effect_summary` by attribute and topic.
-
-    Returns:
-      Columns country, topic, attribute, data_size, model_size, and dominant: whether the attribute
-      moves the survey's answers most in its country and topic.
-    """
-    most = summary.groupby(["country", "topic"])["data_size"].transform("max")
-    table = summary.assign(dominant=summary["data_size"] == most)
-    return table[["country", "topic", "attribute", "data_size", "model_size", "dominant"]]
 
 
 def classify(

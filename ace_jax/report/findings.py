@@ -15,7 +15,6 @@ from ace_jax.evaluation.effects import (
     class_shares,
     effect_summary,
     effect_table,
-    heterogeneity,
     transitions,
 )
 from ace_jax.evaluation.equity import TIERS, composition_table, convergence, gap_table, tier_scores
@@ -206,7 +205,6 @@ def _effects(
         "effects": _of_runs(summaries, lambda of: of),
         "effect_distances": _of_runs(pairs, _distances),
         "classes": pd.concat(classes, ignore_index=True),
-        "influence": heterogeneity(summaries[first]),
     }
     later = {name: seeds for name, seeds in by_seed.items() if name != first}
     if later:

@@ -1,5 +1,6 @@
 """The paper's figures (3 to 16) for any runs, as PNG and SVG, one function a figure or set."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -97,9 +98,7 @@ def _lines(findings: Findings, path: Path) -> None:
             axes.plot(rows["granularity"], rows["score"], **line)
         first = scores[scores["run"] == findings.names[0]]
         axes.plot(first["granularity"], first["ceiling"], "--", color="0.4", label="ceiling")
-        named = {str(line.get_label()): line for line in axes.get_legend_handles_labels()[0]}
-        order = [*map(plain, (*findings.names, *findings.references)), "ceiling"]
-        legend_below(figure, [named[label] for label in order])
+        legend_below(figure, axes.get_legend_handles_labels()[0])
 
 
 def _tiers(findings: Findings, path: Path) -> None:
@@ -176,45 +175,39 @@ def _radars(panels: Panels, names: Sequence[str], path: Path, title: str) -> Non
     # Three rings, each at a multiple of five.
     worst = min(rows["score"].min() for _, rows in panels)
     lowest = max(0, 100 - 15 * int(np.ceil((100 - worst) / 15)))
-    side = PAGE / RADARS
-    size = (max(COLUMN, side * across), 0.83 * side * down + 0.3)
-    with drawn(path, size, nrows=down, ncols=across, layout=None) as (figure, axes):
-        foot = legend_below(figure, [Line2D([], [], **look) for look in looks.values()])
-        height = size[1] + foot
-        figure.set_figheight(height)
-        figure.subplots_adjust(0, foot / height, 1, 1 - 0.3 / height, wspace=0.02, hspace=0.02)
-        for axis in axes.flat:
+    size = (max(COLUMN, PAGE / RADARS * across), 2.1 * down + 0.6)
+    polar = {"projection": "polar"}
+    with drawn(path, size, nrows=down, ncols=across, subplot_kw=polar) as (figure, axes):
+        for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
         for axis, (heading, rows) in zip(axes.flat, panels, strict=False):
             wide = rows.pivot(index="topic", columns="run", values="score")[list(names)]
             _radar(axis, wide, looks, lowest)
-            axis.set_title(plain(heading), y=0.9)
-        figure.suptitle(f"Alignment score by topic, {title}", y=1 - 0.09 / height, va="top")
+            axis.set_title(textwrap.fill(plain(heading), 32), pad=14)
+        legend_below(figure, [Line2D([], [], **look) for look in looks.values()])
+        figure.suptitle(f"Alignment score by topic, {title}")
 
 
-def _radar(axis: Axes, scores: pd.DataFrame, looks: dict[str, Any], lowest: float) -> None:
+def _radar(axis: Any, scores: pd.DataFrame, looks: dict[str, Any], lowest: float) -> None:
     """Draws rows as spokes, columns as closed curves, from `lowest` in the middle to 100."""
-    # matplotlib's own polar axes lay out every label anew and take ten times as long.
-    angles = np.pi / 2 - np.linspace(0, 2 * np.pi, len(scores), endpoint=False)
-    spokes = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    angles = np.linspace(0, 2 * np.pi, len(scores), endpoint=False)
     closed = np.append(np.arange(len(scores)), 0)
-    for ring in np.linspace(lowest, 100, 4)[1:]:
-        reach = (ring - lowest) / (100 - lowest)
-        axis.plot(*(reach * spokes[closed]).T, color="0.85", linewidth=0.7)
-        # Between two spokes, where no topic and no corner of a curve is below the number.
-        across, up = reach * (spokes[0] + spokes[-1]) / 2
-        axis.text(across, up, f"{ring:.0f}", fontsize=5, color="0.4", ha="center", va="center")
-    for spoke, topic in zip(spokes, scores.index, strict=True):
-        axis.plot([0, spoke[0]], [0, spoke[1]], color="0.9", linewidth=0.7)
-        side = "center" if abs(spoke[0]) < 0.2 else "left" if spoke[0] > 0 else "right"
-        words = plain(topic).split()
-        middle = -(-len(words) // 2)
-        text = "\n".join(filter(None, map(" ".join, (words[:middle], words[middle:]))))
-        axis.text(1.1 * spoke[0], 1.1 * spoke[1], text, fontsize=6, ha=side, va="center")
+    axis.set_theta_zero_location("N")
+    axis.set_theta_direction(-1)
+    axis.set_ylim(lowest, 100)
+    axis.set_yticks(np.linspace(lowest, 100, 4)[1:])
+    axis.tick_params(axis="y", labelsize=5, labelcolor="0.4")
+    axis.set_rlabel_position(-180 / len(scores))  # between two spokes
+    axis.grid(color="0.85", linewidth=0.7)
+    axis.spines["polar"].set_visible(False)
+    axis.set_xticks(angles, [])
+    for angle, topic in zip(angles, scores.index, strict=True):
+        side = "center" if abs(np.sin(angle)) < 0.2 else "left" if angle < np.pi else "right"
+        text = textwrap.fill(plain(topic), 14, break_long_words=False)
+        axis.text(angle, 100 + 0.1 * (100 - lowest), text, fontsize=6, ha=side, va="center")
     for run, look in looks.items():
-        reach = (scores[run].to_numpy() - lowest) / (100 - lowest)
-        axis.plot(*(reach[:, None] * spokes)[closed].T, linewidth=0.9, markersize=1.8, **look)
-    axis.set(xlim=(-1.8, 1.8), ylim=(-1.3, 1.5), aspect="equal")
+        curve = scores[run].to_numpy()[closed]
+        axis.plot(angles[closed], curve, linewidth=0.9, markersize=1.8, **look)
 
 
 @contextmanager
@@ -243,7 +236,8 @@ def _panels(
 
 def _influence(findings: Findings, path: Path) -> None:
     """Figs. 5 and 15: how far each attribute moves the survey's answers, a panel a country."""
-    table = findings.tables["influence"]
+    table = findings.tables["effects"]
+    table = table[table["run"] == findings.names[0]]
     order = [attribute.name for attribute in findings.attributes]
     panels = by_country(table)
     topics = sorted(table["topic"].unique())

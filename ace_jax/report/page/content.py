@@ -19,18 +19,16 @@ from ace_jax.report.page.pack import Grid, Packed, pack
 INTERVALS = ("ci", "gain", "difference", "distance")
 SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")}
 KEPT = {
-    "scores": "run country topic granularity n_cells score ci_low ci_high",
-    "ceilings": "country granularity ceiling",
+    "scores": "run country topic granularity n_cells score ci_low ci_high ceiling",
     "levels": "run country granularity attribute level score",
     "gains": "run country granularity gain gain_low gain_high p_value n_questions n_seeds seed_sd",
     "differences": "granularity run other difference difference_low difference_high p_value clear",
     "tiers": "run granularity tier score",
     "composition": "run country persona topic score ci_low ci_high",
-    "effects": "run country attribute topic data_effect model_effect",
+    "effects": "run country attribute topic data_effect model_effect data_size",
     "effect_distances": "run country attribute distance distance_low distance_high",
     "classes": "run country epsilon class share",
     "transitions": "run before after share",
-    "influence": "country topic attribute data_size dominant",
     "audit": "run variant granularity score moved option_mass",
 }
 
@@ -113,7 +111,6 @@ def _parts(identity: Mapping[str, Any]) -> list[str]:
 def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
     tables = dict(findings.tables)
     scores = tables["scores"].assign(topic=ALL)
-    tables["ceilings"] = scores[scores["run"] == findings.names[0]]
     tables["scores"] = pd.concat([scores, tables["topics"]]) if findings.has_topics else scores
     if "effect_distances" in tables:
         tables["effect_distances"] = _with_yardsticks(tables["effect_distances"])

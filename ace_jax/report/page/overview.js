@@ -1,7 +1,7 @@
 // Which method wins, by how much, how sure one can be, and against what.
 const scoreAt = indexed(tables.scores || [], "run", "country", "topic", "granularity");
 const gainAt = indexed(tables.gains || [], "run", "country", "granularity");
-const ceilingAt = indexed(tables.ceilings || [], "country", "granularity");
+const ceilingAt = (country, granularity) => scoreAt(first, country, ALL, granularity);
 const differenceAt = indexed(tables.differences || [], "run", "other", "granularity");
 const effectAt = indexed(tables.effect_distances || [], "run", "country", "attribute");
 const first = runs[0];
