@@ -7,7 +7,7 @@ Splits the respondents of GSS 2018 at random, makes cells of either half, and ta
 as predictions of the other half's raw ones, both ways round. Prints JSON:
 
 `cells`, by granularity and estimator, over the cells that both halves have: `log_likelihood` of a
-  respondent of the other half and `w1` to its raw cells (analysis.alignment.alignment_distance),
+  respondent of the other half and `w1` to its raw cells (distributions.alignment_distances),
   with cells counting by their respondents in the other half or (`_by_cell`) all alike. `raw` takes
   a share of zero for 1e-6; `smoothed` adds half a respondent to every option of a raw cell.
 `effects`, over the pairs of finest cells with n >= 10 in both halves: mean distance (Eq. 11) of
@@ -27,8 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.alignment import alignment_distance
-from ace_jax.evaluation.effects import effect_distance
+from ace_jax.evaluation.distributions import Distributions, alignment_distances, effect_distances
 from ace_jax.survey import cells, respondents
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.estimators import pair_precision, shrunk
@@ -84,7 +83,9 @@ def cell_scores(both: pd.DataFrame) -> pd.DataFrame:
     for name in ESTIMATORS:
         rows = list(zip(both[name], both["p_true"], strict=True))
         likelihood = np.array([true @ np.log(np.maximum(p, FLOOR)) for p, true in rows])
-        distance = np.array([alignment_distance(p, true) for p, true in rows])
+        distance = alignment_distances(
+            *(Distributions.of(both[column]) for column in (name, "p_true"))
+        )
         n = both["n_true"].to_numpy()
         table = pd.DataFrame(
             {
@@ -110,15 +111,13 @@ def effect_scores(both: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.D
     zero, one = pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()
     n = both["n_true"].to_numpy(np.float64)
     precision = pair_precision(n[zero], n[one])
-    effects = {
-        name: both[name].to_numpy()[one] - both[name].to_numpy()[zero]
-        for name in ("p_true", *ESTIMATORS)
-    }
+    answers = {name: Distributions.of(both[name]) for name in ("p_true", *ESTIMATORS)}
+    effects = {name: of.cumulative[one] - of.cumulative[zero] for name, of in answers.items()}
+    options = answers["p_true"].options[zero]
     effects["no_effect"] = 0 * effects["p_true"]
     rows = {}
     for name in ("no_effect", *ESTIMATORS):
-        two = zip(effects[name], effects["p_true"], strict=True)
-        distance = np.array([effect_distance(*pair) for pair in two])
+        distance = effect_distances(effects[name], effects["p_true"], options)
         by_precision = np.average(distance, weights=precision)
         rows[name] = {"distance": distance.mean(), "distance_by_precision": by_precision}
     return pd.DataFrame(rows).T.rename_axis("estimator")

@@ -11,7 +11,7 @@
 # short and name more later: what is complete (has a run.json) is skipped.
 # EPOCHS is 6 if not given, STEPS ends every training early, FIELDs, such as --config.data.min_n=20,
 # are for training and evaluation both: with others than before, take another OUTPUT.
-# scripts/results_page.py makes docs/results.md of OUTPUT. For a try of some minutes:
+# The tables are in OUTPUT/UNSEEN/report. For a try of some minutes:
 #
 #   bash launch/results.sh -o runs/try -s 0 -m "ace forward-kl" -n 2 -- \
 #     "--config.data.questions=('natspac', 'natenvir', 'natheal', 'nateduc')"

@@ -128,9 +128,10 @@ def test_one_granularity_and_one_country_are_enough(cells):
 
 def test_the_table_of_evaluate_is_flat_and_in_0_to_1(predictions):
     table = score_table(predictions)
-    columns = ["country", "granularity", "n_cells", "score", "ci_low", "ci_high"]
+    columns = ["country", "granularity", "n_cells", "n_questions", "score", "ci_low", "ci_high"]
     assert table.columns.tolist() == columns
     assert table["country"].tolist() == 4 * ["EGY", "USA", "ALL"]
+    assert table["n_questions"].tolist() == 4 * [2, 3, 3]
     by_hand = predictions.groupby(["granularity", "country"])["score"].mean()
     of_countries = table[table["country"] != "ALL"].set_index(["granularity", "country"])
     assert of_countries["score"].to_dict() == pytest.approx(by_hand.to_dict())

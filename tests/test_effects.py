@@ -10,15 +10,13 @@ from survey_tables import answered, persona_table, questions_of
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import topics_of
 from ace_jax.evaluation.ceilings import effect_floors
+from ace_jax.evaluation.distributions import effect_distances
 from ace_jax.evaluation.effects import (
     CLASSES,
     class_shares,
     classify,
-    effect_distance,
     effect_summary,
     effect_table,
-    heterogeneity,
-    threshold_sweep,
     transitions,
 )
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
@@ -38,6 +36,11 @@ def pairs():
     table = predictions()
     pairs = effect_table(table, ATTRIBUTES, min_n=10)
     return pairs.assign(topic=topics_of(pairs["question_id"], questions_of(table, ("a", "b"))))
+
+
+def effect_distance(model, data):
+    one, other = (np.cumsum(effect)[None] for effect in (model, data))
+    return effect_distances(one, other, np.array([len(model)])).item()
 
 
 def test_an_effect_distance_by_hand():
@@ -110,8 +113,7 @@ def test_a_perfect_model_is_aligned_whatever_the_threshold(pairs):
 
 def test_a_model_without_effects_erases_all_that_passes_the_threshold(pairs):
     silent = effect_summary(pairs.assign(model_effect=0.0))
-    shares = threshold_sweep(silent, [0.0, 2.0])
-    count = shares.set_index(["epsilon", "class"])["n"]
+    count = {e: class_shares(silent, e, ()).set_index("class")["n"] for e in (0.0, 2.0)}
     large = (silent["data_effect"].abs() > 2).sum()
     assert 0 < large < len(silent)
     assert count[2.0].to_dict() == {
@@ -162,7 +164,7 @@ def test_classes_are_exhaustive_and_exclusive(effects, epsilon):
 
 def test_shares_name_every_class_and_add_up(pairs):
     shares = class_shares(effect_summary(pairs), 1.0)
-    assert shares["country"].unique().tolist() == ["MEX", "USA", "ALL"]
+    assert shares["country"].unique().tolist() == ["ALL", "MEX", "USA"]
     assert shares["class"].tolist() == 3 * list(CLASSES)
     assert shares.groupby("country")["n"].sum().tolist() == [8, 8, 8]
     assert shares.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
@@ -179,15 +181,6 @@ def test_transitions_lead_from_the_classes_before_to_those_after(pairs):
         assert count.to_dict() == expected.to_dict()
     assert table.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
     assert len(transitions(before, after, 1.0)) == 16
-
-
-def test_the_dominant_attribute_moves_answers_most(pairs):
-    summary = effect_summary(pairs)
-    table = heterogeneity(summary)
-    assert len(table) == len(summary)
-    of = table[(table["country"] == "USA") & (table["topic"] == "a")]
-    assert of["dominant"].sum() == 1
-    assert of.loc[of["dominant"], "data_size"].item() == of["data_size"].max()
 
 
 def test_an_attribute_of_three_levels_has_three_pairs_of_levels():

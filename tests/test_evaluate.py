@@ -36,7 +36,7 @@ COLUMNS = [
     "distance",
     "score",
 ]
-SCORES = ["country", "granularity", "n_cells", "score", "ci_low", "ci_high"]
+SCORES = ["country", "granularity", "n_cells", "n_questions", "score", "ci_low", "ci_high"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -79,6 +79,7 @@ def test_the_table_says_what_moved():
         "variant",
         "granularity",
         "n_cells",
+        "n_questions",
         "score",
         "ci_low",
         "ci_high",

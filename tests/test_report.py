@@ -9,12 +9,15 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.report import __main__ as report
+from ace_jax.report.compare import compare
 from ace_jax.report.page.content import what
 from ace_jax.report.paper_style import looks_of
 from ace_jax.report.runs import on_common_cells, read_method
 from ace_jax.report.tables import escape_latex, escape_markdown
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
+QUESTION = {"question_id": "q1", "topic": "Trust", "text": "How much do you trust others?"}
+QUESTION["option_labels"] = ["none", "some", "all"]
 NASTY = "<script>alert(1)</script> & 50_% of $x | `y`"
 
 
@@ -64,6 +67,19 @@ def data_of(directory):
 
 
 @pytest.fixture
+def draw():
+    """For tests that need the figures, which take long."""
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Leaves out figures, and simulates ceilings with few draws."""
+    monkeypatch.setattr("ace_jax.evaluation.ceilings.MOST", 6)
+    if "draw" not in request.fixturenames:
+        monkeypatch.setattr("ace_jax.report.compare.write_figures", lambda *_: None)
+
+
+@pytest.fixture
 def runs(tmp_path):
     """Two runs as evaluate writes them."""
     adapter = {"path": "a", "sha256": "0" * 64}
@@ -73,7 +89,7 @@ def runs(tmp_path):
     ]
 
 
-def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys):
+def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
     for name in ("base", "trained"):
         write_questions(tmp_path / name)
     output = tmp_path / "report"
@@ -115,7 +131,7 @@ def test_table_1_has_methods_in_rows_and_its_best_in_bold(runs, tmp_path):
     best = four.loc[four["score"].idxmax()]
     latex = (tmp_path / "report" / "table1.tex").read_text()
     block = latex.split("{G = 4}")[1]
-    assert "Method & MEX & USA & Avg" in latex
+    assert "Method & MEX & USA & Avg & Gain" in latex
     assert rf"{best['run']} & \textbf{{{best['score']:.2f}}}" in block
     assert r"\underline{" in block
     markdown = (tmp_path / "report" / "table1.md").read_text()
@@ -187,7 +203,7 @@ def test_seeds_of_other_numbers_of_cells_are_averaged_where_all_have_them(seeds,
     assert f"trained ({tmp_path / 'seed 4'}): 48 of its 96 cells" in " ".join(data["notes"])
 
 
-def test_text_of_a_survey_is_harmless_wherever_it_is_written(runs, tmp_path):
+def test_text_of_a_survey_is_harmless_wherever_it_is_written(runs, tmp_path, draw):
     for name in ("base", "trained"):
         write_questions(tmp_path / name, NASTY, topic=NASTY, labels=(NASTY, "some", "all"))
     nasty_run = runs[1].replace("trained=", f"{NASTY}=", 1)
@@ -208,6 +224,57 @@ def test_latex_and_markdown_are_escaped():
     assert escape_markdown("forward-kl (1 + 2)!") == "forward-kl (1 + 2)!"
     assert escape_markdown("![a](b) #3") == r"!\[a\](b) \#3"
     assert escape_markdown("a|b <i> *c* `d`\n& e") == r"a\|b &lt;i&gt; \*c\* \`d\` &amp; e"
+
+
+def test_marks_are_shown_in_the_text_the_tables_and_the_page(runs, tmp_path, capsys):
+    mark = "mismatch allowed: survey gss2018 & eqls2011"
+    for name, base in (("base", "1" * 64), ("trained", "2" * 64)):
+        path = tmp_path / name / "run.json"
+        run = json.loads(path.read_text())
+        run["model"]["fingerprint"] = base
+        run |= {"marks": [mark] if name == "trained" else []}
+        path.write_text(json.dumps(run))
+    output = tmp_path / "report"
+    report.main([*runs, "--output", str(output)])
+    said = data_of(output)["marks"]
+    assert said[0] == f"trained: {mark}."
+    assert "base: 111111111111; trained: 222222222222" in said[1]
+    assert said[0] in capsys.readouterr().out
+    assert escape_latex(mark) in (output / "table1.tex").read_text()
+    assert escape_markdown(mark) in (output / "table1.md").read_text()
+
+
+def test_tables_with_their_record_are_compared_as_directories_are(runs, tmp_path):
+    def scored(name):
+        table = pd.read_parquet(tmp_path / name / "predictions.parquet")
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        table.attrs["ace_jax"] = {"run": run, "questions": [QUESTION]}
+        return table
+
+    comparison = compare({"base": scored("base"), "trained": [scored("trained")]})
+    of_directories = compare({"base": tmp_path / "base", "trained": str(tmp_path / "trained")})
+    assert comparison.scores.equals(of_directories.scores)
+    assert comparison.scores.index.tolist() == ["base", "trained"]
+    assert comparison.scores.columns.tolist() == [1, 4]
+    assert f"{comparison.scores.at['trained', 4]:.1f}" in str(comparison)
+    assert comparison.tables["gains"]["gain"].notna().all()
+    comparison.save_html(tmp_path / "new" / "page.html")
+    page = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
+    assert QUESTION["text"] in page
+    assert page.endswith("</html>\n")
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ({}, "runs: none is given"),
+        ({"a": pd.DataFrame({"p_data": []})}, "a: the table has no record of its run"),
+        ({"a": []}, "a: has no run"),
+    ],
+)
+def test_what_cannot_be_compared_in_python_is_refused(runs, message):
+    with pytest.raises(InputError, match=message):
+        compare(runs)
 
 
 def test_what_an_incomplete_run_lacks_is_said(tmp_path):
@@ -299,7 +366,7 @@ def test_runs_of_other_cells_are_compared_on_those_that_both_have(tmp_path, caps
     assert [country["code"] for country in data["countries"]] == ["USA"]
     assert "all of MEX" in data["notes"][0]
     assert "all of JPN" in data["notes"][1]
-    assert "all of MEX" in capsys.readouterr().err
+    assert "all of MEX" in capsys.readouterr().out
     alone = write_out(tmp_path / "alone", shuffled[shuffled["country"] == "USA"])
     report.main([alone, "--output", str(tmp_path / "report alone")])
     both, one = (
@@ -335,7 +402,7 @@ def _other_cells(out):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_older, r"run\.json does not say what personas are made of: an older version wrote it"),
+        (_older, r"its run\.json does not record the attributes of personas, because an older"),
         (_damaged, r"predictions\.parquet is damaged"),
         (_other_answers, "base and trained were scored against other answers of the survey"),
         (_other_cells, "base, trained have no cell in common"),
@@ -363,11 +430,11 @@ def test_what_is_no_run_is_refused(tmp_path, run, message):
 
 def test_a_directory_given_twice_and_an_output_that_is_a_file_are_refused(runs, tmp_path):
     for again in (runs[0], f"{runs[0]}/../base"):
-        with pytest.raises(InputError, match="is given twice; a further seed has its own OUT"):
+        with pytest.raises(InputError, match="is given twice; give each seed its own directory"):
             report.main([runs[0], again, "--output", str(tmp_path / "report")])
     with pytest.raises(InputError, match="the name ALL is taken"):
         report.main([f"--run=ALL={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="is a file; name another directory"):
         report.main([*runs, "--output", str(file)])

@@ -1,22 +1,22 @@
-"""What even a perfect model would reach, because the survey is a sample.
+"""What a perfect model would score, given that the survey is a sample.
 
-A model that answers with a population's true shares is still some way off the shares among n
-respondents. How far is simulated: a truth is drawn, then a sample of size n from it, and the two
-are compared.
+A model that answers with a population's true shares still differs from the shares among n
+respondents. By how much is simulated: draw a truth, draw a sample of size n from it, compare.
 
-The survey's own shares p cannot stand in for the truth. They are too far apart: an answer that
-nobody happened to give would never be drawn, and the ceiling comes out too high. So a truth is
-drawn from what p and the country's other answers to the question leave possible (empirical Bayes):
+The survey's own shares p cannot serve as the truth. They vary too much: an answer that nobody in
+the sample gave would never be drawn, and the ceiling would come out too high. The truth is
+therefore drawn from what is plausible given p and the country's other answers to the question
+(empirical Bayes):
 
     pi ~ Dirichlet(n p + tau m)
 
-m being the country's answer to the question, and tau how much cells of full personas differ from
-it: 1 / (tau + 1) is the share of an answer's variance that lies between them, by moments, over all
-questions and countries at once. Where every context has one cell only there is nothing to learn it
-from, and p stands in for the truth after all.
+Here m is the country's answer to the question, and tau says how little full personas differ from
+it: 1 / (tau + 1) is the share of an answer's variance that lies between cells. It is estimated by
+moments over all questions and countries at once. If every context has a single cell, tau cannot be
+estimated, and p itself serves as the truth.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -25,34 +25,31 @@ from jaxtyping import Float
 from ace_jax.evaluation.distributions import (
     Distributions,
     alignment_distances,
-    effect_distances_of,
+    effect_distances,
     sample_sizes,
 )
 
-# Draws a cell: many where cells are few. Means over many cells need few draws of each.
+# Draws of each cell: more if there are few cells. Means over many cells need few draws of each.
 DRAWN_CELLS, FEWEST, MOST = 2_000_000, 6, 400
 SMALLEST_SHARE, LARGEST_SHARE = 1e-6, 0.99
 
 
 def cell_ceilings(predictions: pd.DataFrame, seed: int) -> Float[np.ndarray, "cells"]:
-    """Returns the score (0-100) to expect of a perfect model in each cell, given its respondents.
+    """Returns the expected score (0-100) of a perfect model in each cell, given its respondents.
 
     Args:
       predictions: columns country, question_id, granularity, p_data and effective_n (or n), which
         is rounded.
       seed: of the draws.
     """
-    rounds = _rounds(len(predictions))
-    distance = np.zeros(len(predictions))
-    for truth, sample in _simulated(predictions, rounds, seed):
-        distance += alignment_distances(sample, truth)
-    return 100 * (1 - distance / rounds)
+    distances = _simulated(predictions, seed, alignment_distances)
+    return 100 * (1 - distances)
 
 
 def effect_floors(
     predictions: pd.DataFrame, pairs: pd.DataFrame, seed: int
 ) -> Float[np.ndarray, "pairs"]:
-    """Returns the effect distance (Eq. 11) to expect of a perfect model at each pair.
+    """Returns the expected effect distance (Eq. 11) of a perfect model at each pair.
 
     Args:
       predictions: as in `cell_ceilings`.
@@ -62,32 +59,37 @@ def effect_floors(
     ends = np.concatenate([pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()])
     rows, position = np.unique(ends, return_inverse=True)
     zero, one = position[: len(pairs)], position[len(pairs) :]
-    rounds = _rounds(len(rows))
-    distance = np.zeros(len(pairs))
-    for truth, sample in _simulated(predictions.iloc[rows], rounds, seed):
+
+    def distances(sample: Distributions, truth: Distributions) -> Float[np.ndarray, "pairs"]:
         drawn, true = (of.cumulative[one] - of.cumulative[zero] for of in (sample, truth))
-        distance += effect_distances_of(drawn, true, truth.options[zero])
-    return distance / rounds
+        return effect_distances(drawn, true, truth.options[zero])
+
+    return _simulated(predictions.iloc[rows], seed, distances)
 
 
 def _simulated(
-    predictions: pd.DataFrame, rounds: int, seed: int
-) -> Iterator[tuple[Distributions, Distributions]]:
-    """Yields a truth for every cell and a sample of it, several times."""
+    predictions: pd.DataFrame,
+    seed: int,
+    distances: Callable[[Distributions, Distributions], np.ndarray],
+) -> np.ndarray:
+    """Returns the mean of `distances(sample, truth)` over many draws of every cell."""
     data, n = Distributions.of(predictions["p_data"]), sample_sizes(predictions)
-    possible = _posterior(predictions, data, n)
+    plausible = _posterior(predictions, data, n)
     size = np.maximum(np.rint(n), 1).astype(np.int64)
     draws = np.random.default_rng(seed)
+    rounds = int(np.clip(DRAWN_CELLS // max(len(predictions), 1), FEWEST, MOST))
+    total: np.ndarray | float = 0.0
     for _ in range(rounds):
-        weight = draws.standard_gamma(possible)
+        weight = draws.standard_gamma(plausible)
         truth = Distributions(weight / weight.sum(axis=1, keepdims=True), data.options)
-        yield truth, truth.drawn(size, draws)
+        total = total + distances(truth.drawn(size, draws), truth)
+    return np.asarray(total / rounds)
 
 
 def _posterior(
     predictions: pd.DataFrame, data: Distributions, n: Float[np.ndarray, "cells"]
 ) -> Float[np.ndarray, "cells width"]:
-    """Returns the Dirichlet parameters of what each cell's truth may be."""
+    """Returns the Dirichlet parameters of each cell's plausible truths."""
     context = predictions.groupby(["country", "question_id"], sort=False).ngroup().to_numpy()
     answers = np.zeros((context.max(initial=-1) + 1, data.p.shape[1]))
     np.add.at(answers, context, n[:, None] * data.p)
@@ -108,7 +110,7 @@ def _share_between(
     own = n / np.bincount(context, n)[context]
     variance = 1 - (marginal**2).sum(axis=1)
     square = ((p - marginal) ** 2).sum(axis=1)
-    # A cell is compared with a mean that it is part of itself.
+    # The mean that a cell is compared with includes the cell.
     sampling = variance * (1 - own) / n
     others = np.bincount(context, own**2)[context] - own**2
     between = variance * (1 - 1 / n) * ((1 - own) ** 2 + others)
@@ -116,7 +118,3 @@ def _share_between(
         return SMALLEST_SHARE
     share = (square - sampling).sum() / between.sum()
     return float(np.clip(share, SMALLEST_SHARE, LARGEST_SHARE))
-
-
-def _rounds(cells: int) -> int:
-    return int(np.clip(DRAWN_CELLS // max(cells, 1), FEWEST, MOST))

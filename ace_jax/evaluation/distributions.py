@@ -1,4 +1,4 @@
-"""Distributions over ordered options, those of all cells in one array."""
+"""Distributions over ordered options, many in one array, and their distances (Eq. 11, Eq. 15)."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Distributions:
-    """A distribution a row, zero beyond its K options, so that rows of any K are one array.
+    """One distribution a row, padded with zeros after its K options.
 
     Attributes:
-      p: float64, as wide as the longest.
+      p: probabilities, float64.
       options: K of each row.
     """
 
@@ -21,7 +21,7 @@ class Distributions:
 
     @classmethod
     def of(cls, column: pd.Series) -> "Distributions":
-        """Stacks a column whose values are arrays, such as `p_data` of predictions."""
+        """Stacks a column of arrays, such as `p_data` of predictions."""
         values = column.to_numpy()
         options = np.fromiter(map(len, values), np.int64, len(values))
         p = np.zeros((len(values), int(options.max(initial=1))))
@@ -31,7 +31,7 @@ class Distributions:
 
     @property
     def thresholds(self) -> Bool[np.ndarray, "rows width"]:
-        """Which positions have a cumulative share that can differ: all but the last option."""
+        """All options but the last one of each row, where the cumulative share is always 1."""
         return np.arange(self.p.shape[1]) < self.options[:, None] - 1
 
     @property
@@ -40,7 +40,7 @@ class Distributions:
         return np.cumsum(self.p, axis=1) * self.thresholds
 
     def take(self, rows: Int[np.ndarray, "chosen"]) -> "Distributions":
-        """Returns some rows, in the order given."""
+        """Returns some rows, in the given order."""
         return Distributions(self.p[rows], self.options[rows])
 
     def drawn(self, n: Int[np.ndarray, "rows"], draws: np.random.Generator) -> "Distributions":
@@ -50,40 +50,44 @@ class Distributions:
 
 
 def sample_sizes(predictions: pd.DataFrame) -> Float[np.ndarray, "rows"]:
-    """Returns the respondents that each cell is worth: effective_n, or n where there is none."""
+    """Returns each cell's effective number of respondents: `effective_n`, or `n` without it."""
     column = "effective_n" if "effective_n" in predictions else "n"
     return predictions[column].to_numpy(np.float64)
 
 
 def alignment_distances(one: Distributions, other: Distributions) -> Float[np.ndarray, "rows"]:
-    """Returns the 1-Wasserstein distance of each two rows over positions, divided by K - 1.
+    """Returns the 1-Wasserstein distance over option positions, divided by K - 1 (Eq. 15).
 
-    In [0, 1] (Eq. 15).
+    It is in [0, 1]. Example: all mass on the first of three options against all mass on the second
+    is 1 / 2.
     """
     moved = np.abs(one.cumulative - other.cumulative).sum(axis=1)
     return moved / (one.options - 1)
 
 
-def effect_distances_of(
+def effect_distances(
     one: Float[np.ndarray, "rows width"],
     other: Float[np.ndarray, "rows width"],
     options: Int[np.ndarray, "rows"],
 ) -> Float[np.ndarray, "rows"]:
-    """Returns the mean over K options of |difference| of two cumulative effects (Eq. 11)."""
+    """Returns the distance of two cumulative effects: mean absolute difference (Eq. 11).
+
+    The mean is over the K options. A cumulative effect is `cumulative` at A=1 minus that at A=0.
+    """
     return np.abs(one - other).sum(axis=1) / options
 
 
 def sampling_variance(
     slope: Float[np.ndarray, "rows width"], p: Distributions, n: Float[np.ndarray, "rows"]
 ) -> Float[np.ndarray, "rows"]:
-    """Returns the variance of sum_k slope_k F_k, F the cumulative shares among n respondents.
+    """Returns the variance of sum_k slope_k F_k, with F the cumulative shares of n respondents.
 
-    Exact for a multinomial sample, and unbiased where p is such a sample itself (hence n - 1).
+    It is unbiased if p is itself a multinomial sample (hence n - 1).
 
     Args:
-      slope: zero but at the thresholds.
+      slope: zero except at the thresholds.
       p: the shares.
-      n: respondents; effective ones where they are weighted.
+      n: respondents; effective ones if they are weighted.
     """
     of_answer = np.cumsum(slope[:, ::-1], axis=1)[:, ::-1]
     mean = (p.p * of_answer).sum(axis=1)

@@ -1,8 +1,8 @@
-"""What a score should not depend on, and how much it does.
+"""The audit: how much a score depends on the form of the prompt.
 
-The same cells are put to the same model in other ways: options in reverse order, labelled with
-letters for numbers, persona and question in the other order. A model that answers a question, not
-its form, gives the same distributions.
+The same model answers the same cells in other forms: options in reverse order, letters instead of
+numbers as labels, persona and question in the other order. A model that answers the question and
+not its form gives the same distributions.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ace_jax.evaluation.alignment import alignment_distance, score_table
+from ace_jax.evaluation.alignment import score_table
 from ace_jax.evaluation.answers import Answers, predictions_table
+from ace_jax.evaluation.distributions import Distributions, alignment_distances
+from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
 from ace_jax.prompts.template import STYLES
 from ace_jax.survey.dataset import Dataset
@@ -22,11 +24,11 @@ ORDERS = ("persona_first", "question_first")
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to put cells to a model.
+    """A form of the prompt.
 
     Attributes:
       style: template and option labels.
-      reverse: list the options from the last to the first; labels keep their order.
+      reverse: list the options from last to first; labels keep their order.
     """
 
     style: PromptStyle
@@ -40,15 +42,15 @@ class Variant:
         return render_cells(cells, dataset, self.style)
 
     def in_order(self, answers: Answers) -> Answers:
-        """Returns the answers by the survey's order of options."""
+        """Returns the answers in the survey's order of options."""
         return replace(answers, p=[p[::-1] for p in answers.p]) if self.reverse else answers
 
 
 def alterations(style: PromptStyle) -> dict[str, Variant]:
-    """Returns other ways to ask, by name; each differs from `style` in one thing.
+    """Returns other forms by name; each differs from `style` in one respect.
 
     Args:
-      style: as the config has it.
+      style: as configured.
     """
     labels = [other for other in STYLES if other != style.option_style]
     orders = [order for order in ORDERS if order != style.template.name]
@@ -63,25 +65,28 @@ def alterations(style: PromptStyle) -> dict[str, Variant]:
 
 
 def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """Returns, by variant and granularity, the score over all countries and what moved.
+    """Returns the score over all countries by variant and granularity, and how far answers moved.
 
     Args:
-      cells: those that were put to the model.
+      cells: those that the model answered.
       answers: by variant, UNALTERED among them.
 
     Returns:
-      Columns variant, granularity, n_cells, score, ci_low, ci_high (as `score_table` has them in
-      its rows ALL), moved (mean of W1 / (K - 1) between a cell's answers and the unaltered ones)
-      and option_mass (mean).
+      Columns variant, granularity, n_cells, n_questions, score, ci_low, ci_high (as in the rows ALL
+      of `score_table`), moved (mean alignment distance from the unaltered answers) and option_mass
+      (mean).
     """
+    p = {
+        name: Distributions.of(pd.Series(given.p, dtype=object)) for name, given in answers.items()
+    }
     tables = []
     for name, given in answers.items():
-        moved = map(alignment_distance, given.p, answers[UNALTERED].p)
-        predictions = predictions_table(cells, given).assign(moved=list(moved))
+        moved = alignment_distances(p[name], p[UNALTERED])
+        predictions = predictions_table(cells, given).assign(moved=moved)
         scores = score_table(predictions)
         means = predictions.groupby(["granularity", "country"])[["moved", "option_mass"]].mean()
         means = means.groupby("granularity").mean().reset_index()
-        overall = scores[scores["country"] == "ALL"].drop(columns="country")
+        overall = scores[scores["country"] == ALL].drop(columns="country")
         tables.append(overall.merge(means, on="granularity").assign(variant=name))
     table = pd.concat(tables, ignore_index=True)
     return table[["variant", *table.columns.drop("variant")]]

@@ -1,12 +1,12 @@
-"""Answers that need no model, without which a score cannot be read.
+"""References: answers that need no language model, to compare scores with.
 
-uniform     every option alike
-mean        the mean of the training questions with the same number of options, whatever they ask;
-            uniform where training has none of that size
-no_effect   what the country as a whole answered to the very question, whoever is asked
+uniform     the same probability for every option
+mean        the mean answer to the training questions with the same number of options; uniform if
+            there are none
+no_effect   the country's answer to the question, the same for every persona
 
-`mean` is what can be known without reading a question. `no_effect` knows what no model is told, the
-survey's answer to a question that may be held out: it is a yardstick for what personas add to that.
+`mean` is what can be known without reading the question. `no_effect` uses what no model sees, the
+survey's answers to questions that may be held out. It shows how much personas add to them.
 """
 
 import numpy as np
@@ -24,16 +24,16 @@ CONTEXT = ["country", "question_id"]
 def reference_answers(
     name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
 ) -> Answers:
-    """Returns what one of REFERENCES answers to some cells.
+    """Returns the answers of one of REFERENCES to some cells.
 
     Args:
-      name: of the reference.
-      cells: those to answer, of `dataset`.
+      name: one of REFERENCES.
+      cells: the cells of `dataset` to answer.
       dataset: the whole survey.
-      seen: which of its cells training may see; `mean` looks at no other.
+      seen: which of its cells training may see; `mean` uses no others.
 
     Raises:
-      InputError: another name.
+      InputError: `name` is unknown.
     """
     if name not in REFERENCES:
         raise InputError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
@@ -51,16 +51,16 @@ def reference_answers(
 def without_mean(
     cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
 ) -> list[str]:
-    """Returns the ids of the questions that `mean` answers uniformly, having nothing to go by."""
+    """Returns the ids of questions with no training question of their size (`mean` is uniform)."""
     means = mean_answers(dataset, seen)
     unknown = cells.loc[~cells["p"].map(len).isin(means), "question_id"]
     return [str(question) for question in unknown.unique()]
 
 
 def marginals(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_"]]:
-    """Returns the country's answer by country and question_id: the n-weighted mean of its cells.
+    """Returns the answer of each context, by country and question_id.
 
-    Those are the finest that there are of the context, among which every respondent is once.
+    It is the n-weighted mean of the context's finest cells, which count every respondent once.
     """
     finest = cells.groupby(CONTEXT)["granularity"].transform("max") == cells["granularity"]
     answers = {}
@@ -73,10 +73,10 @@ def marginals(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_
 def mean_answers(
     dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
 ) -> dict[int, Float[np.ndarray, "_"]]:
-    """Returns the mean answer by number of options; every country's question counts alike.
+    """Returns the mean answer by number of options; contexts count alike.
 
-    Only cells that name all attributes are used, as in training: in coarser ones are respondents of
-    personas that are held out.
+    Only cells that name all attributes are used, as in training: coarser cells include respondents
+    whose personas are held out.
     """
     finest = dataset.cells["granularity"] == len(dataset.attributes)
     answers: dict[int, list[np.ndarray]] = {}

@@ -1,185 +1,182 @@
-"""Which cells make up which mean, and how far it may be off.
+"""Means of cells and their 95 % intervals.
 
-Two ways to average, named in every table:
+There are two ways to average. Every table names the one it used.
 
-nested  cells in a file -> files of a country and granularity -> countries, as the authors' code
-        does; a file is a combination of attributes x a topic.
-flat    cells in a country and granularity -> countries, as Eq. 15 reads.
+nested  The mean over the cells of a file, then over the files of a country and granularity, then
+        over countries, as in the authors' code. A file is a combination of attributes and a topic.
+flat    The mean over the cells of a country and granularity, then over countries, as in Eq. 15.
 
-The standard error is clustered by question: cells of one question, in whatever country, share its
-wording and, within a country, its respondents. What a question adds to a mean varies from question
-to question because questions differ and because respondents are a sample, so the spread between
-questions holds both, and adding the sampling variance would count it twice. A nested mean compares
-questions within topics; one that is alone in its topic is taken to vary as others do in theirs, and
-where all are alone they are compared across topics (collapsed strata). Where there is one question
-only, it tells nothing of others: then the standard error is that of sampling its respondents alone.
+The standard error is clustered by question. Cells of one question share its wording and, within a
+country, its respondents. Questions contribute differently to a mean because they differ and because
+respondents are a sample. The spread between questions therefore holds both sources of error, and
+the sampling variance is not added again.
 
-Cells of several seeds (a column `seed`) are averaged by seed first, then seeds alike, and the
-variance between seeds, over their number, is added to the square of the standard error.
+A nested mean compares questions within their topic. A question that is alone in its topic gets the
+variance of questions in other topics. If every question is alone, they are compared across topics
+(collapsed strata). If there is one question only, the standard error is that of sampling its
+respondents; it says nothing about other questions.
 
-Not in it: the same respondents answer many questions, so that their sampling error is shared. It
-takes respondents' rows to know, and those do not leave `prepare`.
+If the cells come from several seeds (column `seed`), each seed is averaged first, then the seeds.
+The variance between seeds, divided by their number, is added to the squared standard error.
+
+Not included: the same respondents answer many questions, so the questions' sampling errors are
+correlated. Only respondents' rows could show how much, and `prepare` does not pass them on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.stats import t as student
 
 Average = Literal["nested", "flat"]
 AVERAGES: tuple[Average, ...] = ("nested", "flat")
+ALL = "ALL"  # the country of rows that are means over countries
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Averaging:
-    """Some groups of cells, each to be averaged.
+    """How cells make up the means of groups, and which cells share an error.
 
     Attributes:
-      groups: a row a group: its keys, n_cells (of one seed), n_questions.
-      group: of each cell, its row in `groups`.
-      part: of each cell, the innermost mean that it belongs to; cells count alike there.
-      weight: of each cell in the mean of its group.
-      seed: of each cell, 0, 1, ...; all 0 where there is one only.
-      seeds: of each group, how many there are.
-      cluster: of each cell, its question within `stratum`.
-      stratum: of each cluster, the questions that it is compared with.
-      stratum_group: of each stratum, its row in `groups`.
-      alone: of each stratum, whether no innermost mean has two of its questions to compare.
-      sample: of each cell, the independent respondents whom a mean over it draws on.
-      sample_people: of each sample, people; samples of the same people depend on one another.
-      people_stratum: of each such set of people, the stratum.
+      groups: one row a group: its keys, n_cells (of one seed) and n_questions.
+      cells: one row a cell: `weight`, its weight in the mean of its group, and codes 0, 1, ... of
+        the sets that it belongs to. Sets of one kind lie within sets of another:
+          group     the row in `groups`
+          part      within a group: the innermost mean
+          seed      within a group: the cells of one seed
+          stratum   within a group: the questions to compare with each other
+          question  within a stratum
+          people    within a stratum: the respondents of one country
+          sample    within people: one combination of attributes; its cells share no respondent
     """
 
     groups: pd.DataFrame
-    group: Int[np.ndarray, "cells"]
-    part: Int[np.ndarray, "cells"]
-    weight: Float[np.ndarray, "cells"]
-    seed: Int[np.ndarray, "cells"]
-    seeds: Int[np.ndarray, "groups"]
-    cluster: Int[np.ndarray, "cells"]
-    stratum: Int[np.ndarray, "clusters"]
-    stratum_group: Int[np.ndarray, "strata"]
-    alone: Bool[np.ndarray, "strata"]
-    sample: Int[np.ndarray, "cells"]
-    sample_people: Int[np.ndarray, "samples"]
-    people_stratum: Int[np.ndarray, "people"]
+    cells: pd.DataFrame
 
     def means(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the mean of each group."""
-        return np.bincount(self.group, self.weight * values, len(self.groups))
+        return self._weighted("group", values)
 
-    def contributions(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "clusters"]:
-        """Returns what each question adds to the mean of its group."""
-        return np.bincount(self.cluster, self.weight * values, len(self.stratum))
+    def contributions(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "questions"]:
+        """Returns what each question contributes to the mean of its group."""
+        return self._weighted("question", values)
 
-    @property
-    def cluster_group(self) -> Int[np.ndarray, "clusters"]:
-        """Of each cluster, its row in `groups`."""
-        return self.stratum_group[self.stratum]
+    def group_of(self, inner: str) -> Int[np.ndarray, "sets"]:
+        """Returns the group of each set of a kind, for example of each question."""
+        return self._outer(inner, "group")
 
     def intervals(
         self,
         values: Float[np.ndarray, "cells"],
         variance: Float[np.ndarray, "cells"] | None = None,
+        names: tuple[str, str, str] = ("mean", "low", "high"),
     ) -> pd.DataFrame:
         """Returns the mean of each group with its 95 % interval (Student's t).
 
         Args:
-          values: of the cells.
-          variance: of `values` under sampling of respondents, for means over a single question;
-            without it their interval is NaN.
-
-        Returns:
-          Columns mean, low, high.
+          values: one a cell.
+          variance: the variance of `values` from sampling respondents. Only means over a single
+            question use it; without it their interval is NaN.
+          names: the columns to return.
         """
         mean = self.means(values)
-        square, spread = self._of_questions(values, variance)
-        of_seeds = self.seed_deviations(values) ** 2 / self.seeds
-        square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(self.seeds - 1, 1)
-        # Satterthwaite's degrees of freedom; none is estimated where a variance counts as known.
+        square, spread = self._between_questions(values, variance)
+        seeds = self._seeds()
+        of_seeds = self.seed_deviations(values) ** 2 / seeds
+        square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(seeds - 1, 1)
+        # Satterthwaite's degrees of freedom, infinite if no variance was estimated.
         degrees = np.divide(square**2, spread, out=np.full_like(mean, np.inf), where=spread > 0)
         half = student.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(square)
-        return pd.DataFrame({"mean": mean, "low": mean - half, "high": mean + half})
+        return pd.DataFrame(dict(zip(names, (mean, mean - half, mean + half), strict=True)))
 
     def sampling_errors(self, variance: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
-        """Returns the standard error of each mean from sampling respondents alone."""
-        return np.sqrt(self._by_group(self._sampling(variance)))
+        """Returns the standard error of each mean from sampling respondents only."""
+        # All seeds are scored on the same respondents: more seeds do not shrink this error.
+        variance = self._seeds()[self._code("group")] * variance
+        weight = self.cells["weight"].to_numpy()
+        error = np.sqrt(np.bincount(self._code("sample"), weight**2 * variance))
+        # Combinations of attributes split the same people in other ways: at worst, errors add up.
+        people = np.bincount(self._outer("sample", "people"), error)
+        return np.sqrt(np.bincount(self.group_of("people"), people**2))
 
     def seed_deviations(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
-        """Returns the standard deviation of each mean over seeds; zero where there is one only."""
-        width = int(self.seed.max(initial=0)) + 1
-        place, size = self.group * width + self.seed, len(self.groups) * width
-        there = np.bincount(place, minlength=size).reshape(-1, width) > 0
-        added = np.bincount(place, self.weight * values, size).reshape(-1, width)
-        away = there * (self.seeds[:, None] * added - self.means(values)[:, None])
-        return np.sqrt((away**2).sum(axis=1) / np.maximum(self.seeds - 1, 1))
+        """Returns the standard deviation of each mean over seeds; zero for one seed."""
+        group, seeds = self.group_of("seed"), self._seeds()
+        of_seed = seeds[group] * self._weighted("seed", values)
+        away = of_seed - self.means(values)[group]
+        return np.sqrt(np.bincount(group, away**2) / np.maximum(seeds - 1, 1))
 
-    def _of_questions(
+    def _between_questions(
         self, values: Float[np.ndarray, "cells"], variance: Float[np.ndarray, "cells"] | None
     ) -> tuple[Float[np.ndarray, "groups"], Float[np.ndarray, "groups"]]:
         """Returns the squared standard error of each mean, and sum(part^2 / freedom) of its parts.
 
-        The error is the root of sum_h size_h variance_h over strata h, the variance that of a
-        question there. Strata of a lone question have the variance of the others, pooled.
+        The squared error is sum_h size_h variance_h over strata h. Each variance is that of a
+        question in the stratum. Strata whose questions are alone get the others' pooled variance.
         """
-        of_cluster = np.bincount(self.cluster, np.abs(self.weight), len(self.stratum))
-        size = np.bincount(self.stratum, of_cluster**2, len(self.stratum_group))
-        questions = np.bincount(self.stratum, minlength=len(size))
-        freedom = np.where(self.alone, 0.0, questions - 1)
-        in_group = self._by_group(freedom)
-        pooled = freedom / np.maximum(in_group, 1)[self.stratum_group]
-        lone = self._by_group(np.where(self.alone, size, 0.0))[self.stratum_group]
-        square = (size + pooled * lone) * self._between(values, questions) / size
+        stratum, group = self._outer("question", "stratum"), self.group_of("stratum")
+        weight = np.bincount(self._code("question"), self.cells["weight"].abs())
+        size, questions = np.bincount(stratum, weight**2), np.bincount(stratum)
+        alone = self._alone()
+        freedom = np.where(alone, 0.0, questions - 1)
+        in_group = np.bincount(group, freedom)
+        pooled = freedom / np.maximum(in_group, 1)[group]
+        lone = np.bincount(group, np.where(alone, size, 0.0))[group]
+        part = self._code("part")
+        centre = np.bincount(part, values) / np.bincount(part)
+        moved = np.bincount(stratum, self.contributions(values - centre[part]) ** 2)
+        between = np.where(alone, 0, moved * questions / np.maximum(questions - 1, 1))
+        square = (size + pooled * lone) * between / size
         spread = np.divide(square**2, freedom, out=np.zeros_like(square), where=freedom > 0)
-        count = np.bincount(self.cluster_group, minlength=len(self.groups))
-        collapsed = self._collapsed(values, of_cluster)
+
+        count = np.bincount(group, questions)
+        collapsed = self._across_strata(values, weight)
+        collapsed_spread = collapsed**2 / np.maximum(count - 1, 1)
+        sampling = np.nan if variance is None else self.sampling_errors(variance) ** 2
         kinds = [in_group > 0, count > 1]
-        sampling = self._by_group(self._sampling(variance))
         return (
-            np.select(kinds, [self._by_group(square), collapsed], sampling),
-            np.select(
-                kinds, [self._by_group(spread), collapsed**2 / np.maximum(count - 1, 1)], 0.0
-            ),
+            np.select(kinds, [np.bincount(group, square), collapsed], sampling),
+            np.select(kinds, [np.bincount(group, spread), collapsed_spread], 0.0),
         )
 
-    def _between(
-        self, values: Float[np.ndarray, "cells"], questions: Int[np.ndarray, "strata"]
-    ) -> Float[np.ndarray, "strata"]:
-        parts = np.bincount(self.part)
-        centre = np.bincount(self.part, values) / parts
-        moved = self.contributions(values - centre[self.part])
-        square = np.bincount(self.stratum, moved**2, len(questions))
-        return np.where(self.alone, 0, square * questions / np.maximum(questions - 1, 1))
-
-    def _collapsed(
-        self, values: Float[np.ndarray, "cells"], size: Float[np.ndarray, "clusters"]
+    def _across_strata(
+        self, values: Float[np.ndarray, "cells"], weight: Float[np.ndarray, "questions"]
     ) -> Float[np.ndarray, "groups"]:
-        """Returns the squared standard errors if all questions of a group were of one stratum."""
-        group, groups = self.cluster_group, len(self.groups)
-        count = np.bincount(group, minlength=groups)
-        mean = self.contributions(values) / size
-        away = mean - (np.bincount(group, mean, groups) / count)[group]
-        variance = np.bincount(group, away**2, groups) / np.maximum(count - 1, 1)
-        return variance * np.bincount(group, size**2, groups)
+        """Returns the squared standard errors as if each group were a single stratum."""
+        group = self.group_of("question")
+        count = np.bincount(group)
+        mean = self.contributions(values) / weight
+        away = mean - (np.bincount(group, mean) / count)[group]
+        variance = np.bincount(group, away**2) / np.maximum(count - 1, 1)
+        return variance * np.bincount(group, weight**2)
 
-    def _sampling(self, variance: Float[np.ndarray, "cells"] | None) -> Float[np.ndarray, "strata"]:
-        if variance is None:
-            return np.full(len(self.stratum_group), np.nan)
-        # Every seed meets the same respondents: their error does not shrink with seeds.
-        variance = self.seeds[self.group] * variance
-        error = np.sqrt(np.bincount(self.sample, self.weight**2 * variance))
-        # Combinations of attributes split the same people anew: at worst their errors add up.
-        people = np.bincount(self.sample_people, error) ** 2
-        return np.bincount(self.people_stratum, people, len(self.stratum_group))
+    def _alone(self) -> np.ndarray:
+        """Returns for each stratum whether no innermost mean has two of its questions."""
+        part, question = self._code("part"), self._code("question")
+        several = _distinct(part, question)[part] > 1
+        return np.bincount(self._code("stratum"), several) == 0
 
-    def _by_group(self, of_strata: Float[np.ndarray, "strata"]) -> Float[np.ndarray, "groups"]:
-        return np.bincount(self.stratum_group, of_strata, len(self.groups))
+    def _seeds(self) -> Int[np.ndarray, "groups"]:
+        return np.bincount(self.group_of("seed"))
+
+    def _weighted(self, kind: str, values: Float[np.ndarray, "cells"]) -> np.ndarray:
+        return np.bincount(self._code(kind), self.cells["weight"].to_numpy() * values)
+
+    def _code(self, kind: str) -> Int[np.ndarray, "cells"]:
+        return self.cells[kind].to_numpy()
+
+    def _outer(self, inner: str, outer: str) -> Int[np.ndarray, "sets"]:
+        """Returns the outer set of each inner one."""
+        code = self._code(inner)
+        of_inner = np.empty(int(code.max(initial=-1)) + 1, np.int64)
+        of_inner[code] = self._code(outer)
+        return of_inner
 
 
 def averaging(
@@ -190,88 +187,82 @@ def averaging(
     over: Sequence[str] = (),
     contrast: str | None = None,
 ) -> Averaging:
-    """Returns how cells make up the mean of every group.
+    """Returns how the mean of every group is made up of cells.
 
     Args:
       cells: columns country, question_id, those of `by` and `over`; for `nested` also topic and
-        combination (which attributes the persona names); where there are several, also seed.
-      by: what a group is.
-      average: `nested` or `flat`, within a group or each value of `over`.
-      over: columns whose values are then averaged, the first one outermost.
-      contrast: a column of 1 and -1: a group's mean is that of the former less the latter.
+        combination (which attributes the persona names); for several seeds also seed.
+      by: the columns that define a group.
+      average: how to average within a group, or within each value of `over`.
+      over: columns whose values are averaged afterwards, the outermost first.
+      contrast: a column of 1 and -1. A group's mean is the mean of the former minus the latter's.
     """
     over = ("seed", *over) if "seed" in cells else over
-    table = {name: pd.factorize(cells[name], sort=True)[0] for name in {*by, *over, "country"}}
-    question = pd.factorize(cells["question_id"])[0]
+    ordered = {*by, *over, "country"}
+    code = {
+        name: pd.factorize(cells[name], sort=name in ordered)[0]
+        for name in {*ordered, "question_id", "topic", "combination"} & set(cells)
+    }
     zero = np.zeros(len(cells), np.int64)
-    topic, combination = (
-        pd.factorize(cells[name])[0] if name in cells else zero for name in ("topic", "combination")
-    )
-    group, first = _codes(*(table[name] for name in by), zero)
+    topic, combination = code.get("topic", zero), code.get("combination", zero)
+    group = _codes(zero, *(code[name] for name in by))
     levels = [group]
     if contrast is not None:
-        levels.append(_codes(group, pd.factorize(cells[contrast])[0])[0])
+        levels.append(_codes(group, (cells[contrast] > 0).to_numpy(np.int64)))
     for name in over:
-        levels.append(_codes(levels[-1], table[name])[0])
-    nested = average == "nested"
-    levels.append(_codes(levels[-1], combination, topic)[0] if nested else levels[-1])
-    weight = 1 / np.bincount(levels[-1])[levels[-1]]
-    # A contrast's two sides are not averaged, but subtracted.
+        levels.append(_codes(levels[-1], code[name]))
+    part = _codes(levels[-1], combination, topic) if average == "nested" else levels[-1]
+    levels.append(part)
+    weight = 1 / np.bincount(part)[part]
+    # The two sides of a contrast are subtracted, not averaged.
     for outer, inner in list(pairwise(levels))[contrast is not None :]:
         weight /= _distinct(outer, inner)[outer]
     if contrast is not None:
         weight *= cells[contrast].to_numpy(np.float64)
 
-    in_stratum = topic if nested else zero
-    stratum, of_stratum = _codes(group, in_stratum)
-    cluster, of_cluster = _codes(stratum, question)
-    part = levels[-1]
-    in_part, of_part = _codes(part, cluster)
-    several = _distinct(part, in_part)[part[of_part]] > 1
-    alone = np.bincount(stratum[of_part], several) == 0
-    people, of_people = _codes(stratum, table["country"])
-    sample, of_sample = _codes(people, combination)
-    seed = table.get("seed", zero)
-    seeds = _distinct(group, _codes(group, seed)[0])
+    stratum = _codes(group, topic if average == "nested" else zero)
+    people = _codes(stratum, code["country"])
+    seed = _codes(group, code.get("seed", zero))
+    table = {
+        "weight": weight,
+        "group": group,
+        "part": part,
+        "seed": seed,
+        "stratum": stratum,
+        "question": _codes(stratum, code["question_id"]),
+        "people": people,
+        "sample": _codes(people, combination),
+    }
+    first = np.unique(group, return_index=True)[1]
     groups = cells[list(by)].iloc[first].reset_index(drop=True)
-    groups = groups.assign(
-        n_cells=np.bincount(group) // seeds,
-        n_questions=_distinct(group, _codes(group, question)[0]),
-    )
-    return Averaging(
-        groups,
-        group,
-        part,
-        weight,
-        seed,
-        seeds,
-        cluster,
-        stratum[of_cluster],
-        group[of_stratum],
-        alone,
-        sample,
-        people[of_sample],
-        stratum[of_people],
-    )
+    n_cells = np.bincount(group) // _distinct(group, seed)
+    groups = groups.assign(n_cells=n_cells, n_questions=_distinct(group, code["question_id"]))
+    return Averaging(groups, pd.DataFrame(table))
 
 
-def _codes(
-    *columns: Int[np.ndarray, "cells"],
-) -> tuple[Int[np.ndarray, "cells"], Int[np.ndarray, "codes"]]:
-    """Returns a number for each distinct row, in sorted order, and where each is found first."""
-    key = columns[0].astype(np.int64)
-    for column in columns[1:]:
+def with_all_countries(
+    cells: pd.DataFrame,
+    by: Sequence[str],
+    average: Average,
+    summarise: Callable[[Averaging], pd.DataFrame],
+) -> pd.DataFrame:
+    """Returns `summarise` of each country's means and, in rows `ALL`, of means over countries."""
+    each = summarise(averaging(cells, ["country", *by], average))
+    overall = summarise(averaging(cells, by, average, over=("country",)))
+    return pd.concat([each, overall.assign(country=ALL)], ignore_index=True)
+
+
+def _codes(*columns: Int[np.ndarray, "cells"]) -> Int[np.ndarray, "cells"]:
+    """Returns a number for each distinct row: 0, 1, ... in sorted order."""
+    key = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
         key = key * (int(column.max(initial=0)) + 1) + column
-    code, distinct = pd.factorize(key, sort=True)
-    first = np.empty(len(distinct), np.int64)
-    first[code[::-1]] = np.arange(len(key))[::-1]
-    return code, first
+    return pd.factorize(key, sort=True)[0]
 
 
 def _distinct(
     outer: Int[np.ndarray, "cells"], inner: Int[np.ndarray, "cells"]
-) -> Int[np.ndarray, "outer"]:
-    """Returns how many values of `inner`, which lie within one of `outer` each, are in each."""
-    group = np.empty(int(inner.max(initial=-1)) + 1, np.int64)
-    group[inner] = outer
-    return np.bincount(group)
+) -> Int[np.ndarray, "sets"]:
+    """Returns how many values of `inner` occur in each outer set."""
+    width = int(inner.max(initial=0)) + 1
+    return np.bincount(pd.unique(outer * width + inner) // width)

@@ -1,4 +1,4 @@
-"""Everything that a report says of several runs, as tidy tables: composed, not computed here."""
+"""All tables of a report. This module composes them; `evaluation` computes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,48 +15,44 @@ from ace_jax.evaluation.effects import (
     class_shares,
     effect_summary,
     effect_table,
-    heterogeneity,
     transitions,
 )
-from ace_jax.evaluation.equity import (
-    TIERS,
-    composition_table,
-    convergence,
-    tier_gains,
-    tier_scores,
-    untiered,
-)
-from ace_jax.evaluation.uncertainty import Average
+from ace_jax.evaluation.equity import TIERS, composition_table, convergence, gap_table, tier_scores
+from ace_jax.evaluation.uncertainty import ALL, Average
+from ace_jax.report.notes import NO_TOPIC, known_questions, marks_of, missing
 from ace_jax.report.runs import Method, Run
 from ace_jax.survey.personas import Attribute
 
-ALL = "ALL"
-EPSILON = 1.0  # points: what counts as aligned, where one threshold is needed
+EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
 EPSILONS = (0.5, EPSILON, 2.0, 3.0, 5.0)
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
-IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # of 1 there, of 100 here
-NO_TOPIC = "(topic not known)"
+IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # 0-1 there, 0-100 here
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found, and on what.
+    """The tables of a report and what they are about.
 
-    `methods`: what is compared, on the same cells; the others' gains are over the first one.
-    `references`: names of those that asked no model. `tables`: name -> tidy table, of means over a
-    method's seeds (the columns are those of the function of `analysis` that it comes from, and
-    `run`, the method's name); one that could not be made is not there, and `notes` say why.
-    `average`: how scores are averaged.
+    Attributes:
+      methods: the methods compared, on the same cells. Gains are over the first one.
+      references: names of the references.
+      questions: question_id, topic, text, option_labels of the questions scored.
+      average: how scores are averaged.
+      tables: name -> tidy table of means over a method's seeds. Its columns are those of the
+        function in `evaluation` that makes it, and `run`, the method's name. A table that cannot be
+        made is absent, and `notes` say why.
+      marks: sentences that every reader must see, such as a mismatch that was allowed.
+      notes: sentences on what was left out.
     """
 
     methods: tuple[Method, ...]
     references: tuple[str, ...]
-    attributes: tuple[Attribute, ...]
     questions: pd.DataFrame
     average: Average
     tables: Mapping[str, pd.DataFrame]
+    marks: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -65,70 +61,88 @@ class Findings:
         return [method.name for method in self.methods]
 
     @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The attributes of the personas."""
+        return self.methods[0].first.attributes
+
+    @property
     def cells(self) -> pd.DataFrame:
-        """The predictions of the first run: which cells there are, and the survey's answers."""
+        """The predictions of the first run: the cells and the survey's answers."""
         return self.methods[0].first.predictions
 
     @property
     def seeds(self) -> dict[str, int]:
-        """How many seeds each method is the mean of, where any has several."""
+        """The number of seeds of each method, if any has several."""
         seeds = {method.name: len(method.seeds) for method in self.methods}
         return seeds if max(seeds.values()) > 1 else {}
 
     @property
     def granularities(self) -> list[int]:
-        """Those that were evaluated, in order."""
+        """The granularities evaluated, in order."""
         return sorted(int(granularity) for granularity in self.cells["granularity"].unique())
 
     @property
     def has_topics(self) -> bool:
-        """Whether any question's topic is known."""
+        """Whether the topic of any question is known."""
         return set(self.questions["topic"]) != {NO_TOPIC}
 
+    def over_countries(self, name: str) -> pd.DataFrame:
+        """Returns the rows of a table that are means over countries."""
+        table = self.tables[name]
+        return table[table["country"] == ALL]
+
     def best(self, granularity: int) -> str:
-        """Returns the method of the highest score over countries."""
-        scores = self.tables["scores"]
-        here = (scores["granularity"] == granularity) & (scores["country"] == ALL)
-        of_methods = scores[here & scores["run"].isin(self.names)]
-        return str(of_methods.sort_values("score")["run"].iloc[-1])
+        """Returns the method with the highest score over countries."""
+        scores = self.over_countries("scores")
+        scores = scores[(scores["granularity"] == granularity) & scores["run"].isin(self.names)]
+        return str(scores.sort_values("score")["run"].iloc[-1])
 
 
 def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -> Findings:
-    """Returns what there is to say of methods and references on the same cells.
+    """Builds every table of the report.
 
     Args:
-      everything: of `runs.on_common_cells`.
-      notes: what was left out already.
+      everything: methods and references, from `runs.on_common_cells`.
+      notes: sentences on what was left out already.
       average: of the scores.
     """
     methods = [one for one in everything if not one.first.is_reference] or list(everything)
     references = [one for one in everything if one not in methods]
-    first = methods[0].first
-    attributes, seed = first.attributes, int(first.identity["seed"])
-    questions = known_questions([run for one in everything for run in one.seeds])
-    notes = [*notes, *_missing(methods, questions)]
+    first, names = methods[0].first, [one.name for one in methods]
+    seed = int(first.identity["seed"])
+    runs = [run for one in everything for run in one.seeds]
+    questions = known_questions(runs)
+    notes = [*notes, *missing(methods, questions)]
     ceiling = cell_ceilings(first.predictions, seed)
 
     def cells_of(run: Run) -> pd.DataFrame:
-        return scored_cells(run.predictions, questions, attributes).assign(ceiling=ceiling)
+        cells = scored_cells(run.predictions, questions, first.attributes)
+        return cells.assign(ceiling=ceiling)
 
     apart = {one.name: [cells_of(run) for run in one.seeds] for one in (*methods, *references)}
-    cells = {name: _pooled(of) for name, of in apart.items()}
-    names = [one.name for one in methods]
+    pooled = {name: _pooled(cells) for name, cells in apart.items()}
+    of_methods = {name: apart[name] for name in names}
     by_level = partial(alignment_table, average=average, by=("attribute", "level"))
     tables = {
-        "scores": _of_runs(cells, partial(alignment_table, average=average)),
-        "topics": _of_runs(cells, partial(alignment_table, average=average, by=("topic",))),
+        "scores": _of_runs(pooled, partial(alignment_table, average=average)),
+        "topics": _of_runs(pooled, partial(alignment_table, average=average, by=("topic",))),
         "levels": _of_runs(
-            {name: cells[name] for name in names}, lambda of: by_level(level_cells(of, attributes))
+            {name: level_cells(pooled[name], first.attributes) for name in names}, by_level
         ),
         "gains": gain_table(apart, average, seed=seed),
     }
     if len(apart) > 1:
         tables["differences"] = difference_table(apart, average, seed=seed)
-    tables |= _equity(tables["scores"][tables["scores"]["run"].isin(names)])
+    tiers = {
+        TIERS[country] for country in first.predictions["country"].unique() if country in TIERS
+    }
+    scores = {name: tables["scores"].query("run == @name") for name in names}
+    if len(tiers) > 1:
+        tables["tiers"] = tier_scores(scores)
+    if {1, 3} <= tiers:
+        gaps = gap_table(of_methods, average, seed=seed).drop(columns=["average", "gap"])
+        tables["gaps"] = convergence(scores).merge(gaps, on=["run", "granularity"], how="left")
     if first.holds_out_personas:
-        of_methods = {name: apart[name] for name in names}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:
         tables |= _effects(methods, questions, int(first.identity["data"]["min_n"]), seed)
@@ -137,72 +151,34 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
     audits = {one.name: audit for one in methods if (audit := one.audit) is not None}
     if audits:
         audit = pd.concat(audits, names=["run"]).reset_index("run")
-        shares = [name for name in IN_AUDIT if name in audit]
-        tables["audit"] = audit.assign(**{name: 100 * audit[name] for name in shares})
+        tables["audit"] = audit.assign(
+            **{name: 100 * audit[name] for name in IN_AUDIT if name in audit}
+        )
     return Findings(
         tuple(methods),
         tuple(one.name for one in references),
-        attributes,
         questions,
         average,
         tables,
+        tuple(marks_of(runs)),
         tuple(notes),
     )
 
 
-def known_questions(runs: Sequence[Run]) -> pd.DataFrame:
-    """Returns question_id, topic, text, option_labels of the questions scored.
-
-    What no run knows is the question's id, "(topic not known)" and the options' numbers.
-    """
-    known = pd.concat([run.questions for run in runs if run.questions is not None] or [_NONE])
-    texts_of = {row["question_id"]: row for row in known.to_dict("records")}
-    scored = runs[0].predictions.drop_duplicates("question_id")
-    rows = []
-    for question_id, p in zip(scored["question_id"], scored["p_data"], strict=True):
-        if question_id in texts_of:
-            row = texts_of[question_id]
-            texts = (str(row["topic"]), str(row["text"]), [str(o) for o in row["option_labels"]])
-        else:
-            texts = (NO_TOPIC, str(question_id), [])
-        labels = texts[2] if len(texts[2]) == len(p) else [str(k + 1) for k in range(len(p))]
-        rows.append((str(question_id), texts[0] or NO_TOPIC, texts[1], labels))
-    return pd.DataFrame(rows, columns=["question_id", "topic", "text", "option_labels"])
-
-
-_NONE = pd.DataFrame(columns=["question_id", "topic", "text", "option_labels"])
-
-
 def _pooled(of_seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Puts what several seeds have under one another, told apart by a column `seed`."""
+    """Concatenates the tables of several seeds, with a column `seed`."""
     return pd.concat([of.assign(seed=i) for i, of in enumerate(of_seeds)], ignore_index=True)
 
 
-def _of_runs(cells: Mapping[str, T], table: Callable[[T], pd.DataFrame]) -> pd.DataFrame:
-    tables = [table(of).assign(run=name) for name, of in cells.items()]
+def _of_runs(of: Mapping[str, T], table: Callable[[T], pd.DataFrame]) -> pd.DataFrame:
+    tables = [table(one).assign(run=name) for name, one in of.items()]
     return pd.concat(tables, ignore_index=True)
-
-
-def _equity(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Tiers and their gaps; nothing where no country has a tier."""
-    by_run = {str(name): rows for name, rows in scores.groupby("run", sort=False)}
-    base = next(iter(by_run.values()))
-    tiers = {TIERS[country] for country in base["country"].unique() if country in TIERS}
-    if len(tiers) < 2:
-        return {}
-    tables = {"tiers": _of_runs(by_run, tier_scores)}
-    if {1, 3} <= tiers:
-        tables["gaps"] = convergence(by_run)
-    later = dict(list(by_run.items())[1:])
-    if later:
-        tables["tier_gains"] = _of_runs(later, lambda of: tier_gains(base, of))
-    return tables
 
 
 def _effects(
     methods: Sequence[Method], questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Effects, their distances and classes. Raises InputError where there is no pair."""
+    """Builds the tables on effects. Raises InputError if there is no pair."""
     attributes, first = methods[0].first.attributes, methods[0].name
     apart = {
         one.name: [effect_table(run.predictions, attributes, min_n) for run in one.seeds]
@@ -215,72 +191,45 @@ def _effects(
     }
     pairs = {name: _pooled(seeds) for name, seeds in apart.items()}
     summaries = {name: effect_summary(of) for name, of in pairs.items()}
-    # Each seed is a model with effects of its own, and shares are the mean of theirs: an effect
-    # averaged over seeds would go wrong less often than that of any one of them.
+    # Each seed is a model with its own effects. Shares are the mean of the seeds' shares: effects
+    # averaged over seeds first would look better than those of any single model.
     by_seed = {
-        name: [_by_country(effect_summary(of)) for of in seeds] for name, seeds in apart.items()
+        name: [effect_summary(of).query("country != @ALL") for of in seeds]
+        for name, seeds in apart.items()
     }
+    classes = [
+        _of_runs(by_seed, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
+        for epsilon in EPSILONS
+    ]
     tables = {
         "effects": _of_runs(summaries, lambda of: of),
         "effect_distances": _of_runs(pairs, _distances),
-        "classes": pd.concat(
-            [
-                _of_runs(by_seed, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
-                for epsilon in EPSILONS
-            ],
-            ignore_index=True,
-        ),
-        "influence": heterogeneity(summaries[first]),
+        "classes": pd.concat(classes, ignore_index=True),
     }
-    later = dict(list(by_seed.items())[1:])
+    later = {name: seeds for name, seeds in by_seed.items() if name != first}
     if later:
         tables["transitions"] = _of_runs(later, partial(_transitions, by_seed[first]))
     return tables
 
 
 def _distances(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Mean effect distances by attribute and over all of them."""
+    """Returns mean effect distances by attribute and over all attributes."""
     tables = [effect_summary(of, ("attribute",)) for of in (pairs, pairs.assign(attribute=ALL))]
     return pd.concat(tables, ignore_index=True)
 
 
 def _classes(seeds: Sequence[pd.DataFrame], epsilon: float) -> pd.DataFrame:
-    """Shares of classes by country, and over the effects of all countries, of all seeds."""
+    """Returns the shares of classes over the effects of all seeds, by country and overall."""
     effects = pd.concat(seeds, ignore_index=True)
     tables = [class_shares(of, epsilon) for of in (effects, effects.assign(country=ALL))]
     return pd.concat(tables, ignore_index=True)
 
 
 def _transitions(before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Where effects went from the first method to another one, seed by seed."""
-    count = max(len(before), len(after))  # one alone is compared with all of the other's
+    """Returns how classes changed from the first method, seed by seed."""
+    count = max(len(before), len(after))  # a single run is compared with every seed of the other
     one, other = (
         pd.concat([of[i % len(of)] for i in range(count)], ignore_index=True)
         for of in (before, after)
     )
     return transitions(one, other, EPSILON)
-
-
-def _by_country(summary: pd.DataFrame) -> pd.DataFrame:
-    return summary[summary["country"] != ALL].reset_index(drop=True)
-
-
-def _missing(methods: Sequence[Method], questions: pd.DataFrame) -> list[str]:
-    """Says what a full report has and this one cannot have."""
-    cells = methods[0].first.predictions
-    granularities = cells["granularity"].unique()
-    unknown = int((questions["topic"] == NO_TOPIC).sum())
-    unaudited = [one.name for one in methods if one.audit is None]
-    outside = untiered(cells)
-    said = {
-        "There is one run only, so nothing is compared.": len(methods) == 1,
-        "No run has an adapter: all of them are base models.": not any(
-            run.identity.get("adapter") for one in methods for run in one.seeds
-        ),
-        f"Only granularity {granularities[0]} was evaluated.": len(granularities) == 1,
-        f"Topic, text and options of {unknown} of {len(questions)} questions are not known: "
-        "these runs were evaluated before evaluate wrote questions.parquet.": unknown > 0,
-        f"No tier is known of {', '.join(outside)}: the paper sorts 14 countries only.": outside,
-        f"No audit of {', '.join(unaudited)} (evaluate with --config.audit=True).": unaudited,
-    }
-    return [sentence for sentence, holds in said.items() if holds]

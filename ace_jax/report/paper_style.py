@@ -1,31 +1,35 @@
-"""What the paper's figures have in common: sizes, colours, marks, legends, files."""
+"""What all figures share: sizes, colours, marks, panels, legends, files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ace_jax.evaluation.effects import CLASSES
+from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.figures import COLOURS
-from ace_jax.report.findings import ALL
 
-COLUMN, PAGE = 3.5, 7.0  # inches: text is read at the size that it has
+COLUMN, PAGE = 3.5, 7.0  # inches: the widths of a paper's column and page
+# Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
+COLOURS = (
+    *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#882255"),
+)
 MARKERS = "os^DvP*"
-DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 CLASS_COLOURS = dict(zip(CLASSES, ("#0072B2", "#D55E00", "#E9B44C", "#8FB8D4"), strict=True))
 TIER_LOOKS: dict[Any, dict[str, Any]] = {
-    1: {"color": COLOURS[1], "marker": "o"},
-    2: {"color": COLOURS[5], "marker": "s"},
-    3: {"color": COLOURS[2], "marker": "^"},
+    tier: {"color": COLOURS[place], "marker": marker, "label": f"Tier {tier}"}
+    for tier, place, marker in ((1, 1, "o"), (2, 5, "s"), (3, 2, "^"))
 }
 STYLE: Any = {
     "font.size": 8,
@@ -37,57 +41,87 @@ STYLE: Any = {
     "axes.titleweight": "bold",
     "figure.titlesize": 9,
     "legend.frameon": False,
-    "svg.hashsalt": "ace_jax",  # the same figures come out as the same bytes
+    "svg.hashsalt": "ace_jax",  # the same figures give the same bytes
 }
 
 
 @contextmanager
 def drawn(
-    directory: Path, name: str, size: tuple[float, float], **grid: Any
+    path: Path, size: tuple[float, float], formats: Sequence[str] = ("png", "svg"), **grid: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """Yields a figure and its axes (rows x columns), and writes it as NAME.png and NAME.svg."""
-    figure, axes = plt.subplots(figsize=size, squeeze=False, **({"layout": "constrained"} | grid))
-    yield figure, axes
-    figure.savefig(directory / f"{name}.png", dpi=200)
-    figure.set_layout_engine("none")  # it is laid out, and that takes longer than drawing
-    figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
+    """Yields a figure and its axes (rows x columns); writes it beside `path` in every format."""
+    with plt.rc_context(STYLE):
+        options = {"layout": "constrained"} | grid
+        figure, axes = plt.subplots(figsize=size, squeeze=False, **options)
+        yield figure, axes
+        for kind in formats:
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(path.with_suffix(f".{kind}"), dpi=200, metadata=metadata)
+            figure.set_layout_engine("none")  # the layout is done, and repeating it is slow
+        plt.close(figure)
 
 
 def plain(text: object) -> str:
-    """Returns text that matplotlib does not take for mathematics."""
+    """Returns text that matplotlib does not read as mathematics."""
     return str(text).replace("$", r"\$")
 
 
 def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns colour and marker of each method: both differ, where colours cannot be told apart."""
+    """Returns the colour and marker of each method; both differ, for readers without colours."""
     return {
         name: {"color": colour, "marker": marker, "label": plain(name)}
         for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
     }
 
 
-def over_countries(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows that are means over countries."""
-    return table[table["country"] == ALL]
-
-
 def by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Returns heading and rows of each country, and of all of them where there are several."""
+    """Returns heading and rows of each country, and of all countries if there are several."""
     panels = {str(country): rows for country, rows in table.groupby("country")}
     if len(panels) == 2:
-        del panels[ALL]  # the one country again
+        del panels[ALL]  # the same as the single country
     return [
         ("All countries" if country == ALL else country_name(country), rows)
         for country, rows in panels.items()
     ]
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], width: float) -> float:
-    """Puts a legend at the foot, on as many lines as it takes; returns its height in inches."""
+def legend_below(figure: Figure, handles: Sequence[Any]) -> float:
+    """Puts a legend at the foot, on as many lines as needed; returns its height in inches."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    across = max(1, min(len(handles), int(width / (0.45 + 0.075 * longest))))
+    across = int(figure.get_figwidth() / (0.45 + 0.075 * longest))
+    across = max(1, min(len(handles), across))
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=across, columnspacing=1.2
     )
     return 0.17 * -(-len(handles) // across) + 0.1
+
+
+def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Draws scores with intervals against granularity, one line a method.
+
+    Args:
+      axes: to draw on.
+      scores: columns run, granularity, score, ci_low, ci_high.
+      looks: of each method (`looks_of`).
+    """
+    # Points of several methods stand side by side, so that their intervals can be read.
+    offsets = 0.07 * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+    for (name, look), offset in zip(looks.items(), offsets, strict=True):
+        rows = scores[scores["run"] == name]
+        error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["score"].to_numpy())
+        axes.errorbar(rows["granularity"] + offset, rows["score"], yerr=error, capsize=1.5, **look)
+    axes.set_xticks(sorted(scores["granularity"].unique()))
+    axes.set_xlabel("persona granularity G (attributes named)")
+    axes.set_ylabel("alignment score")
+    axes.grid(axis="y", alpha=0.3)
+
+
+def heatmap(axes: Axes, table: pd.DataFrame, highest: float) -> Any:
+    """Draws a table of topics x attributes, from 0 to `highest`; returns it for a colour bar."""
+    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+    columns = [plain(name).replace("_", " ") for name in table.columns]
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+    axes.set_yticks(range(len(table)), list(map(plain, table.index)))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image

@@ -1,157 +1,121 @@
-"""Tables to read, paste or go on with: CSV, Markdown and LaTeX."""
+"""The report's tables as files: CSV, Markdown and LaTeX."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ace_jax.report.findings import ALL, Findings
+from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.report.findings import Findings
 
-# Text of surveys and names of runs may hold anything; none of it may become markup.
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-# What else is markup begins a line, or follows one of these.
+# Names of runs and marks may contain anything; nothing in them may become markup.
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+)
+# Other Markdown markup starts a line or follows one of these.
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
+GAIN = "Gain"
 
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a table with a heading of its own.
-
-    `values`: rows are methods, columns what they are scored on. `notes`: text behind a row's last
-    value, by row.
-    """
-
-    heading: str
-    values: pd.DataFrame
-    notes: dict[str, str]
+# A row's name, and the texts of its cells with the best and the second best set apart.
+Rows = list[tuple[str, list[str]]]
 
 
 def write_tables(findings: Findings, directory: Path) -> None:
     """Writes every tidy table as NAME.csv, and Table 1 as table1.md and table1.tex."""
     for name, table in findings.tables.items():
         table.to_csv(directory / f"{name}.csv", index=False, float_format="%.6g")
-    blocks = table_one(findings)
-    (directory / "table1.md").write_text(markdown(blocks, findings), encoding="utf-8")
-    (directory / "table1.tex").write_text(latex(blocks, findings), encoding="utf-8")
+    (directory / "table1.md").write_text(markdown(findings), encoding="utf-8")
+    (directory / "table1.tex").write_text(latex(findings), encoding="utf-8")
 
 
-def table_one(findings: Findings) -> tuple[Block, ...]:
-    """Returns the paper's Table 1: a block a granularity, methods x countries and their mean."""
-    scores, gains = findings.tables["scores"], findings.tables["gains"]
-    order = [*findings.names, *findings.references]
-    blocks = []
-    for granularity, rows in scores.groupby("granularity"):
-        values = rows.pivot(index="run", columns="country", values="score").reindex(order)
-        countries = sorted(str(code) for code in values if code != ALL)
-        values = values[[*countries, ALL]].rename(columns={ALL: "Avg"})
-        over = gains[(gains["granularity"] == granularity) & (gains["country"] == ALL)]
-        notes = {
-            str(row["run"]): f"({row['gain']:+.2f})"
-            for row in over.to_dict("records")
-            if row["run"] != findings.names[0]
-        }
-        blocks.append(Block(f"G = {granularity}", values, notes))
-    return tuple(blocks)
+def markdown(findings: Findings) -> str:
+    """Returns Table 1 in Markdown; the best method of a column is bold."""
+    columns = [escape_markdown(name) for name in _columns(findings)]
+    lines = [["Method", *columns], ["---", *("---:" for _ in columns)]]
+    for granularity in findings.granularities:
+        lines.append([f"**G = {granularity}**", *("" for _ in columns)])
+        rows = _rows(findings, granularity, "**{}**".format, str)
+        lines += [[escape_markdown(name), *texts] for name, texts in rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([table, *map(escape_markdown, _caption(findings))]) + "\n"
 
 
-def markdown(blocks: Sequence[Block], findings: Findings) -> str:
-    """Returns the blocks as one Markdown table; the best method of a column is bold."""
-    columns = [escape_markdown(str(name)) for name in blocks[0].values.columns]
-    lines = [_row("Method", *columns), _row("---", *("---:" for _ in columns))]
-    for block in blocks:
-        lines.append(_row(f"**{escape_markdown(block.heading)}**", *("" for _ in columns)))
-        cells = _cells(block, findings.names, "**{}**".format, "{}".format)
-        lines += [_row(escape_markdown(name), *texts) for name, texts in cells]
-    return "\n".join(lines) + f"\n\n{_caption(findings)}\n"
-
-
-def latex(blocks: Sequence[Block], findings: Findings) -> str:
-    """Returns the blocks as a LaTeX table (booktabs, graphicx); best bold, second underlined."""
-    columns = list(blocks[0].values.columns)
-    body = [r"\toprule", " & ".join(["Method", *map(escape_latex, columns)]) + r" \\"]
-    for block in blocks:
-        heading = escape_latex(block.heading)
-        body += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{c}}{{{heading}}} \\"]
-        cells = _cells(block, findings.names, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
-        body += [" & ".join([escape_latex(name), *texts]) + r" \\" for name, texts in cells]
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
-            r"\begin{table*}",
-            r"\centering",
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            rf"\caption{{{escape_latex(_caption(findings))}}}",
-            r"\label{tab:alignment}",
-            r"\end{table*}",
-            "",
-        ]
-    )
+def latex(findings: Findings) -> str:
+    """Returns Table 1 in LaTeX (booktabs, graphicx); best bold, second underlined."""
+    columns = _columns(findings)
+    body = [" & ".join(["Method", *map(escape_latex, columns)]) + r" \\"]
+    for granularity in findings.granularities:
+        body += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{c}}{{G = {granularity}}} \\"]
+        rows = _rows(findings, granularity, r"\textbf{{{}}}".format, r"\underline{{{}}}".format)
+        body += [" & ".join([escape_latex(name), *texts]) + r" \\" for name, texts in rows]
+    lines = "\n".join(body)
+    return rf"""% needs \usepackage{{booktabs}} and \usepackage{{graphicx}}
+\begin{{table*}}
+\centering
+\resizebox{{\textwidth}}{{!}}{{%
+\begin{{tabular}}{{l{"r" * len(columns)}}}
+\toprule
+{lines}
+\bottomrule
+\end{{tabular}}}}
+\caption{{{escape_latex(" ".join(_caption(findings)))}}}
+\label{{tab:alignment}}
+\end{{table*}}
+"""
 
 
 def escape_latex(text: str) -> str:
-    """Returns text that LaTeX sets as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
+    """Returns text that LaTeX sets literally."""
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def escape_markdown(text: str) -> str:
-    """Returns text that Markdown, in a table, sets as it is."""
-    escaped = _MARKDOWN.sub(r"\\\1", _one_line(text))
+    """Returns text that Markdown sets literally, also in a table."""
+    escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _cells(
-    block: Block, methods: Sequence[str], best: Callable[[str], str], second: Callable[[str], str]
-) -> list[tuple[str, list[str]]]:
-    """Returns the texts of every row. Methods compete; references do not."""
-    values = block.values
-    ranks = values.loc[list(methods)].rank(ascending=False, method="min").reindex(values.index)
-    if len(methods) == 1:
-        ranks[:] = np.nan
+def _columns(findings: Findings) -> list[str]:
+    countries = sorted(str(code) for code in findings.cells["country"].unique())
+    return [*countries, "Avg", GAIN]
+
+
+def _rows(
+    findings: Findings,
+    granularity: int,
+    best: Callable[[str], str],
+    second: Callable[[str], str],
+) -> Rows:
+    """Returns the rows of one granularity. References are not ranked."""
+    scores, gains = (
+        findings.tables[name][findings.tables[name]["granularity"] == granularity]
+        for name in ("scores", "gains")
+    )
+    values = scores.pivot(index="run", columns="country", values="score")
+    values = values.rename(columns={ALL: "Avg"}).reindex(columns=_columns(findings)[:-1])
+    ranks = values.loc[findings.names].rank(ascending=False, method="min")
+    gain = gains[gains["country"] == ALL].set_index("run")["gain"]
     rows = []
-    for name, its, places in zip(
-        map(str, values.index), values.to_numpy(), ranks.to_numpy(), strict=True
-    ):
+    for name in (*findings.names, *findings.references):
         texts = []
-        for value, place in zip(its, places, strict=True):
-            text = "--" if np.isnan(value) else f"{value:.2f}"
+        for country, value in values.loc[name].items():
+            text: str = "--" if pd.isna(value) else f"{value:.2f}"
+            ranked = len(findings.names) > 1 and name in findings.names
+            place = ranks.at[name, country] if ranked else None
             texts.append(best(text) if place == 1 else second(text) if place == 2 else text)
-        if note := block.notes.get(name):
-            texts[-1] += f" {note}"
+        texts.append("" if name == findings.names[0] else f"{gain[name]:+.2f}")
         rows.append((name, texts))
     return rows
 
 
-def _caption(findings: Findings) -> str:
-    of_seeds = ", ".join(f"{name} of {count}" for name, count in findings.seeds.items())
-    return (
+def _caption(findings: Findings) -> list[str]:
+    seeds = ", ".join(f"{name} of {count}" for name, count in findings.seeds.items())
+    sentences = [
         f"Alignment scores (0-100, {findings.average} averages) by persona granularity G. Best "
-        f"method in bold; in brackets the gain over {findings.names[0]}."
-    ) + (f" Means over seeds: {of_seeds}." if of_seeds else "")
-
-
-def _row(*texts: str) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+        f"method in bold; {GAIN}: of Avg over {findings.names[0]}."
+    ]
+    sentences += [f"Means over seeds: {seeds}."] if seeds else []
+    return [*sentences, *findings.marks]

@@ -1,1 +1,1 @@
-"""The report as one page: answers packed, tables as JSON, a template, its style and its script."""
+"""The report as one HTML page: packed answers, tables as JSON, template, style and scripts."""

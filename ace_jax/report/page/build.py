@@ -16,8 +16,8 @@ def page(title: str, data: Mapping[str, Any], chunks: Sequence[str]) -> str:
     """Returns the page.
 
     Args:
-      title: of the document; any text.
-      data: what the script reads (`core.js`); any text in it is harmless.
+      title: of the document; escaped here.
+      data: for the script (`core.js`); escaped here.
       chunks: `pack.Packed.chunks`.
     """
     script = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
@@ -34,12 +34,12 @@ def page(title: str, data: Mapping[str, Any], chunks: Sequence[str]) -> str:
 
 
 def columns(table: pd.DataFrame) -> dict[str, Any]:
-    """Returns a table as columns; texts as a dictionary (`of`) and the places in it (`at`)."""
+    """Returns a table by columns; texts as distinct values (`of`) and positions in them (`at`)."""
     return {str(name): _column(table[name]) for name in table.columns}
 
 
 def embedded(data: object) -> str:
-    """Returns JSON that a script element can hold: no text of it can end the element."""
+    """Returns JSON for a script element; no text in it can end the element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return (
         text.replace("<", "\\u003c")

@@ -8,48 +8,36 @@ import pandas as pd
 
 from ace_jax import __version__
 from ace_jax.evaluation.distributions import Distributions
+from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import ALL, EPSILON, NO_EFFECT, NO_TOPIC, NOISE_FLOOR, Findings
+from ace_jax.report.findings import EPSILON, NO_EFFECT, NOISE_FLOOR, Findings
+from ace_jax.report.notes import NO_TOPIC
 from ace_jax.report.page.build import columns, page
 from ace_jax.report.page.pack import Grid, Packed, pack
 
-# What the page shows of each table; its names for them are shorter.
-KEPT = {
-    "scores": ("run", "country", "topic", "granularity", "n_cells", "score", "ci_low", "ci_high"),
-    "ceilings": ("country", "granularity", "ceiling"),
-    "levels": ("run", "country", "granularity", "attribute", "level", "score"),
-    "gains": (
-        *("run", "country", "granularity", "gain", "gain_low", "gain_high", "p_value"),
-        *("n_questions", "n_seeds", "seed_sd"),
-    ),
-    "differences": (
-        *("granularity", "run", "other", "difference", "difference_low", "difference_high"),
-        *("p_value", "clear"),
-    ),
-    "tiers": ("run", "granularity", "tier", "score"),
-    "composition": ("run", "country", "persona", "topic", "score", "ci_low", "ci_high"),
-    "effects": ("run", "country", "attribute", "topic", "data_effect", "model_effect"),
-    "effect_distances": (
-        "run",
-        "country",
-        "attribute",
-        "distance",
-        "distance_low",
-        "distance_high",
-    ),
-    "classes": ("run", "country", "epsilon", "class", "share"),
-    "transitions": ("run", "before", "after", "share"),
-    "influence": ("country", "topic", "attribute", "data_size", "dominant"),
-}
+# The columns of each table that the page needs; it shortens the names of intervals.
 INTERVALS = ("ci", "gain", "difference", "distance")
 SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")}
+KEPT = {
+    "scores": "run country topic granularity n_cells score ci_low ci_high ceiling",
+    "levels": "run country granularity attribute level score",
+    "gains": "run country granularity gain gain_low gain_high p_value n_questions n_seeds seed_sd",
+    "differences": "granularity run other difference difference_low difference_high p_value clear",
+    "tiers": "run granularity tier score",
+    "composition": "run country persona topic score ci_low ci_high",
+    "effects": "run country attribute topic data_effect model_effect data_size",
+    "effect_distances": "run country attribute distance distance_low distance_high",
+    "classes": "run country epsilon class share",
+    "transitions": "run before after share",
+    "audit": "run variant granularity score moved option_mass",
+}
 
 
 def index_html(findings: Findings) -> str:
-    """Returns the page that shows the findings, whole in itself."""
+    """Returns the whole page."""
     packed, personas = _answers(findings)
     data = {
-        **_what_there_is(findings),
+        **_overview(findings),
         "personas": personas,
         "packing": packed and {"levels": packed.levels},
         "tables": {name: columns(table) for name, table in _tables(findings).items()},
@@ -58,13 +46,15 @@ def index_html(findings: Findings) -> str:
     return page(title, data, packed.chunks if packed else ())
 
 
-def _what_there_is(findings: Findings) -> dict[str, Any]:
-    cells = findings.cells
+def _overview(findings: Findings) -> dict[str, Any]:
+    """Returns everything except tables and answers: names, choices, notes."""
+    cells, attributes = findings.cells, findings.attributes
     granularities = list(map(str, findings.granularities))
     countries = sorted(str(code) for code in cells["country"].unique())
     best = findings.best(findings.granularities[-1])
-    first_question = findings.questions["question_id"].iloc[0]
-    persona = {f"p.{attribute.name}": "" for attribute in findings.attributes}
+    questions = findings.questions.assign(topic=findings.questions["topic"].replace(NO_TOPIC, ""))
+    renamed = questions.rename(columns={"question_id": "id", "option_labels": "options"})
+    personas = {f"p.{attribute.name}": "" for attribute in attributes}
     return {
         "survey": ", ".join(sorted({str(of) for of in cells.get("source", ["survey"])})),
         "made": f"Made by ace_jax {__version__} from {len(cells):,} cells a run.",
@@ -77,22 +67,9 @@ def _what_there_is(findings: Findings) -> dict[str, Any]:
         "references": list(findings.references),
         "countries": [{"code": code, "name": country_name(code)} for code in countries],
         "topics": sorted(set(findings.questions["topic"])) if findings.has_topics else [],
-        "attributes": [
-            {"name": attribute.name, "levels": list(attribute.levels)}
-            for attribute in findings.attributes
-        ],
+        "attributes": [{"name": one.name, "levels": list(one.levels)} for one in attributes],
         "granularities": granularities,
-        "questions": [
-            {
-                "id": question.question_id,
-                "topic": "" if question.topic == NO_TOPIC else question.topic,
-                "text": question.text,
-                "options": labels,
-            }
-            for question, labels in zip(
-                findings.questions.itertuples(), findings.questions["option_labels"], strict=True
-            )
-        ],
+        "questions": renamed.to_dict("records"),
         "start": {
             "country": ALL,
             "topic": ALL,
@@ -100,18 +77,19 @@ def _what_there_is(findings: Findings) -> dict[str, Any]:
             "granularity": granularities[-1],
             "epsilon": f"{EPSILON:g}",
             "method": best if best != findings.names[0] else findings.names[-1],
-            "question": str(first_question),
+            "question": str(questions["question_id"].iloc[0]),
             "q.country": countries[0],
             "toggle": "",
-            **persona,
-            f"p.{findings.attributes[0].name}": findings.attributes[0].levels[-1],
+            **personas,
+            f"p.{attributes[0].name}": attributes[0].levels[-1],
         },
+        "marks": list(findings.marks),
         "notes": list(findings.notes),
     }
 
 
 def what(identities: Sequence[Mapping[str, Any]]) -> str:
-    """Says in a line what the runs of a method evaluated; what differs between them, in a row."""
+    """Returns one line on what a method's runs evaluated; values that differ are listed."""
     parts = zip(*map(_parts, identities), strict=True)
     return ", ".join(" / ".join(dict.fromkeys(of)) for of in parts if any(of))
 
@@ -132,27 +110,23 @@ def _parts(identity: Mapping[str, Any]) -> list[str]:
 
 def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
     tables = dict(findings.tables)
-    scores, topics = tables["scores"].assign(topic=ALL), tables["topics"]
-    ceilings = scores[scores["run"] == findings.names[0]]
-    tables["scores"] = pd.concat([scores, topics]) if findings.has_topics else scores
-    tables |= {"ceilings": ceilings}
+    scores = tables["scores"].assign(topic=ALL)
+    tables["scores"] = pd.concat([scores, tables["topics"]]) if findings.has_topics else scores
     if "effect_distances" in tables:
         tables["effect_distances"] = _with_yardsticks(tables["effect_distances"])
-    kept = {
-        name: tables[name][[column for column in wanted if column in tables[name]]].rename(
-            columns=SHORTER
-        )
-        for name, wanted in KEPT.items()
-        if name in tables
-    }
-    for table in kept.values():
-        if "granularity" in table:
-            table["granularity"] = table["granularity"].astype(str)
-    return kept | ({"audit": tables["audit"]} if "audit" in tables else {})
+    kept = {}
+    for name, wanted in KEPT.items():
+        if name in tables:
+            table = tables[name]
+            table = table[[column for column in wanted.split() if column in table]]
+            if "granularity" in table:
+                table = table.astype({"granularity": str})
+            kept[name] = table.rename(columns=SHORTER)
+    return kept
 
 
 def _with_yardsticks(distances: pd.DataFrame) -> pd.DataFrame:
-    """Adds, as if they were methods, what an effect distance is to be read against."""
+    """Adds rows to compare effect distances with, in the place of methods."""
     first = distances[distances["run"] == distances["run"].iloc[0]]
     yardsticks = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
     rows = [
@@ -163,15 +137,13 @@ def _with_yardsticks(distances: pd.DataFrame) -> pd.DataFrame:
 
 
 def _answers(findings: Findings) -> tuple[Packed | None, list[list[int]]]:
-    """Returns the packed answers, and the personas: the place of each one's levels, or -1."""
+    """Returns the packed answers, and the personas as the place of each level, or -1."""
     cells = findings.cells
-    levels = np.stack(
-        [
-            pd.Categorical(cells[attribute.name], attribute.levels).codes.astype(np.int64)
-            for attribute in findings.attributes
-        ],
-        axis=1,
-    )
+    codes = [
+        pd.Categorical(cells[attribute.name], attribute.levels).codes
+        for attribute in findings.attributes
+    ]
+    levels = np.stack(codes, axis=1).astype(np.int64)
     personas, persona = np.unique(levels, axis=0, return_inverse=True)
     country, countries = pd.factorize(cells["country"], sort=True)
     grid = Grid(

@@ -1,4 +1,4 @@
-// What everything else stands on: elements, the data as tables, what is shown now, and its address.
+// Shared by all scripts: creating elements, reading tables, the current view and its address.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const ALL = "ALL";
@@ -12,7 +12,7 @@ function put(node, attributes, children) {
   node.append(...present(children));
   return node;
 }
-// What is to be shown of nested lists, in which a part that is not there may be null or false.
+// Flattens nested lists; parts that are null or false are not shown.
 const present = (parts) => [parts].flat(Infinity).filter((part) => part || part === 0);
 const h = (tag, attributes, ...children) => put(document.createElement(tag), attributes, children);
 const s = (tag, attributes, ...children) =>
@@ -52,7 +52,7 @@ countryName[ALL] = "All countries";
 const title = (name) => name.replace(/_/g, " ").replace(/^./, (first) => first.toUpperCase());
 const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
-// What is shown now. It is kept in the address, so that a view can be linked to.
+// The current view. It is kept in the address, so that a view can be linked to.
 const state = { ...data.start };
 const views = [];
 let section = "";
@@ -70,7 +70,7 @@ function writeAddress() {
   const hash = "#" + section + (query ? "?" + query : "");
   if (hash !== location.hash && (query || section)) history.replaceState(null, "", hash);
 }
-// A part of the page that is drawn anew whenever something that it depends on changes.
+// A part of the page that is redrawn when something that it depends on changes.
 function view(needs, draw, host = h("div")) {
   const update = () => host.replaceChildren(...present(draw()));
   views.push({ needs, update });

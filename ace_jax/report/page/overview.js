@@ -1,7 +1,7 @@
 // Which method wins, by how much, how sure one can be, and against what.
 const scoreAt = indexed(tables.scores || [], "run", "country", "topic", "granularity");
 const gainAt = indexed(tables.gains || [], "run", "country", "granularity");
-const ceilingAt = indexed(tables.ceilings || [], "country", "granularity");
+const ceilingAt = (country, granularity) => scoreAt(first, country, ALL, granularity);
 const differenceAt = indexed(tables.differences || [], "run", "other", "granularity");
 const effectAt = indexed(tables.effect_distances || [], "run", "country", "attribute");
 const first = runs[0];
@@ -145,5 +145,7 @@ function byGranularity() {
 }
 
 const WHERE = ["country", "topic", "granularity"];
-const overview = () => view(WHERE, verdict);
+const marks = () => data.marks.length
+  ? h("div", { class: "note warn", role: "note" }, h("b", {}, "Before you compare"), h("ul", {}, data.marks.map((mark) => h("li", {}, mark)))) : null;
+const overview = () => [view(WHERE, verdict), marks()];
 const standings = () => [scoreChart, comparison, differences, byGranularity].map((draw) => view(WHERE, draw));

@@ -1,10 +1,11 @@
-"""Answers of every cell, small enough to travel inside a page (opened by explorer.js).
+"""Packs the answers of every cell, so that they fit into a page (explorer.js unpacks them).
 
-A question's chunk is n of every country x persona (uint32), then, for every source (the survey,
-then the runs), country and option but the last, the cumulative shares of all personas (uint8, each
-as the step from the one before, wrapping round), deflated, in base64. Cumulative, because then the
-distance between two answers as shown is off by no more than one rounding; as steps, because
-neighbouring personas answer alike; a chunk a question, so that only what is looked at is unpacked.
+Each question has a chunk, so that the page unpacks only what is looked at. A chunk holds n of every
+country x persona (uint32). Then follow, for every source (the survey, then the runs), country and
+option but the last, the cumulative shares of all personas (uint8). Each share is stored as the step
+from the one before, wrapping around, because neighbouring personas answer alike. The chunk is
+deflated and encoded in base64. Cumulative shares keep the distance of two answers within one
+rounding.
 """
 
 import base64
@@ -14,17 +15,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int, UInt8
 
-# Everything is this many steps; fewer where the page would grow too large.
+# Steps that a share of 1 has; fewer if the page would become too large.
 LEVELS = (255, 127, 63, 31)
 LARGEST = 11_500_000  # characters of base64, of the 15 MB that a page may have
 
 
 @dataclass(frozen=True)
 class Packed:
-    """`chunks`: base64, one a question, in order. `levels`: steps that a share of 1 has."""
+    """Base64 `chunks`, one a question in order, and `levels`, the steps that a share of 1 has."""
 
     chunks: tuple[str, ...]
     levels: int
@@ -32,10 +32,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where each cell lies: integer places in question, country and persona, and its n.
-
-    `options` is K of every question, by its place.
-    """
+    """The position of each cell's question, country and persona, its n, and K of each question."""
 
     question: Int[np.ndarray, "cells"]
     country: Int[np.ndarray, "cells"]
@@ -47,11 +44,11 @@ class Grid:
 
 
 def pack(grid: Grid, sources: Sequence[Float[np.ndarray, "cells longest"]]) -> Packed | None:
-    """Returns the answers of all sources, or None where they would make the page too large.
+    """Returns the answers of all sources, or None if the page would become too large.
 
     Args:
-      grid: where the cells lie.
-      sources: a distribution a cell, in option order, padded with zeros up to the longest.
+      grid: the cells' positions.
+      sources: of each source, one distribution a cell, padded with zeros to the longest.
     """
     cumulative = [np.clip(np.cumsum(source, axis=1), 0, 1) for source in sources]
     order = np.argsort(grid.question, kind="stable")
@@ -69,14 +66,6 @@ def pack(grid: Grid, sources: Sequence[Float[np.ndarray, "cells longest"]]) -> P
     return None
 
 
-def padded(distributions: pd.Series) -> Float[np.ndarray, "cells longest"]:
-    """Returns a column of lists as one array, zeros behind the shorter ones."""
-    lengths = distributions.map(len).to_numpy()
-    out = np.zeros((len(lengths), int(lengths.max())))
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate(distributions.to_numpy())
-    return out
-
-
 def _chunk(
     grid: Grid,
     cumulative: Sequence[Float[np.ndarray, "cells longest"]],
@@ -89,11 +78,10 @@ def _chunk(
     n[country, persona] = grid.n[rows]
     shares = np.zeros((len(cumulative), grid.countries, options - 1, grid.personas), np.uint8)
     for source, of in enumerate(cumulative):
-        # The places of a cell's options are not next to each other: numpy takes country and
-        # persona first, the slice between them last.
+        # With a slice between two index arrays, numpy puts the slice's axis last.
         shares[source, country, :, persona] = np.round(levels * of[rows, : options - 1])
     return base64.b64encode(zlib.compress(n.tobytes() + _steps(shares).tobytes(), 6)).decode()
 
 
 def _steps(shares: UInt8[np.ndarray, "*all personas"]) -> UInt8[np.ndarray, "*all personas"]:
-    return np.diff(shares, axis=-1, prepend=np.uint8(0))  # uint8 wraps round, and so does the page
+    return np.diff(shares, axis=-1, prepend=np.uint8(0))  # uint8 wraps around, also in the page

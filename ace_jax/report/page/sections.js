@@ -163,7 +163,7 @@ function changes() {
     h("figcaption", {}, `Area: size of the change at ${granularityText(state.granularity)}, from ${signed(Math.min(...changed))} to ${signed(Math.max(...changed))} points. Full discs gain, hollow ones lose. Hover for values.`))];
 }
 function influence() {
-  const rows = (tables.influence || []).filter((row) => row.country === state.country);
+  const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === first);
   if (!rows.length) return null;
   const at = indexed(rows, "topic", "attribute");
   const [least, most] = [Math.min, Math.max].map((of) => of(...rows.map((row) => row.data_size)));

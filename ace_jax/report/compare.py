@@ -1,0 +1,125 @@
+"""Compares evaluated runs: which answers most like the survey, by how much, and how surely."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ace_jax.errors import InputError
+from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
+from ace_jax.report.findings import NO_EFFECT, NOISE_FLOOR, Findings, find
+from ace_jax.report.page.content import index_html
+from ace_jax.report.paper_figures import write_figures
+from ace_jax.report.runs import RunLike, on_common_cells, read_method
+from ace_jax.report.tables import write_tables
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side. `str()` gives the main tables as text.
+
+    Attributes:
+      findings: all tables, and the methods, questions and notes behind them.
+    """
+
+    findings: Findings
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every tidy table by name, such as scores, gains, effects (docs/analysis.md)."""
+        return dict(self.findings.tables)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Alignment scores (0-100) over countries: methods and references x granularities."""
+        scores = self.findings.over_countries("scores")
+        table = scores.pivot(index="run", columns="granularity", values="score")
+        return table.loc[[*self.findings.names, *self.findings.references]]
+
+    def save_html(self, path: str | Path) -> None:
+        """Writes the report as one self-contained page. Raises InputError if it cannot."""
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(index_html(self.findings), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+
+    def save(self, directory: str | Path) -> None:
+        """Writes index.html, every table (CSV, Table 1 also as Markdown and LaTeX) and figures/.
+
+        Raises InputError if the directory cannot be made or written.
+        """
+        directory = Path(directory)
+        try:
+            (directory / "figures").mkdir(parents=True, exist_ok=True)
+            write_tables(self.findings, directory)
+            write_figures(self.findings, directory / "figures")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {directory}: {error.strerror}; name another directory"
+            ) from None
+        self.save_html(directory / "index.html")
+
+    def __str__(self) -> str:
+        found = self.findings
+        parts = [f"- {mark}" for mark in (*found.marks, *found.notes)]
+        parts = ["\n".join(["Notes:", *parts])] if parts else []
+        title = f"Alignment score (0-100, {found.average}) by granularity, mean over countries:"
+        parts += [title, self._labelled(self.scores.map("{:.1f}".format))]
+        if len(found.names) > 1:
+            title = f"Gain over {found.names[0]}, with 95 % intervals:"
+            parts += [title, self._labelled(self._gains())]
+        if "effect_distances" in found.tables:
+            title = "Distance between the model's and the survey's effects (lower is better):"
+            parts += [title, self._distances().to_string(float_format="{:.4f}".format)]
+        return "\n\n".join(parts)
+
+    def _gains(self) -> pd.DataFrame:
+        gains = self.findings.over_countries("gains")
+        columns = gains[["gain", "gain_low", "gain_high"]].itertuples(index=False)
+        texts = [f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" for gain, low, high in columns]
+        table = gains.assign(text=texts).pivot(index="run", columns="granularity", values="text")
+        return table.loc[self.findings.names[1:]]
+
+    def _distances(self) -> pd.DataFrame:
+        """Returns methods, then what to compare them with, in rows; attributes in columns."""
+        found = self.findings
+        distances = found.over_countries("effect_distances")
+        table = distances.pivot(index="run", columns="attribute", values="distance")
+        first = distances[distances["run"] == found.names[0]].set_index("attribute")
+        table.loc[NO_EFFECT] = first["distance_no_effect"]
+        table.loc[NOISE_FLOOR] = first["floor"]
+        attributes = [one.name for one in found.attributes if one.name in table]
+        table = table.loc[[*found.names, NO_EFFECT, NOISE_FLOOR], [*attributes, ALL]]
+        return table.rename_axis(index=None, columns=None)
+
+    def _labelled(self, table: pd.DataFrame) -> str:
+        several = {name: count for name, count in self.findings.seeds.items() if count > 1}
+        labels = {name: f"{name} ({count} seeds)" for name, count in several.items()}
+        table = table.rename(index=labels, columns="G = {}".format)
+        return table.rename_axis(index=None, columns=None).to_string()
+
+
+def compare(
+    runs: Mapping[str, RunLike | Sequence[RunLike]], *, average: Average = "nested"
+) -> Comparison:
+    """Compares runs on the cells that all of them have.
+
+    Args:
+      runs: name -> predictions with their record (what `LanguageModel.score` returns), the
+        directory that `evaluate` wrote, or a sequence of these: seeds, whose means are shown.
+        Gains are over the first one.
+      average: `nested`, as the authors' code averages, or `flat`: all cells count alike.
+
+    Raises:
+      InputError: a run is incomplete, or the runs cannot be compared.
+    """
+    if average not in AVERAGES:
+        raise InputError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
+    if not runs or ALL in runs:
+        problem = f"the name {ALL} is taken; choose another" if runs else "none is given; name one"
+        raise InputError(f"runs: {problem}")
+    methods = [read_method(name, of) for name, of in runs.items()]
+    common, notes = on_common_cells(methods)
+    return Comparison(find(common, notes, average))
