@@ -17,10 +17,15 @@ from ml_collections import ConfigDict
 from ace_jax import command
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.cards import AdapterCard, Training
+from ace_jax.model.formats.cards import AdapterCard
 from ace_jax.model.formats.hf import fingerprint, load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
-from ace_jax.model.formats.peft import adapter_config, export_adapter, load_adapter
+from ace_jax.model.formats.peft import (
+    BaseModel,
+    adapter_config,
+    export_adapter,
+    load_adapter,
+)
 from ace_jax.model.sharding import gathered, make_mesh, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, check_prompts, encode
@@ -168,11 +173,15 @@ def train(config: ConfigDict, claim: Claim) -> None:
         if validation.is_over(best):
             say(f"no gain in {validates.patience} validation(s): done at step {int(state.step)}")
         say(f"validation: lowest loss {best.loss:.4f} at step {best.step}; adapter of step {step}")
-    card = AdapterCard(checkpoint.name, identity, lora_config, Training.of(settings, step))
+    facts = {
+        "survey": Path(config.data.path).name,
+        "held out": str(config.data.holdout),
+        "steps": str(step),
+    }
+    card = AdapterCard(checkpoint.name, identity, lora_config, facts)
     adapter, whole = claim.workdir / "adapter", gathered(lora, mesh)
-    lead(
-        lambda: export_adapter(adapter, whole, lora_config, checkpoint.name, card.text(), identity)
-    )
+    base_model = BaseModel(checkpoint.name, identity)
+    lead(lambda: export_adapter(adapter, whole, lora_config, base_model, card.text()))
     say(f"adapter: {adapter}")
 
 
