@@ -114,10 +114,10 @@ def import_adapter(args: argparse.Namespace) -> None:
     model = abstract_model(checkpoint.config, config, FLOAT32)
     factors = peft.read_factors(args.adapter, model.lora, base_fingerprint=None)
     base = peft.BaseModel(checkpoint.name, fingerprint(checkpoint.source))
-    record, before = peft.read_record(args.adapter), peft.recorded_fingerprint(args.adapter)
-    if before not in (None, base.fingerprint):
-        say(f"{args.adapter} was trained on another base model, {peft.base_model_of(args.adapter)}")
-    if record and before != base.fingerprint:
+    record, before = peft.read_record(args.adapter), peft.base_of(args.adapter)
+    if before.fingerprint not in (None, base.fingerprint):
+        say(f"{args.adapter} was trained on another base model, {before.name}")
+    if record and before.fingerprint != base.fingerprint:
         say(f"{peft.RECORD} is left out: it records no training on {base.name}")
         record = None
     card = AdapterCard(base.name, base.fingerprint, config, facts={}).text()

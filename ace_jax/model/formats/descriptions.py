@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ace_jax.errors import InputError
+from ace_jax.files import reason
 from ace_jax.model.architecture import LlamaConfig
 
 # The largest value of each size in config.json, far beyond any model. Shapes and names are made
@@ -21,8 +22,12 @@ LARGEST = {
 }
 
 
-def check_sizes(fields: Mapping[str, Any], where: str) -> None:
-    """Raises `InputError` for a size in a config.json that no model has."""
+def read_config(fields: Mapping[str, Any], where: str) -> LlamaConfig:
+    """Reads the fields of a config.json.
+
+    Raises `InputError`, beginning with `where`, for a value that no model has, and as
+    `LlamaConfig.from_hf` does.
+    """
     for name, largest in LARGEST.items():
         size = fields.get(name)
         # The architecture decides whether a field may be missing or null.
@@ -30,13 +35,17 @@ def check_sizes(fields: Mapping[str, Any], where: str) -> None:
             raise InputError(
                 f"{where}: {name} is {size!r:.40}, not a whole number from 1 to {largest}"
             )
-
-
-def check_numbers(config: LlamaConfig, where: str) -> None:
-    """Raises `InputError` where the norms or RoPE use a number that is not positive and finite."""
+    tied = fields.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise InputError(f"{where}: tie_word_embeddings is {tied!r:.40}, not true or false")
+    try:
+        config = LlamaConfig.from_hf(fields)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{where}: a field has an impossible value ({reason(error)})") from None
     rope = config.rope
-    numbers = [("rms_norm_eps", config.rms_norm_eps), ("rope_theta", rope.theta)]
-    numbers += [("rope's factor", number) for number in (rope.scale, *(rope.factors or ()))]
-    for name, number in numbers:
+    for number in (config.rms_norm_eps, rope.theta, rope.scale, *(rope.factors or ())):
         if not (isinstance(number, int | float) and 0 < number < math.inf):
-            raise InputError(f"{where}: {name} is {number!r:.40}, not a positive number")
+            raise InputError(
+                f"{where}: the norms or RoPE use {number!r:.40}, not a positive number"
+            )
+    return config

@@ -5,7 +5,9 @@ sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two hal
 and key head of a LLaMA; reading undoes that.
 """
 
+import math
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.model.architecture import FAMILIES, MODEL_TYPES, LlamaConfig
-from ace_jax.model.formats.descriptions import check_numbers, check_sizes
+from ace_jax.model.architecture import MODEL_TYPES, LlamaConfig
+from ace_jax.model.formats.descriptions import read_config
 from ace_jax.model.formats.gguf_header import BoundedReader
 from ace_jax.model.formats.hf import Index
-from ace_jax.model.rope import Rope
 
 # llama.cpp's names of modules, as Hugging Face names them.
 TOP = {
@@ -73,6 +74,12 @@ CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 class GGUFSource:
     """The weights, config and tokenizer in a GGUF file; weights are dequantised when read.
 
+    Attributes:
+      files: the file.
+      hf_config: the model's config.json, without the RoPE factors.
+      rope_factors: divisors of RoPE's frequencies, one for each, or None.
+      config: architecture.
+
     Raises `InputError` for a damaged file, another architecture or an unknown tokenizer.
     """
 
@@ -91,18 +98,15 @@ class GGUFSource:
         self.files = (path,)
         self._path = path
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._factors = tensors.pop(ROPE_FACTORS, None)
+        factors = tensors.pop(ROPE_FACTORS, None)
+        self.rope_factors = None if factors is None else tuple(factors.data.ravel().tolist())
         self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
         self._architecture = self._field("general.architecture")
         if self._architecture not in ARCHITECTURES:
             raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
+        self.hf_config = self._hf_config()
         self.config = self._read_config()
         self._check_tensors()
-
-    @property
-    def context_length(self) -> int:
-        """The longest text, in tokens, that the model was trained on."""
-        return int(self._field(f"{self._architecture}.context_length"))
 
     def names(self) -> Collection[str]:
         """Returns every tensor's Hugging Face name."""
@@ -128,14 +132,15 @@ class GGUFSource:
         ).view(np.ndarray)
         return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
 
-    def _read_config(self) -> LlamaConfig:
+    def _hf_config(self) -> dict[str, Any]:
         kind = self._architecture
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
             raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
-        family = FAMILIES[MODEL_TYPES[kind]]
         if "model.embed_tokens.weight" not in self._tensors:
             raise InputError(f"{self._path}: no token_embd.weight")
-        sizes = {
+        config = {
+            "architectures": [MODEL_TYPES[kind]],
+            "model_type": kind,
             "vocab_size": self.shape("model.embed_tokens.weight")[0],
             "hidden_size": self._field(f"{kind}.embedding_length"),
             "intermediate_size": self._field(f"{kind}.feed_forward_length"),
@@ -143,34 +148,24 @@ class GGUFSource:
             "num_attention_heads": self._field(f"{kind}.attention.head_count"),
             "num_key_value_heads": self._fields.get(f"{kind}.attention.head_count_kv"),
             "head_dim": self._fields.get(f"{kind}.attention.key_length"),
-        }
-        check_sizes(sizes, str(self._path))
-        factors = self._factors
-        heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
-        config = LlamaConfig(
-            vocab_size=sizes["vocab_size"],
-            hidden_size=width,
-            intermediate_size=sizes["intermediate_size"],
-            num_layers=sizes["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=sizes["num_key_value_heads"] or heads,
-            head_dim=sizes["head_dim"] or width // heads,
-            rms_norm_eps=self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
+            "max_position_embeddings": self._fields.get(f"{kind}.context_length"),
+            "rms_norm_eps": self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
-            rope=Rope(
-                self._fields.get(f"{kind}.rope.freq_base", 10000.0),
-                None if factors is None else tuple(factors.data.tolist()),
-            ),
-            tie_word_embeddings="lm_head.weight" not in self._tensors,
-            biases=family.biases,
-            qk_norm=family.qk_norm,
-        )
-        check_numbers(config, str(self._path))
-        if factors is not None and len(config.rope.factors or ()) != config.head_dim // 2:
+            "rope_theta": self._fields.get(f"{kind}.rope.freq_base", 10000.0),
+            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
+        }
+        return {name: value for name, value in config.items() if value is not None}
+
+    def _read_config(self) -> LlamaConfig:
+        config = read_config(self.hf_config, str(self._path))
+        if self.rope_factors is None:
+            return config
+        factors = self.rope_factors
+        if len(factors) != config.head_dim // 2 or not all(0 < x < math.inf for x in factors):
             raise InputError(
                 f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
             )
-        return config
+        return replace(config, rope=replace(config.rope, factors=factors))
 
     def _check_tensors(self) -> None:
         for kind in {tensor.tensor_type for tensor in self._tensors.values()}:

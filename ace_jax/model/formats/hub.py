@@ -12,7 +12,6 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -22,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ace_jax.errors import InputError
 from ace_jax.files import read_object, reason, sha256_of
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.model.formats.descriptions import check_numbers, check_sizes
+from ace_jax.model.formats.descriptions import read_config
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hf import SafetensorsSource
 
@@ -135,28 +134,15 @@ def _describe(name: str, place: Path) -> tuple[Description, GGUFSource | None]:
     """Returns a model's description, and the GGUF file that was opened for it, if any."""
     if place.is_dir():
         gguf, directory = None, place
-        config, tokenizer = _read_config(place), _read_tokenizer(place)
+        file = place / "config.json"
+        config = read_config(read_object(file, "a model directory"), str(file))
+        tokenizer = _read_tokenizer(place)
     else:
         gguf, directory = GGUFSource(place), None
         config, tokenizer = gguf.config, gguf.tokenizer()
     if tokenizer is not None:
         _check_vocabulary(name, tokenizer, config)
     return Description(name, config, tokenizer, directory), gguf
-
-
-def _read_config(directory: Path) -> LlamaConfig:
-    file = directory / "config.json"
-    fields: dict[str, Any] = read_object(file, "a model directory")
-    check_sizes(fields, str(file))
-    tied = fields.get("tie_word_embeddings", False)
-    if not isinstance(tied, bool):
-        raise InputError(f"{file}: tie_word_embeddings is {tied!r:.40}, not true or false")
-    try:
-        config = LlamaConfig.from_hf(fields)
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise InputError(f"{file}: a field has an impossible value ({reason(error)})") from None
-    check_numbers(config, str(file))
-    return config
 
 
 def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:

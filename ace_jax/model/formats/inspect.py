@@ -60,11 +60,11 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def _adapter(directory: Path) -> Facts:
-    config = peft.read_lora_config(directory)
+    config, base = peft.read_lora_config(directory), peft.base_of(directory)
     return {
         "kind": "adapter (PEFT, LoRA)",
-        "base model": peft.base_model_of(directory),
-        "base fingerprint": peft.recorded_fingerprint(directory) or "not recorded",
+        "base model": base.name,
+        "base fingerprint": base.fingerprint or "not recorded",
         **_experiment(peft.read_record(directory) or {}),
         **vars(config),
         "scale": config.scale,

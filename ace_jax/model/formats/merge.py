@@ -119,14 +119,21 @@ def write_weights(
 def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype | None) -> None:
     """Writes config.json, the generation config and the tokenizer beside the weights.
 
-    Raises `InputError` for a GGUF file whose architecture a config.json of LLaMA cannot express.
+    Raises `InputError` for a GGUF file with factors of RoPE, which a config.json cannot express.
     """
     if isinstance(checkpoint.source, GGUFSource):
-        config = _llama_config(checkpoint, checkpoint.source.context_length)
+        if checkpoint.source.rope_factors is not None:
+            raise InputError(
+                f"{checkpoint.name}: the file stretches RoPE by factors that no config.json can "
+                "express; take the model as a Hugging Face directory"
+            )
+        tokenizer, roles = checkpoint.tokenizer, ("bos_token_id", "eos_token_id", "pad_token_id")
+        tokens = {role: getattr(tokenizer, role) for role in roles}
+        tokens = {role: number for role, number in tokens.items() if number is not None}
+        config = checkpoint.source.hf_config | tokens
         config["dtype"] = (dtype or DTYPES["float32"]).name
-        checkpoint.tokenizer.save_pretrained(directory)
-        generation = {name: config[name] for name in config if name.endswith("_token_id")}
-        _write_json(directory / "generation_config.json", generation)
+        tokenizer.save_pretrained(directory)
+        _write_json(directory / "generation_config.json", tokens)
     else:
         assert checkpoint.directory is not None
         config = read_object(checkpoint.directory / "config.json", "a model directory")
@@ -155,36 +162,6 @@ def _merged(
     if rounded.dtype != weight.dtype and not np.isfinite(rounded).all():
         raise InputError(f"{name}: {dtype.name} cannot hold its values; choose another --dtype")
     return rounded
-
-
-def _llama_config(checkpoint: Checkpoint, context_length: int) -> dict[str, Any]:
-    """Returns the config.json of a GGUF file, which has to be a plain LLaMA."""
-    config, tokenizer = checkpoint.config, checkpoint.tokenizer
-    if config.rope.factors is not None:
-        raise InputError(
-            f"{checkpoint.name}: the file stretches RoPE by factors that no config.json can "
-            "express; take the model as a Hugging Face directory"
-        )
-    if config.biases or config.qk_norm:
-        raise InputError(f"{checkpoint.name}: not a LLaMA; take it as a Hugging Face directory")
-    tokens = {
-        f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("bos", "eos", "pad")
-    }
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": context_length,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope.theta,
-        "tie_word_embeddings": config.tie_word_embeddings,
-    } | {name: number for name, number in tokens.items() if number is not None}
 
 
 def _companions(directory: Path) -> Iterator[Path]:

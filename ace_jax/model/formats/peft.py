@@ -5,7 +5,6 @@ transposed and stacked over layers.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RECORD = "ace_experiment.json"
 PREFIX = "base_model.model."
 FINGERPRINT = "base_fingerprint"  # a key in the metadata of the weight file
+LARGEST = 1e9  # beyond any rank or alpha
 FACTORS = {"a": "lora_A", "b": "lora_B"}
 
 # Settings of PEFT that this model cannot follow. False, "none", null and empty mean "not used".
@@ -169,32 +169,31 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
         raise InputError(
             f"{file}: target_modules {targets!r} is not a list of layer names or {ALL_LINEAR}"
         )
-    rank, alpha = description.get("r"), description.get("lora_alpha")
-    if type(rank) is not int or type(alpha) not in (int, float):
-        raise InputError(f"{file}: r {rank!r:.40} or lora_alpha {alpha!r:.40} is no number")
+    rank: Any = description.get("r")
+    alpha: Any = description.get("lora_alpha")
+    own: Any = description.get("lora_dropout") or 0.0
+    for name, number in (("r", rank), ("lora_alpha", alpha), ("lora_dropout", own)):
+        kinds = (int,) if name == "r" else (int, float)
+        if type(number) not in kinds or not abs(number) < LARGEST:
+            raise InputError(f"{file}: {name} {number!r:.40} is not a number")
     names = targets_of(targets if isinstance(targets, str) else tuple(map(str, targets)))
     try:
         rslora = bool(description.get("use_rslora"))
-        if dropout is None:
-            dropout = _number(description.get("lora_dropout") or 0.0, "lora_dropout")
-        return LoRAConfig(rank, _number(alpha, "lora_alpha"), dropout, names, rslora)
+        dropout = float(own if dropout is None else dropout)
+        return LoRAConfig(rank, float(alpha), dropout, names, rslora)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
 
 
-def base_model_of(directory: Path) -> str:
-    """Returns the name of an adapter's base model."""
-    description = read_object(directory / CONFIG, "a PEFT adapter")
-    return str(description.get("base_model_name_or_path") or "unknown")
-
-
-def recorded_fingerprint(directory: Path) -> str | None:
-    """Returns the fingerprint of an adapter's base model; None where it is not recorded.
+def base_of(directory: Path) -> BaseModel:
+    """Returns an adapter's base model.
 
     Raises `InputError` for a missing or damaged file.
     """
+    description = read_object(directory / CONFIG, "a PEFT adapter")
     with _open_weights(directory) as handle:
-        return (handle.metadata() or {}).get(FINGERPRINT)
+        fingerprint = (handle.metadata() or {}).get(FINGERPRINT)
+    return BaseModel(str(description.get("base_model_name_or_path") or "unknown"), fingerprint)
 
 
 def load_adapter(
@@ -229,12 +228,12 @@ def read_factors(
 
     Arguments and errors are those of `load_adapter`.
     """
-    recorded = recorded_fingerprint(directory)
-    if base_fingerprint and recorded not in (None, base_fingerprint):
+    base = base_of(directory)
+    if base_fingerprint and base.fingerprint not in (None, base_fingerprint):
         raise InputError(
             f"{directory / WEIGHTS}: was trained on another base model "
-            f"({base_model_of(directory)}, fingerprint {recorded[:12]}; this one has "
-            f"{base_fingerprint[:12]}); bind it to this one with `python -m ace_jax.convert "
+            f"({base.name}, fingerprint {base.fingerprint:.12}; this one has "
+            f"{base_fingerprint:.12}); bind it to this one with `python -m ace_jax.convert "
             "import-adapter` if that is meant"
         )
     shapes = {
@@ -281,16 +280,6 @@ def _in_fixed_order(file: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return file[:start] + ordered.ljust(end - start) + file[end:]
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (OverflowError, TypeError, ValueError):
-        number = math.inf
-    if not math.isfinite(number):
-        raise InputError(f"{name} {value!r:.40} is no number")
-    return number
 
 
 def _open_weights(directory: Path) -> Any:
