@@ -309,9 +309,9 @@ def test_nothing_is_read_of_what_does_not_fit(tmp_path, mesh, monkeypatch):
         "missing model.layers.0-2.self_attn.q_proj.weight",
         "unknown model.layers.1-2.x",
         "unknown y",
-        "model.norm.weight has shape (5,), config.json says (16,)",
+        "model.norm.weight has shape (5,), the model needs (16,)",
     ]
-    expected = re.escape(f"checkpoint does not fit its config: {'; '.join(problems)}") + "$"
+    expected = re.escape(f"checkpoint does not fit its config.json: {'; '.join(problems)}") + "$"
     refused(SafetensorsSource(tmp_path), expected, partial(load, mesh=mesh))
 
 

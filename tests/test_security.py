@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from refusals import refused_cheaply
 from safetensors.numpy import save_file
-from test_train import ROOT, small_config
+from test_train import ROOT, quick_commands, small_config
 from test_wrong_input import change_config
 
 from ace_jax import convert, train
@@ -294,10 +294,13 @@ def test_a_wheel_that_is_a_bomb_is_not_unpacked(fetched, tmp_path):
 TOKEN = "hf_" + "Secret" * 6
 
 
-def test_a_token_is_told_to_nobody(tiny_checkpoint, tmp_path, monkeypatch, capfd):
+def test_a_token_is_told_to_nobody(
+    tiny_checkpoint, mesh, tmp_path, tmp_path_factory, monkeypatch, capfd
+):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, TOKEN)
-    train.main(small_config(tiny_checkpoint, max_steps=1), tmp_path / "run")
+    with quick_commands(mesh, tmp_path_factory):
+        train.main(small_config(tiny_checkpoint, max_steps=1), tmp_path / "run")
     for path in ("some/llama", "/no/where"):
         with pytest.raises(InputError) as error:
             open_checkpoint(path)

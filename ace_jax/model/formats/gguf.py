@@ -5,7 +5,6 @@ sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two hal
 and key head of a LLaMA; reading undoes that.
 """
 
-import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -99,7 +98,7 @@ class GGUFSource:
         self._path = path
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         factors = tensors.pop(ROPE_FACTORS, None)
-        self.rope_factors = None if factors is None else tuple(factors.data.ravel().tolist())
+        self.rope_factors = None if factors is None else factors.data.ravel()
         self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
         self._architecture = self._field("general.architecture")
         if self._architecture not in ARCHITECTURES:
@@ -158,14 +157,15 @@ class GGUFSource:
 
     def _read_config(self) -> LlamaConfig:
         config = read_config(self.hf_config, str(self._path))
-        if self.rope_factors is None:
-            return config
         factors = self.rope_factors
-        if len(factors) != config.head_dim // 2 or not all(0 < x < math.inf for x in factors):
+        if factors is None:
+            return config
+        fits = len(factors) == config.head_dim // 2 and np.isfinite(factors).all()
+        if not (fits and (factors > 0).all()):
             raise InputError(
                 f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
             )
-        return replace(config, rope=replace(config.rope, factors=factors))
+        return replace(config, rope=replace(config.rope, factors=tuple(factors.tolist())))
 
     def _check_tensors(self) -> None:
         for kind in {tensor.tensor_type for tensor in self._tensors.values()}:

@@ -7,7 +7,7 @@ Loading uses every tensor of the checkpoint exactly once and fills every paramet
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -65,17 +65,17 @@ class _Stored(NamedTuple):
 
 
 class SafetensorsSource:
-    """The tensors of a directory as the Hugging Face hub lays them out.
+    """The tensors of a directory as the Hugging Face hub lays them out, or of the files given.
 
-    The files are the shards that `model.safetensors.index.json` names. Without an index it is
-    `model.safetensors`, and without that all `*.safetensors` files.
+    A directory's files are the shards that `model.safetensors.index.json` names. Without an index
+    it is `model.safetensors`, and without that all `*.safetensors` files.
 
     Raises `InputError` for a missing or damaged file, a tensor in two files, or a dtype other than
     float32, float16 and bfloat16.
     """
 
-    def __init__(self, directory: Path):
-        self.files = _weight_files(directory)
+    def __init__(self, directory: Path, files: tuple[Path, ...] = ()):
+        self.files = files or _weight_files(directory)
         self._tensors: dict[str, _Stored] = {}
         problems = []
         for file in self.files:
@@ -113,12 +113,9 @@ class SafetensorsSource:
         """Returns a slice of a tensor."""
         # Opened for each read: the pages of a mapped file count as this process's memory.
         with safe_open(self._tensors[name].file, framework="numpy") as handle:
-            return as_numpy(handle.get_slice(name)[index])
-
-
-def as_numpy(part: np.ndarray) -> np.ndarray:
-    """Gives bfloat16 its dtype: NumPy has none, so safetensors may return the bits as V2."""
-    return part.view(ml_dtypes.bfloat16) if part.dtype == np.dtype("V2") else part
+            part = handle.get_slice(name)[index]
+        # NumPy has no bfloat16, so safetensors may return its bits as V2.
+        return part.view(ml_dtypes.bfloat16) if part.dtype == np.dtype("V2") else part
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
@@ -255,17 +252,27 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
     derived = {name for name in source.names() if name.endswith("rotary_emb.inv_freq")}
     if "lm_head.weight" not in wanted:
         derived.add("lm_head.weight")
-    found = set(source.names()) - derived
+    check_fit(source, wanted, derived, "checkpoint does not fit its config.json")
+    return wanted.keys()
+
+
+def check_fit(
+    source: TensorSource, wanted: Mapping[str, tuple[int, ...]], ignored: set[str], where: str
+) -> None:
+    """Raises `InputError`, beginning with `where`, unless a source has the tensors wanted.
+
+    It lists every tensor that is missing, unknown (and not ignored) or of another shape.
+    """
+    found = set(source.names()) - ignored
     problems = [f"missing {name}" for name in sorted(wanted.keys() - found)]
     problems += [f"unknown {name}" for name in sorted(found - wanted.keys())]
     problems += [
-        f"{name} has shape {source.shape(name)}, config.json says {wanted[name]}"
+        f"{name} has shape {source.shape(name)}, the model needs {wanted[name]}"
         for name in sorted(wanted.keys() & found)
         if source.shape(name) != wanted[name]
     ]
     if problems:
-        raise InputError(f"checkpoint does not fit its config: {listed(problems)}")
-    return wanted.keys()
+        raise InputError(f"{where}: {listed(problems)}")
 
 
 def listed(problems: Iterable[str]) -> str:

@@ -165,14 +165,12 @@ def _merged(
 
 
 def _companions(directory: Path) -> Iterator[Path]:
-    for pattern in COMPANIONS:
-        yield from (file for file in sorted(directory.glob(pattern)) if _is_own(file, directory))
-
-
-def _is_own(file: Path, directory: Path) -> bool:
-    """Whether a file lies in the checkpoint, or in the blobs to which the hub's cache links."""
+    # A link may lead to the blobs of the hub's cache, but to no other file of this machine.
     places = directory.resolve(), (directory / "../../blobs").resolve()
-    return file.is_file() and file.resolve().parent in places
+    for pattern in COMPANIONS:
+        for file in sorted(directory.glob(pattern)):
+            if file.is_file() and file.resolve().parent in places:
+                yield file
 
 
 def _by_layer(name: str) -> list[str | int]:

@@ -16,12 +16,12 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from ace_jax.errors import InputError
-from ace_jax.files import read_object, reason, whole_directory
-from ace_jax.model.formats.hf import DTYPES, as_numpy, hf_names, listed
+from ace_jax.files import read_object, whole_directory
+from ace_jax.model.formats.hf import SafetensorsSource, check_fit, hf_names
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
 
@@ -191,7 +191,8 @@ def base_of(directory: Path) -> BaseModel:
     Raises `InputError` for a missing or damaged file.
     """
     description = read_object(directory / CONFIG, "a PEFT adapter")
-    with _open_weights(directory) as handle:
+    (file,) = _weights(directory).files
+    with safe_open(file, framework="numpy") as handle:
         fingerprint = (handle.metadata() or {}).get(FINGERPRINT)
     return BaseModel(str(description.get("base_model_name_or_path") or "unknown"), fingerprint)
 
@@ -241,28 +242,10 @@ def read_factors(
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
         for name in _names(parameter_path(path), leaf.shape[0])
     }
-    with _open_weights(directory) as handle:
-        found = {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118 - not a dict
-        problems = [
-            f"{name} is missing, the model needs {shape}"
-            for name, shape in shapes.items()
-            if name not in found
-        ]
-        problems += [
-            f"{name} has shape {found[name]}, the model needs {shape}"
-            for name, shape in shapes.items()
-            if found.get(name, shape) != shape
-        ]
-        problems += [
-            f"{name} is {dtype}; only {', '.join(DTYPES)} are read"
-            for name in shapes.keys() & found
-            if (dtype := handle.get_slice(name).get_dtype()) not in DTYPES
-        ]
-        unknown = found.keys() - shapes.keys()
-        problems += [f"{name} belongs to no adapted layer of the model" for name in sorted(unknown)]
-        if problems:
-            raise InputError(f"{directory / WEIGHTS}: {listed(problems)}")
-        return {name: as_numpy(handle.get_tensor(name)).astype(np.float32) for name in shapes}
+    source = _weights(directory)
+    check_fit(source, shapes, set(), str(directory / WEIGHTS))
+    whole = (slice(None), slice(None))
+    return {name: source.read(name, whole).astype(np.float32) for name in shapes}
 
 
 def factor_names(module: str) -> tuple[str, str]:
@@ -282,14 +265,11 @@ def _in_fixed_order(file: bytes) -> bytes:
     return file[:start] + ordered.ljust(end - start) + file[end:]
 
 
-def _open_weights(directory: Path) -> Any:
+def _weights(directory: Path) -> SafetensorsSource:
     file = directory / WEIGHTS
     if not file.is_file():
         raise InputError(f"{directory}: {WEIGHTS} is missing (pickled adapters are not read)")
-    try:
-        return safe_open(file, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{file}: truncated or damaged ({reason(error)})") from None
+    return SafetensorsSource(directory, (file,))
 
 
 def _names(path: tuple[str, ...], layers: int) -> list[str]:
