@@ -97,16 +97,15 @@ def write_weights(
         )
     except ValueError as error:
         raise InputError(f"--shard-size {shard_size}: {error}") from None
-    progress = tqdm(total=len(names), unit="tensor", desc="write")
-    for file, inside in shards.filename_to_tensors.items():
-        tensors = {}
-        for name in inside:
-            tensors[name] = _merged(source, name, adapter, dtypes[name])
-            progress.update()
-        save_file(tensors, directory / file, metadata={"format": "pt"})
-        (directory / file).chmod(0o644)  # the library writes them for the owner alone
-        del tensors  # frees the shard before the next one is gathered
-    progress.close()
+    with tqdm(total=len(names), unit="tensor", desc="write") as progress:
+        for file, inside in shards.filename_to_tensors.items():
+            tensors = {}
+            for name in inside:
+                tensors[name] = _merged(source, name, adapter, dtypes[name])
+                progress.update()
+            save_file(tensors, directory / file, metadata={"format": "pt"})
+            (directory / file).chmod(0o644)  # the library writes them for the owner alone
+            del tensors  # frees the shard before the next one is gathered
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
