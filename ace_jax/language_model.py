@@ -109,7 +109,7 @@ class LanguageModel:
         record = adapter_experiment(directory) if is_adapter else None
         base = str(path)
         if is_adapter:
-            base = record.model.name if record else peft.base_model_of(directory)
+            base = record.model.name if record else peft.base_of(directory).name
         if record and prompt is None:
             prompt = record.prompt.style()
         elif not isinstance(prompt, PromptStyle):

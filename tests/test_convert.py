@@ -24,7 +24,7 @@ from ace_jax import convert, evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.model.formats.hf import fingerprint
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.model.formats.peft import CONFIG, WEIGHTS
+from ace_jax.model.formats.peft import CONFIG, RECORD, WEIGHTS, read_record
 from ace_jax.model.lora import TARGETS
 
 NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -77,9 +77,8 @@ def random_adapter(base, path, rslora=False, targets=TARGETS):
 # merge
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_merged_is_base_and_adapter(rslora, tiny_checkpoint, load, tokenizer, tmp_path):
-    adapted = random_adapter(transformer(tiny_checkpoint), tmp_path / "peft", rslora)
+def test_merged_is_base_and_adapter(tiny_checkpoint, load, tokenizer, tmp_path):
+    adapted = random_adapter(transformer(tiny_checkpoint), tmp_path / "peft", rslora=True)
     run("merge", "--model", tiny_checkpoint, "--adapter", tmp_path / "peft",
         "--output", tmp_path / "whole")  # fmt: skip
     tokens = prompt(tokenizer)
@@ -203,7 +202,7 @@ def test_a_run_gives_the_adapter_that_it_wrote(finished, tmp_path):
     assert adapter_files(tmp_path / "adapter") == adapter_files(finished / "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert card == (finished / "adapter" / "README.md").read_text()
-    assert "`gss2018`" in card and "12 steps done" in card and "Smith, Tom W." in card
+    assert "- survey: gss2018\n- held out: none\n- steps: 12\n" in card
 
 
 def test_a_run_that_was_stopped_gives_an_adapter_too(tiny_checkpoint, finished, tmp_path):
@@ -264,6 +263,20 @@ def test_an_adapter_is_bound_to_a_base(tiny_checkpoint, tokenizer, load, tmp_pat
     ModelCard.load(tmp_path / "ours" / "README.md")
 
 
+def test_a_record_stays_with_the_base_it_tells_of(tiny_checkpoint, rewritten, tmp_path, capsys):
+    random_adapter(transformer(tiny_checkpoint), tmp_path / "peft", targets=["q_proj"])
+    importing = ("import-adapter", "--adapter", tmp_path / "peft", "--model", tiny_checkpoint)
+    run(*importing, "--output", tmp_path / "one")
+    (tmp_path / "one" / RECORD).write_text('{"seed": 3}')
+    other = rewritten("float16")  # of another fingerprint
+    for model, name in ((tiny_checkpoint, "same"), (other, "other")):
+        run("import-adapter", "--adapter", tmp_path / "one", "--model", model,
+            "--output", tmp_path / name)  # fmt: skip
+        dropped = f"{RECORD} is left out" in capsys.readouterr().err
+        assert read_record(tmp_path / name) == (None if name == "other" else {"seed": 3})
+        assert dropped == (name == "other")
+
+
 def test_an_adapter_of_another_base_is_merged_only_after_it_is_bound(
     finished, tiny_checkpoint, rewritten, tmp_path
 ):
@@ -283,7 +296,7 @@ def test_an_adapter_of_another_base_is_merged_only_after_it_is_bound(
 # inspect
 
 
-def told(capsys, *arguments):
+def described(capsys, *arguments):
     capsys.readouterr()
     run("inspect", "--json", *arguments)
     facts = json.loads(capsys.readouterr().out)
@@ -296,17 +309,18 @@ def told(capsys, *arguments):
 
 
 def test_inspect_tells_of_a_checkpoint(tiny_checkpoint, capsys):
-    facts = told(capsys, tiny_checkpoint, "--sha256")
+    facts = described(capsys, tiny_checkpoint, "--sha256")
     count = sum(weight.size for weight in weights_of(tiny_checkpoint).values())
-    assert (facts["architecture"], facts["layers"]) == ("LlamaForCausalLM", 2)
+    assert (facts["num_layers"], facts["tokens"]) == (2, 384)
     assert (facts["parameters"], facts["bytes by dtype"]) == (count, {"F32": 4 * count})
-    assert "llama3" in facts["rope"] and len(facts["files"][0]["sha256"]) == 64
+    assert facts["rope"] == "theta 10000, frequencies divided by 1.73594 to 8"
+    assert len(facts["files"][0]["sha256"]) == 64
     assert facts["fingerprint"] == fingerprint(open_checkpoint(str(tiny_checkpoint)).source)
 
 
 def test_inspect_tells_of_a_gguf_file(tiny_checkpoint, tmp_path, capsys):
     file = write_gguf(tmp_path / "tiny.gguf", tiny_checkpoint, Kind.Q8_0)
-    facts = told(capsys, file)
+    facts = described(capsys, file)
     assert facts["kind"] == "checkpoint (GGUF)" and facts["bytes by dtype"].keys() == {
         "F32",
         "Q8_0",
@@ -315,14 +329,39 @@ def test_inspect_tells_of_a_gguf_file(tiny_checkpoint, tmp_path, capsys):
 
 
 def test_inspect_tells_of_an_adapter_and_of_a_run(finished, tiny_checkpoint, capsys):
-    facts = told(capsys, finished / "adapter")
+    facts = described(capsys, finished / "adapter")
     identity = fingerprint(open_checkpoint(str(tiny_checkpoint)).source)
-    assert (facts["targets"], facts["rank"], facts["scale"]) == ("q_proj, v_proj", 2, 8.0)
+    assert (facts["targets"], facts["rank"], facts["scale"]) == (["q_proj", "v_proj"], 2, 8.0)
     assert (facts["base model"], facts["base fingerprint"]) == (str(tiny_checkpoint), identity)
     assert {file["name"] for file in facts["files"]} == {CONFIG, WEIGHTS}
-    facts = told(capsys, finished)
-    assert (facts["steps done"], facts["last metrics"]["step"]) == (12, 12)
+    facts = described(capsys, finished)
+    assert (facts["survey"], facts["hold-out"], facts["steps done"]) == ("gss2018", "none", 12)
     assert facts["checkpoints"][-1] == 12 and facts["adapter"] == str(finished / "adapter")
+
+
+def test_inspect_reads_the_experiment_of_a_run(tmp_path, capsys):
+    experiment = {
+        "model": {"name": "some/llama", "path": "models/llama"},
+        "survey": {"name": "wvs7"},
+        "split": {"holdout": "question:0.2"},
+        "seed": 3,
+    }
+    (tmp_path / "experiment.json").write_text(json.dumps(experiment))
+    facts = described(capsys, tmp_path)
+    assert facts == {
+        "kind": "training run (RUN)",
+        "model": "some/llama",
+        "survey": "wvs7",
+        "hold-out": "question:0.2",
+        "steps done": 0,
+        "checkpoints": [],
+        "adapter": "not written yet",
+    }
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')  # killed
+    assert described(capsys, tmp_path)["steps done"] == 2
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: not written by ace_jax\.train"):
+        run("inspect", tmp_path)
 
 
 # Refusals: one line, and nothing written.
@@ -332,13 +371,16 @@ def test_inspect_tells_of_an_adapter_and_of_a_run(finished, tiny_checkpoint, cap
     ("arguments", "message"),
     [
         ("export-adapter --run {run} --step 3", r"--step 3: .* has .*12"),
-        ("export-adapter --run {tiny}", r"no run of ace_jax\.train lies there"),
-        ("export-adapter --run {run} --scores {run}", r"run\.json is missing; run ace_jax\.eval"),
+        ("export-adapter --run {tiny}", r"not a run of ace_jax\.train"),
+        (
+            "export-adapter --run {run} --scores {run}",
+            r"not an output of ace_jax\.evaluate, run\.json is missing",
+        ),
         ("merge --model {tiny} --shard-size many", r"--shard-size many: "),
         ("merge --model /no/where", r"'/no/where' is no directory, \.gguf file, hub id"),
         ("merge --model {tiny} --adapter {tiny}", r"not a PEFT adapter"),
         ("merge --model {tied} --adapter {run}/adapter", r"was trained on another base model"),
-        ("merge --model {stretched}", r"stretches RoPE by factors that no config\.json can tell"),
+        ("merge --model {stretched}", r"stretches RoPE by factors that no config\.json can"),
         ("merge --model {huge} --dtype float16", r"norm\.weight: float16 cannot hold its values"),
         ("import-adapter --adapter {run} --model {tiny}", r"not a PEFT adapter"),
         ("import-adapter --adapter {none} --model {tiny}", r"lora\.targets: 'wq'; choose from"),

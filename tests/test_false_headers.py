@@ -54,9 +54,7 @@ def test_a_gguf_tensor_beyond_the_file(tiny_checkpoint, tmp_path):
         (tmp_path / "x.gguf").write_bytes(
             content[:place] + struct.pack("<QQ", *shape) + content[place + 16 :]
         )
-        refused_cheaply(
-            lambda: GGUFSource(tmp_path / "x.gguf"), "not a complete GGUF file .*a tensor of"
-        )
+        refused_cheaply(lambda: GGUFSource(tmp_path / "x.gguf"), "not a complete GGUF file")
 
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 10**8])

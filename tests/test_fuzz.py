@@ -118,13 +118,17 @@ def test_tables(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("run/run/config.json", '{"objective": {}}', "of another version"),
-        ("run/run/metrics.jsonl", '{"step": \n', "not what ace_jax.train wrote"),
-        ("run/run/metrics.jsonl", '{"loss": 1.0}\n', "a line without a step"),
+        ("adapter/peft/ace_experiment.json", "[]", "not a JSON object"),
+        ("run/run/metrics.jsonl", '{"step": \n', "not written by ace_jax.train"),
+        ("run/run/metrics.jsonl", '{"loss": 1.0}\n', "not written by ace_jax.train"),
         ("dataset/data/manifest.json", "[" * 10**5, "is not a manifest"),
         ("adapter/peft/adapter_config.json", "[" * 10**5, "not JSON"),
         ("adapter/peft/adapter_config.json", '{"peft_type": "LORA", "r": true}', "target_modules"),
-        ("evaluation/out/scores.csv", "country,score\nALL,x\n", "not what ace_jax.evaluate wrote"),
+        (
+            "evaluation/out/scores.csv",
+            "country,score\nALL,x\n",
+            "not an output of ace_jax.evaluate",
+        ),
     ],
 )
 def test_outputs(tmp_path, seeds, file, content, message):

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Tokenizer
 
+from ace_jax import convert
 from ace_jax.errors import InputError
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hf import fingerprint
@@ -199,6 +200,15 @@ def test_a_qwen_is_what_its_directory_and_transformers_make_of_it(qwen):
     assert {"bias", "q_norm"} & {part for name in weights for part in name.split(".")}
     for name, weight in weights.items():
         np.testing.assert_array_equal(found.source.read(name, ALL * weight.ndim), weight, name)
+
+
+def test_a_qwen_becomes_a_directory(qwen, tmp_path):
+    directory, file = qwen
+    convert.main(["merge", "--model", str(file), "--output", str(tmp_path / "whole")])
+    found, expected = (open_checkpoint(str(path)) for path in (tmp_path / "whole", directory))
+    assert dataclasses.replace(found.config, rms_norm_eps=1e-6) == expected.config
+    assert fingerprint(found.source) == fingerprint(expected.source)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
 
 
 def test_the_qwen_2_tokenizer_gives_the_same_ids(tiny_checkpoint, tmp_path, tokenizer):

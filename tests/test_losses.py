@@ -17,7 +17,7 @@ from torch_reference import (
 )
 
 from ace_jax.losses import Anchor, anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
-from ace_jax.model.formats.peft import WEIGHTS, export_adapter, read_lora_config
+from ace_jax.model.formats.peft import WEIGHTS, BaseModel, export_adapter, read_lora_config
 from ace_jax.training.step import objective
 
 # Cells 0 and 1 have three options, 2 and 3 two.
@@ -154,8 +154,9 @@ def test_objective_and_gradient_equal_the_reference(
     assert float(loss) == pytest.approx(float(total))
 
     # A gradient has its parameters' form, so the exporter names and turns it as peft does.
-    export_adapter(tmp_path, gradient, read_lora_config(adapter, 0.0), "tiny", "")
-    found = load_file(tmp_path / WEIGHTS)
+    config = read_lora_config(adapter, 0.0)
+    export_adapter(tmp_path / "gradient", gradient, config, BaseModel("tiny"), "")
+    found = load_file(tmp_path / "gradient" / WEIGHTS)
     assert len(found) == len(wanted) == 2 * 2 * len(targets)
     for name, reference in wanted.items():
         difference = torch.from_numpy(found[name.replace(".default", "")]) - reference

@@ -18,7 +18,7 @@ from ace_jax.language_model import LanguageModel
 from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import AdapterCard
+from ace_jax.model.formats.cards import AdapterCard, Scores
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt as Tokens
@@ -242,16 +242,22 @@ def train(
             log(f"no gain in {patience} validation(s): done at step {int(state.step)}")
         log(f"validation: lowest loss {best.loss:.4f} at step {best.step}; adapter of step {step}")
     run, whole = Run(claim.workdir, experiment, step), gathered(lora, mesh)
-    on_first(lambda: export(run.adapter, whole, experiment, step))
+    on_first(lambda: write_adapter(run.adapter, whole, experiment, step))
     return run
 
 
-def export(directory: Path, lora: nnx.State, experiment: Experiment, step: int) -> None:
+def write_adapter(
+    directory: Path,
+    lora: nnx.State,
+    experiment: Experiment,
+    step: int,
+    scores: Scores | None = None,
+) -> None:
     """Writes an adapter with its model card and its experiment's record."""
-    model, lora_config = experiment.model, experiment.recipe.lora
-    card = AdapterCard(model.name, model.fingerprint, lora_config, None, None)
-    base = peft.BaseModel(model.name, model.fingerprint)
-    peft.export_adapter(directory, lora, lora_config, base, card.text(), experiment.to_json())
+    base = peft.BaseModel(experiment.model.name, experiment.model.fingerprint)
+    shape, facts = experiment.recipe.lora, facts_of(experiment, step)
+    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
+    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
 
 
 def facts_of(experiment: Experiment, step: int) -> dict[str, str]:

@@ -35,10 +35,10 @@ from faults.mutations import damaged
 from ace_jax.errors import InputError
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.cards import Scores, Training
+from ace_jax.model.formats.cards import Scores
 from ace_jax.model.formats.hf import fingerprint, own_tensors
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.model.formats.inspect import inspect, read_settings
+from ace_jax.model.formats.inspect import inspect
 from ace_jax.model.formats.peft import read_factors, read_lora_config
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
@@ -135,7 +135,6 @@ def _survey(
 
 def _run(directory: Path) -> None:
     _inspected(directory)
-    Training.of(read_settings(directory), 3)
 
 
 def _template(directory: Path) -> None:

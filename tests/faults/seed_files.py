@@ -19,7 +19,7 @@ from test_table import CODEBOOK
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ace_jax.model.formats.peft import write_adapter
+from ace_jax.model.formats.peft import BaseModel, write_adapter
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.survey.dataset import Dataset, read_dataset, write_dataset
 
@@ -117,7 +117,8 @@ def _adapters(directory: Path) -> None:
     factors = {
         f"{prefix}.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()
     }
-    write_adapter(directory / "adapter" / "peft", factors, LORA, "some/llama", "A card.", "0" * 64)
+    base = BaseModel("some/llama", "0" * 64)
+    write_adapter(directory / "adapter" / "peft", factors, LORA, base, "A card.", {"seed": 0})
 
 
 def _datasets(directory: Path) -> None:

@@ -1,17 +1,15 @@
-"""What a checkpoint says of itself, read with the care that a stranger's file needs."""
+"""Bounds on what a checkpoint says about itself: its author may be careless or hostile."""
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ace_jax.errors import InputError
+from ace_jax.files import reason
 from ace_jax.model.architecture import LlamaConfig
 
-LONGEST = 200  # characters of another library's reason
-# The most that a field of config.json may say, far beyond any model there is: a count is believed
-# when shapes and names are made of it, long before the weights could bear it out.
+# The largest value of each size in config.json, far beyond any model. Shapes and names are made
+# from these sizes long before a weight is read, so a huge one would fill the memory.
 LARGEST = {
     "vocab_size": 1 << 24,
     "hidden_size": 1 << 20,
@@ -24,48 +22,30 @@ LARGEST = {
 }
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_config(fields: Mapping[str, Any], where: str) -> LlamaConfig:
+    """Reads the fields of a config.json.
 
-    Raises `FileNotFoundError` where there is no file, `InputError` where it holds anything else.
+    Raises `InputError`, beginning with `where`, for a value that no model has, and as
+    `LlamaConfig.from_hf` does.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not JSON ({reason(error)}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: not a JSON object; fetch it again")
-    return content
-
-
-def check_sizes(fields: Mapping[str, Any], where: str) -> None:
-    """Raises `InputError` for a size, among a config.json's fields, that no model has."""
     for name, largest in LARGEST.items():
         size = fields.get(name)
-        # A field may be missing or null, which is the architecture's to judge.
+        # The architecture decides whether a field may be missing or null.
         if size is not None and not (type(size) is int and 0 < size <= largest):
             raise InputError(
                 f"{where}: {name} is {size!r:.40}, not a whole number from 1 to {largest}"
             )
-
-
-def check_numbers(config: LlamaConfig, where: str) -> None:
-    """Raises `InputError` where the norms or RoPE count with a number that is none."""
+    tied = fields.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise InputError(f"{where}: tie_word_embeddings is {tied!r:.40}, not true or false")
+    try:
+        config = LlamaConfig.from_hf(fields)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise InputError(f"{where}: a field has an impossible value ({reason(error)})") from None
     rope = config.rope
-    for name, number in (
-        ("rms_norm_eps", config.rms_norm_eps),
-        ("rope_theta", rope.theta),
-        *(("rope's factor", number) for number in (rope.scale, *(rope.factors or ()))),
-    ):
+    for number in (config.rms_norm_eps, rope.theta, rope.scale, *(rope.factors or ())):
         if not (isinstance(number, int | float) and 0 < number < math.inf):
-            raise InputError(f"{where}: {name} is {number!r:.40}, not a positive number")
-
-
-def reason(error: BaseException) -> str:
-    """Returns what an error of another library says, in one line and no more."""
-    text = " ".join(str(error).split())
-    return text[:LONGEST] or type(error).__name__
+            raise InputError(
+                f"{where}: the norms or RoPE use {number!r:.40}, not a positive number"
+            )
+    return config

@@ -1,113 +1,111 @@
 """GGUF files of LLaMA-like models (llama.cpp's format): config, weights and tokenizer.
 
-Read with the `gguf` package and handed on under Hugging Face names, so that the rest of the
-program sees one kind of checkpoint. llama.cpp interleaves the two halves of each query and key
-head of a LLaMA for its own RoPE; that permutation is undone here.
+The `gguf` package reads the file. Tensors get their Hugging Face names, so the rest of the program
+sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two halves of each query
+and key head of a LLaMA; reading undoes that.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGUFReader
+from gguf import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
-from ace_jax.model.architecture import FAMILIES, MODEL_TYPES, LlamaConfig
-from ace_jax.model.formats.descriptions import check_numbers, check_sizes, reason
-from ace_jax.model.formats.gguf_header import check_header
+from ace_jax.files import reason
+from ace_jax.model.architecture import MODEL_TYPES, LlamaConfig
+from ace_jax.model.formats.descriptions import read_config
+from ace_jax.model.formats.gguf_header import BoundedReader
 from ace_jax.model.formats.hf import Index
-from ace_jax.model.rope import Rope
 
+# llama.cpp's names of modules, as Hugging Face names them.
 TOP = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
 }
 LAYER = {
-    "attn_norm.weight": "input_layernorm.weight",
-    "attn_q.weight": "self_attn.q_proj.weight",
-    "attn_k.weight": "self_attn.k_proj.weight",
-    "attn_v.weight": "self_attn.v_proj.weight",
-    "attn_output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn_gate.weight": "mlp.gate_proj.weight",
-    "ffn_up.weight": "mlp.up_proj.weight",
-    "ffn_down.weight": "mlp.down_proj.weight",
-    "attn_q.bias": "self_attn.q_proj.bias",
-    "attn_k.bias": "self_attn.k_proj.bias",
-    "attn_v.bias": "self_attn.v_proj.bias",
-    "attn_q_norm.weight": "self_attn.q_norm.weight",
-    "attn_k_norm.weight": "self_attn.k_norm.weight",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
 }
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
 
-# How a text is cut before byte-pair merging, by `tokenizer.ggml.pre`.
+# How `tokenizer.ggml.pre` cuts a text before byte-pair merging.
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-QWEN2_WORDS = LLAMA3_WORDS.replace("{1,3}", "")
 PRE_TOKENIZERS = {
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    ),
-    "llama-bpe": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"),
+    "smollm": [
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ],
+    **{
+        name: [
+            pre_tokenizers.Split(Regex(words), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
-    ),
-    "qwen2": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    ),
+        for name, words in (
+            ("llama-bpe", LLAMA3_WORDS),
+            ("qwen2", LLAMA3_WORDS.replace("{1,3}", "")),
+        )
+    },
 }
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 
 class GGUFSource:
-    """A GGUF file's weights, dequantised on reading; also its config and tokenizer.
+    """The weights, config and tokenizer in a GGUF file; weights are dequantised when read.
+
+    Attributes:
+      files: the file.
+      hf_config: the model's config.json, without the RoPE factors.
+      rope_factors: divisors of RoPE's frequencies, one for each, or None.
+      config: architecture.
 
     Raises `InputError` for a damaged file, another architecture or an unknown tokenizer.
     """
 
     def __init__(self, path: Path):
         try:
-            check_header(path)
-            reader = GGUFReader(path)
+            reader = BoundedReader(path)
+            if any(0 in tensor.shape for tensor in reader.tensors):
+                raise ValueError("a tensor holds no values")
             self._fields = {name: field.contents() for name, field in reader.fields.items()}
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        except Exception as error:  # the reader fails in whatever way the damage leads it to
+        except Exception as error:  # damage may raise anything in the reader
             raise InputError(
                 f"{path}: not a complete GGUF file ({reason(error)}); fetch it again"
             ) from None
         self.files = (path,)
         self._path = path
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._rope_factors = tensors.pop(ROPE_FACTORS, None)
+        factors = tensors.pop(ROPE_FACTORS, None)
+        self.rope_factors = None if factors is None else factors.data.ravel()
         self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
         self._architecture = self._field("general.architecture")
         if self._architecture not in ARCHITECTURES:
             raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
+        self.hf_config = self._hf_config()
         self.config = self._read_config()
         self._check_tensors()
-
-    @property
-    def context_length(self) -> int:
-        """For how many tokens the model was made."""
-        return int(self._field(f"{self._architecture}.context_length"))
 
     def names(self) -> Collection[str]:
         """Returns every tensor's Hugging Face name."""
@@ -117,26 +115,31 @@ class GGUFSource:
         """Returns a tensor's shape, [out, in]."""
         return tuple(int(size) for size in self._tensors[name].shape[::-1])
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """Returns the type of a tensor in the file and the bytes it takes there."""
+        return self._tensors[name].tensor_type.name, int(self._tensors[name].n_bytes)
+
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a dequantised tensor in float32."""
         tensor = self._tensors[name]
         rows = np.arange(self.shape(name)[0])
         if self._is_interleaved(name):
             rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
-        # Mapped each time: pages of a mapped file count as this process's until it is closed.
+        # Mapped for each read: the pages of a mapped file count as this process's memory.
         packed = np.memmap(
             self._path, tensor.data.dtype, "r", tensor.data_offset, tensor.data.shape
         ).view(np.ndarray)
         return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
 
-    def _read_config(self) -> LlamaConfig:
+    def _hf_config(self) -> dict[str, Any]:
         kind = self._architecture
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
             raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
-        family = FAMILIES[MODEL_TYPES[kind]]
         if "model.embed_tokens.weight" not in self._tensors:
             raise InputError(f"{self._path}: no token_embd.weight")
-        sizes = {
+        config = {
+            "architectures": [MODEL_TYPES[kind]],
+            "model_type": kind,
             "vocab_size": self.shape("model.embed_tokens.weight")[0],
             "hidden_size": self._field(f"{kind}.embedding_length"),
             "intermediate_size": self._field(f"{kind}.feed_forward_length"),
@@ -144,34 +147,25 @@ class GGUFSource:
             "num_attention_heads": self._field(f"{kind}.attention.head_count"),
             "num_key_value_heads": self._fields.get(f"{kind}.attention.head_count_kv"),
             "head_dim": self._fields.get(f"{kind}.attention.key_length"),
-        }
-        check_sizes(sizes, str(self._path))
-        factors = self._rope_factors
-        heads, width = sizes["num_attention_heads"], sizes["hidden_size"]
-        config = LlamaConfig(
-            vocab_size=sizes["vocab_size"],
-            hidden_size=width,
-            intermediate_size=sizes["intermediate_size"],
-            num_layers=sizes["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=sizes["num_key_value_heads"] or heads,
-            head_dim=sizes["head_dim"] or width // heads,
-            rms_norm_eps=self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
+            "max_position_embeddings": self._fields.get(f"{kind}.context_length"),
+            "rms_norm_eps": self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
-            rope=Rope(
-                self._fields.get(f"{kind}.rope.freq_base", 10000.0),
-                None if factors is None else tuple(factors.data.tolist()),
-            ),
-            tie_word_embeddings="lm_head.weight" not in self._tensors,
-            biases=family.biases,
-            qk_norm=family.qk_norm,
-        )
-        check_numbers(config, str(self._path))
-        if factors is not None and len(config.rope.factors or ()) != config.head_dim // 2:
+            "rope_theta": self._fields.get(f"{kind}.rope.freq_base", 10000.0),
+            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
+        }
+        return {name: value for name, value in config.items() if value is not None}
+
+    def _read_config(self) -> LlamaConfig:
+        config = read_config(self.hf_config, str(self._path))
+        factors = self.rope_factors
+        if factors is None:
+            return config
+        fits = len(factors) == config.head_dim // 2 and np.isfinite(factors).all()
+        if not (fits and (factors > 0).all()):
             raise InputError(
                 f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
             )
-        return config
+        return replace(config, rope=replace(config.rope, factors=tuple(factors.tolist())))
 
     def _check_tensors(self) -> None:
         for kind in {tensor.tensor_type for tensor in self._tensors.values()}:
@@ -185,8 +179,8 @@ class GGUFSource:
         for name in filter(self._is_interleaved, self._tensors):
             if self.shape(name)[0] % self.config.head_dim:
                 raise InputError(
-                    f"{self._path}: {name} has shape {self.shape(name)}, which is no number of "
-                    f"heads of {self.config.head_dim} channels"
+                    f"{self._path}: {name} has shape {self.shape(name)}, not a multiple "
+                    f"of {self.config.head_dim} channels a head"
                 )
 
     def _is_interleaved(self, name: str) -> bool:
@@ -198,9 +192,9 @@ class GGUFSource:
         return self._fields[name]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Returns the file's own tokenizer, with its chat template.
+        """Returns the tokenizer in the file, with its chat template.
 
-        Raises `InputError` where the file's fields make none.
+        Raises `InputError` where the file's fields do not define one.
         """
         try:
             tokenizer = self._tokenizer()
@@ -208,7 +202,7 @@ class GGUFSource:
             return tokenizer
         except InputError:
             raise
-        except Exception as error:  # the library fails in whatever way the fields lead it to
+        except Exception as error:  # wrong fields may raise anything in the library
             raise InputError(f"{self._path}: no tokenizer can be read ({reason(error)})") from None
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
@@ -254,15 +248,15 @@ class GGUFSource:
         vocabulary = {token: number for number, token in enumerate(tokens)}
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
-        tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(PRE_TOKENIZERS[pre])
         if pre == "qwen2":
             tokenizer.normalizer = normalizers.NFC()
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
 
     def _sentencepiece(self, tokens: list[str]) -> Tokenizer:
-        # SentencePiece merges the pair whose joint token scores best; as a merge list, that is
-        # every split of every token, in the order of scores.
+        # SentencePiece merges the pair whose joint token scores best. The same as a list of merges
+        # is every split of every token, in the order of scores.
         vocabulary = {token: number for number, token in enumerate(tokens)}
         scores = self._field("tokenizer.ggml.scores")
         splits = [
@@ -286,8 +280,9 @@ class GGUFSource:
 
 
 def _hf_name(name: str) -> str:
-    prefix, _, rest = name.partition(".")
+    module, _, kind = name.rpartition(".")
+    prefix, _, rest = module.partition(".")
     if prefix == "blk":
         layer, _, rest = rest.partition(".")
-        return f"model.layers.{layer}.{LAYER.get(rest, rest)}"
-    return TOP.get(name, name)
+        return f"model.layers.{layer}.{LAYER.get(rest, rest)}.{kind}"
+    return f"{TOP.get(module, module)}.{kind}"

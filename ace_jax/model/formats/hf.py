@@ -1,16 +1,15 @@
-"""Hugging Face weights into sharded parameters, by one checked table.
+"""Hugging Face weights into sharded parameters.
 
 `model.layers.3.self_attn.q_proj.weight` [out, in] becomes slice 3 of `layers.q_proj.kernel`
-[layers, in, out]. A device asks only for its own slice, so no host holds the model twice.
-Every name of the checkpoint is used exactly once and every parameter is filled, or nothing is.
+[layers, in, out]. Each device reads only its own slice, so no host holds the model twice.
+Loading uses every tensor of the checkpoint exactly once and fills every parameter, or fails.
 """
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import ml_dtypes
@@ -20,40 +19,26 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from ace_jax.errors import InputError
-from ace_jax.model.formats.descriptions import read_object, reason
+from ace_jax.files import read_object, reason
+from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS
 from ace_jax.model.quantization import is_quantized, quantize_like
 from ace_jax.model.sharding import parameter_path, parameter_sharding
 
 TOP = {
-    "model.embed_tokens.weight": ("embedding",),
-    "model.norm.weight": ("norm", "scale"),
-    "lm_head.weight": ("head",),
+    ("embedding",): "model.embed_tokens.weight",
+    ("norm", "scale"): "model.norm.weight",
+    ("head",): "lm_head.weight",
 }
-LAYER = {
-    "input_layernorm.weight": ("layers", "input_norm", "scale"),
-    "self_attn.q_proj.weight": ("layers", "q_proj", "kernel"),
-    "self_attn.k_proj.weight": ("layers", "k_proj", "kernel"),
-    "self_attn.v_proj.weight": ("layers", "v_proj", "kernel"),
-    "self_attn.o_proj.weight": ("layers", "o_proj", "kernel"),
-    "post_attention_layernorm.weight": ("layers", "mlp_norm", "scale"),
-    "mlp.gate_proj.weight": ("layers", "gate_proj", "kernel"),
-    "mlp.up_proj.weight": ("layers", "up_proj", "kernel"),
-    "mlp.down_proj.weight": ("layers", "down_proj", "kernel"),
-    # Qwen 2 has some of these biases, Qwen 3 the norms, LLaMA either all or none.
-    "self_attn.q_norm.weight": ("layers", "q_norm", "scale"),
-    "self_attn.k_norm.weight": ("layers", "k_norm", "scale"),
-    "self_attn.q_proj.bias": ("layers", "q_proj", "bias"),
-    "self_attn.k_proj.bias": ("layers", "k_proj", "bias"),
-    "self_attn.v_proj.bias": ("layers", "v_proj", "bias"),
-    "self_attn.o_proj.bias": ("layers", "o_proj", "bias"),
-    "mlp.gate_proj.bias": ("layers", "gate_proj", "bias"),
-    "mlp.up_proj.bias": ("layers", "up_proj", "bias"),
-    "mlp.down_proj.bias": ("layers", "down_proj", "bias"),
+# The Hugging Face name of each part of a layer. Qwen 3 alone has norms of queries and keys.
+MODULES = {
+    "input_norm": "input_layernorm",
+    "mlp_norm": "post_attention_layernorm",
+    **{name: f"self_attn.{name}" for name in (*ATTENTION_TARGETS, "q_norm", "k_norm")},
+    **{name: f"mlp.{name}" for name in MLP_TARGETS},
 }
-PATH_TO_HF = {path: name for name, path in (TOP | LAYER).items()}
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-DTYPES = ("F32", "F16", "BF16")
+DTYPES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
 LAYER_NUMBER = re.compile(r"(?<=[a-z]\.)(\d+)(?=\.)")
 
 Index = tuple[slice, ...]
@@ -73,44 +58,33 @@ class TensorSource(Protocol):
         """Returns a slice of a tensor, reading no more of it than needed."""
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """Where a tensor lies and what it is."""
-
+class _Stored(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     dtype: str
 
 
 class SafetensorsSource:
-    """The tensors of a directory as the Hugging Face hub lays them out.
+    """The tensors of a directory as the Hugging Face hub lays them out, or of the files given.
 
-    They are in the shards that `model.safetensors.index.json` names; where there is none, in
-    `model.safetensors`; where that is missing too, in whichever `*.safetensors` files there are.
+    A directory's files are the shards that `model.safetensors.index.json` names. Without an index
+    it is `model.safetensors`, and without that all `*.safetensors` files.
 
-    Raises `InputError` for a missing or damaged file, an index that its shards do not bear out, a
-    tensor in two files or of another dtype than float32, float16 and bfloat16.
+    Raises `InputError` for a missing or damaged file, a tensor in two files, or a dtype other than
+    float32, float16 and bfloat16.
     """
 
-    def __init__(self, directory: Path):
-        shard_of = _read_index(directory)
-        self.files = _weight_files(directory, shard_of)
+    def __init__(self, directory: Path, files: tuple[Path, ...] = ()):
+        self.files = files or _weight_files(directory)
         self._tensors: dict[str, _Stored] = {}
-        twice = []
+        problems = []
         for file in self.files:
             for name, tensor in _stored_in(file).items():
                 if name in self._tensors:
-                    twice.append(f"{self._tensors[name].file.name} and {file.name} hold {name}")
+                    problems.append(f"{self._tensors[name].file.name} and {file.name} hold {name}")
                 self._tensors[name] = tensor
-        if twice:
-            raise InputError(f"{directory}: {listed(twice)}; leave the files of one model only")
-        lacking = [
-            f"{shard} lacks {name}"
-            for name, shard in shard_of.items()
-            if name not in self._tensors or self._tensors[name].file.name != shard
-        ]
-        if lacking:
-            raise InputError(f"{directory / INDEX}: {listed(lacking)}; fetch both again")
+        if problems:
+            raise InputError(f"{directory}: {listed(problems)}; leave the files of one model only")
         other = [
             f"{name} is {tensor.dtype}"
             for name, tensor in self._tensors.items()
@@ -130,35 +104,33 @@ class SafetensorsSource:
         """Returns a tensor's shape."""
         return self._tensors[name].shape
 
+    def stored(self, name: str) -> tuple[str, int]:
+        """Returns the dtype of a tensor in its file and the bytes it takes there."""
+        tensor = self._tensors[name]
+        return tensor.dtype, DTYPES[tensor.dtype] * int(np.prod(tensor.shape))
+
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a tensor."""
-        # Opened each time: pages of a mapped file count as this process's until it is closed.
+        # Opened for each read: the pages of a mapped file count as this process's memory.
         with safe_open(self._tensors[name].file, framework="numpy") as handle:
             part = handle.get_slice(name)[index]
-        # NumPy has no bfloat16: safetensors may hand its bits over as they lie.
+        # NumPy has no bfloat16, so safetensors may return its bits as V2.
         return part.view(ml_dtypes.bfloat16) if part.dtype == np.dtype("V2") else part
 
 
-def _read_index(directory: Path) -> dict[str, str]:
-    """Returns the shard of each tensor, or nothing where there is no index."""
-    file = directory / INDEX
-    if not file.is_file():
-        return {}
-    shard_of = read_object(file).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise InputError(f"{file}: has no weight_map; fetch it again")
-    for shard in shard_of.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise InputError(f"{file}: {shard!r:.200} is not the name of a file beside it")
-    missing = [s for s in sorted(set(shard_of.values())) if not (directory / s).is_file()]
-    if missing:
-        raise InputError(f"{file}: {', '.join(missing)} missing beside it; fetch what is missing")
-    return shard_of
-
-
-def _weight_files(directory: Path, shard_of: dict[str, str]) -> tuple[Path, ...]:
-    if shard_of:
-        return tuple(directory / shard for shard in sorted(set(shard_of.values())))
+def _weight_files(directory: Path) -> tuple[Path, ...]:
+    index = directory / INDEX
+    if index.is_file():
+        shard_of = read_object(index, "a model directory").get("weight_map")
+        if not isinstance(shard_of, dict) or not shard_of:
+            raise InputError(f"{index}: has no weight_map; fetch it again")
+        for shard in shard_of.values():
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise InputError(f"{index}: {shard!r:.200} is not the name of a file beside it")
+        shards = sorted(set(shard_of.values()))
+        if missing := [shard for shard in shards if not (directory / shard).is_file()]:
+            raise InputError(f"{index}: {', '.join(missing)} missing beside it; fetch them")
+        return tuple(directory / shard for shard in shards)
     if (directory / WEIGHTS).is_file():
         return (directory / WEIGHTS,)
     files = tuple(sorted(directory.glob("*.safetensors")))
@@ -182,19 +154,19 @@ def _stored_in(file: Path) -> dict[str, _Stored]:
 
 
 def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.State:
-    """Fills the frozen parameters.
+    """Loads the frozen parameters.
 
     Args:
-      abstract: shapes and dtypes of the parameters (no LoRA among them); a kernel whose place a
-        quantised one takes is quantised as soon as it is read.
+      abstract: shapes and dtypes of the parameters, without LoRA. A kernel that is quantised here
+        is quantised as soon as it is read.
       source: the checkpoint.
-      mesh: where they go.
+      mesh: the devices.
 
     Returns:
       `abstract` with arrays in its dtypes, sharded as `model/sharding.py` says.
 
     Raises:
-      InputError: names left over or missing, or shapes that differ; all are listed.
+      InputError: lists every tensor that is missing, unknown or of another shape.
     """
     own_tensors(abstract, source)
 
@@ -204,7 +176,7 @@ def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.Stat
         parts: list[jax.Array] = []
         for index, devices in _places(leaf.shape, sharding):
             part = _read_part(path, leaf, index, source)
-            # Waited for, so that the host lets go of one part before it reads the next.
+            # The host frees one part before it reads the next.
             parts += jax.block_until_ready([jax.device_put(part, device) for device in devices])
         array = jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
         return quantize_like(array, leaf, path, mesh) if is_quantized(leaf) else array
@@ -213,10 +185,10 @@ def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.Stat
 
 
 def fingerprint(source: TensorSource) -> str:
-    """Returns an identity of a base model that is quick to compute, however large it is.
+    """Returns the identity of a base model, which is quick to compute for any size.
 
-    SHA-256 (hex) over each tensor's name, shape and first row in bfloat16, in the order of names;
-    so it does not depend on the dtype or the number of files that the values are kept in.
+    It is the SHA-256 (hex) over each tensor's name, shape and first row in bfloat16, in the order
+    of names. It does not depend on the files' dtype or number.
     """
     digest = hashlib.sha256()
     for name in sorted(source.names()):
@@ -228,17 +200,17 @@ def fingerprint(source: TensorSource) -> str:
 
 
 def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
-    """Returns the Hugging Face names of a parameter: one, or one a layer."""
-    name = PATH_TO_HF[path]
+    """Returns the Hugging Face names of a parameter: one for each layer, or one in all."""
     if path[0] != "layers":
-        return [name]
-    return [f"model.layers.{layer}.{name}" for layer in range(layers)]
+        return [TOP[path]]
+    kind = "bias" if path[-1] == "bias" else "weight"
+    return [f"model.layers.{layer}.{MODULES[path[1]]}.{kind}" for layer in range(layers)]
 
 
 def _places(
     shape: tuple[int, ...], sharding: NamedSharding
 ) -> list[tuple[Index, list[jax.Device]]]:
-    """Returns this host's parts of an array, each with the devices that hold it."""
+    """Returns this host's parts of an array, each with its devices."""
     places: dict[str, tuple[Index, list[jax.Device]]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         assert index is not None
@@ -251,7 +223,7 @@ def _read_part(path: tuple[str, ...], leaf: Any, index: Index, source: TensorSou
     if path[0] != "layers":
         return source.read(names[0], index).astype(leaf.dtype, copy=False)
     shape = [len(range(size)[part]) for size, part in zip(leaf.shape, index, strict=True)]
-    # Kernels [layers, out, in] as they are stored; JAX turns them when it copies them.
+    # Kernels stay [layers, out, in] as in the file; JAX transposes them when it copies them.
     layers = np.empty((shape[0], *shape[:0:-1]), leaf.dtype)
     for layer, name in zip(layers, names[index[0]], strict=True):
         layer[...] = source.read(name, index[:0:-1])
@@ -259,16 +231,16 @@ def _read_part(path: tuple[str, ...], leaf: Any, index: Index, source: TensorSou
 
 
 def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
-    """Returns the Hugging Face names of a model's tensors.
+    """Returns the Hugging Face names of a model's tensors, once the checkpoint fits the model.
 
-    A RoPE table and a head that is the embedding again are none: both are made of the rest.
+    They leave out RoPE tables and a head that repeats the embedding: both follow from the rest.
 
     Args:
       abstract: shapes of the frozen parameters.
       source: the checkpoint.
 
     Raises:
-      InputError: names left over or missing, or shapes that differ; all are listed.
+      InputError: lists every tensor that is missing, unknown or of another shape.
     """
     wanted: dict[str, tuple[int, ...]] = {}
     for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract, is_leaf=is_quantized):
@@ -280,28 +252,38 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
     derived = {name for name in source.names() if name.endswith("rotary_emb.inv_freq")}
     if "lm_head.weight" not in wanted:
         derived.add("lm_head.weight")
-    found = set(source.names()) - derived
+    check_fit(source, wanted, derived, "checkpoint does not fit its config.json")
+    return wanted.keys()
+
+
+def check_fit(
+    source: TensorSource, wanted: Mapping[str, tuple[int, ...]], ignored: set[str], where: str
+) -> None:
+    """Raises `InputError`, beginning with `where`, unless a source has the tensors wanted.
+
+    It lists every tensor that is missing, unknown (and not ignored) or of another shape.
+    """
+    found = set(source.names()) - ignored
     problems = [f"missing {name}" for name in sorted(wanted.keys() - found)]
     problems += [f"unknown {name}" for name in sorted(found - wanted.keys())]
     problems += [
-        f"{name} has shape {source.shape(name)}, config.json says {wanted[name]}"
+        f"{name} has shape {source.shape(name)}, the model needs {wanted[name]}"
         for name in sorted(wanted.keys() & found)
         if source.shape(name) != wanted[name]
     ]
     if problems:
-        raise InputError(f"checkpoint does not fit its config: {listed(problems)}")
-    return wanted.keys()
+        raise InputError(f"{where}: {listed(problems)}")
 
 
 def listed(problems: Iterable[str]) -> str:
-    """Returns problems in one line; what several layers share is said once, `layers.2-31.`."""
+    """Joins problems to one line and merges those that several layers share: `layers.2-31.`."""
     layers_of: dict[tuple[str, ...], list[int]] = {}
     for problem in problems:
         before, *found = LAYER_NUMBER.split(problem, maxsplit=1)
         layers_of.setdefault((before, *found[1:]), []).extend(map(int, found[:1]))
-    told = "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
-    # Names come from a file, and may hold anything.
-    return "".join(char if char.isprintable() else "?" for char in told)
+    line = "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
+    # Names come from a file and may hold terminal codes.
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def _ranges(numbers: list[int]) -> str:

