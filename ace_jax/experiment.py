@@ -199,8 +199,9 @@ def read_experiment(file: Path) -> Experiment:
 def adapter_experiment(directory: Path) -> Experiment | None:
     """Returns the record in an adapter's directory; None if it has none (an imported adapter).
 
-    Raises `InputError` for a damaged record.
+    Raises `InputError` for a damaged record, or a directory without an adapter.
     """
+    peft.base_of(directory)
     saved = peft.read_record(directory)
     return None if saved is None else Experiment.from_json(saved, directory / peft.RECORD)
 
