@@ -26,7 +26,7 @@ from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.output import result_tables, shown, write_output
 from ace_jax.evaluation.pitfalls import UNALTERED, Variant, alterations
 from ace_jax.evaluation.record import EvaluationSet, requested_model, requested_set, run_record
-from ace_jax.evaluation.references import reference_answers
+from ace_jax.evaluation.references import reference_answers, unknown_scales
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
@@ -89,6 +89,7 @@ def ask_model(
     key = run | {"audit": config.audit, "batch": config.batch.to_dict()}
     saved = SavedAnswers(claim.workdir, key)
     saved.check()
+    model.load()
     on_first(claim.make)
     answers = model.ask(prompts, **config.batch, saved=saved, stop=stop)
     return {name: way.in_order(answers[name]) for name, way in ways.items()}, run
@@ -101,7 +102,8 @@ def ask_reference(
     if config.audit or config.adapter.path:
         raise InputError("audit, adapter.path: need a model; leave both out beside reference")
     answers = reference_answers(config.reference, scored.cells, scored.dataset, scored.seen)
-    run = run_record(scored, reference=config.reference)
+    marks = unknown_scales(config.reference, scored.cells, scored.dataset, scored.seen)
+    run = run_record(scored, reference=config.reference, marks=marks)
     SavedAnswers(claim.workdir, run).check()
     on_first(claim.make)
     return {UNALTERED: answers}, run

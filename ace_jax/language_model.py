@@ -159,6 +159,11 @@ class LanguageModel:
         identity = None if self.rebased else self.record.fingerprint
         return peft.load_adapter(self.adapter, self.abstract.lora, self.mesh, identity)
 
+    def load(self) -> "LanguageModel":
+        """Reads the weights now; raises `InputError` for files that do not fit."""
+        _ = self.lora, self.base
+        return self
+
     @cached_property
     def step(self) -> ScoringStep:
         """The compiled forward pass."""
@@ -275,7 +280,9 @@ class LanguageModel:
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
         asked = [(persona, question) for question in questions for persona in personas]
-        texts = [question_prompt(question, persona, self.style) for persona, question in asked]
+        texts = [
+            question_prompt(question, persona, names, self.style) for persona, question in asked
+        ]
         answers = self.ask({"": self.tokenize(texts)}, size=batch_size)[""]
         rows = [
             {

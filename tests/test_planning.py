@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSha
 from test_train import small_config
 
 from ace_jax.errors import InputError
+from ace_jax.losses import Anchor
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards

@@ -197,6 +197,7 @@ def train(
     raise_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
 
     # State: fresh or from an adapter, then as the latest checkpoint has it.
+    base = model.load().base
     lora, key = _first_lora(model, adapted, recipe, config.seed)
     on_first(lambda: claim.take(experiment))
     optimizer = make_optimizer(recipe.optimizer)
@@ -206,11 +207,11 @@ def train(
     validator = None
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
-        validator = Validator(recipe.validation, score, model.base, held_out, mesh, schedule)
+        validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
     loop = Loop(
         make_train_step(adapted.graph, optimizer, anchor, recipe.lora.dropout, shardings, mesh),
         make_stage_end(recipe.optimizer, shardings),
-        model.base,
+        base,
         schedule,
         validator,
         last_step,
