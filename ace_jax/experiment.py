@@ -14,6 +14,7 @@ from typing import Any
 import cattrs
 
 from ace_jax.errors import InputError
+from ace_jax.files import read_object
 from ace_jax.model.formats import peft
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -180,13 +181,7 @@ def versions() -> dict[str, str]:
 
 def read_experiment(file: Path) -> Experiment:
     """Reads a run's record; raises `InputError` for a file that is damaged or not there."""
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file.parent}: is not a run of train ({file.name} is missing)") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); choose another --workdir") from None
-    return Experiment.from_json(saved, file)
+    return Experiment.from_json(read_object(file, "a run of ace_jax.train"), file)
 
 
 def adapter_experiment(directory: Path) -> Experiment | None:

@@ -28,10 +28,10 @@ set -a
 # shellcheck source=launch/flags/cpu.env
 . launch/flags/cpu.env
 set +a
-evaluate="python -m ace_jax.evaluate --config configs/evaluate.py:$experiment"
 python -m ace_jax.train --config "configs/$name.py${experiment#"$name"}" --workdir "$output/train"
-$evaluate --workdir "$output/base"
-$evaluate --workdir "$output/trained" --config.adapter.path="$output/train/adapter"
+python -m ace_jax.evaluate --config "configs/evaluate.py:$experiment" --workdir "$output/base"
+# The adapter's record says everything else: survey, hold-out, prompt, base model.
+python -m ace_jax.evaluate --adapter "$output/train/adapter" --workdir "$output/trained"
 # Flat: of the unseen questions some are alone in their topic, and nested means count topics alike.
 python -m ace_jax.report --run base="$output/base" --run trained="$output/trained" --average flat \
   --output "$output/report"

@@ -237,7 +237,7 @@ def test_scores_are_told_where_they_are_this_adapters(finished, scores, tmp_path
         f"{granularity} attribute(s) named" for granularity in (1, 2, 3, 4)
     ]
     assert all(0 < result.metric_value < 1 for result in card.data.eval_results)
-    assert "| 4 | 32 | 0." in card.text
+    assert "| 4 | 48 | 0." in card.text
     with pytest.raises(InputError, match=r"--scores .*: are not those of step 7's adapter"):
         run("export-adapter", "--run", finished, "--step", 7, "--scores", scores,
             "--output", tmp_path / "other")  # fmt: skip
@@ -375,7 +375,7 @@ def test_inspect_reads_the_experiment_of_a_run(tmp_path, capsys):
     ("arguments", "message"),
     [
         ("export-adapter --run {run} --step 3", r"--step 3: .* has .*12"),
-        ("export-adapter --run {tiny}", r"is not a run of train"),
+        ("export-adapter --run {tiny}", r"not a run of ace_jax\.train"),
         (
             "export-adapter --run {run} --scores {run}",
             r"not an output of ace_jax\.evaluate, run\.json is missing",

@@ -290,8 +290,8 @@ def test_a_run_that_was_killed_while_it_wrote_a_line_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("experiment.json", "{", r"experiment\.json: cannot be read .* another --workdir"),
-        ("experiment.json", "[1]", r"experiment\.json: not a whole experiment record"),
+        ("experiment.json", "{", r"experiment\.json: not JSON"),
+        ("experiment.json", "{}", r"experiment\.json: not a whole experiment record"),
         ("config.json", "{}", "holds a run of an older version of ace_jax; choose another"),
     ],
 )
