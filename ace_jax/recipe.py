@@ -18,7 +18,6 @@ from ace_jax.losses import Anchor
 from ace_jax.model.lora import LoRAConfig
 
 PACKAGE = Path(__file__).parent
-PAIR_WEIGHTS = ("none", "precision")
 UNITS = ("pair", "context")
 
 # Trie nodes a row: multiples of 32, from 256 on each at most an eighth longer than the one before.
@@ -55,12 +54,11 @@ class Objective:
 
     stages: tuple[Stage, ...]
     anchor: Anchor
-    pair_weight: str
 
     @classmethod
     def of(cls, section: ConfigDict) -> "Objective":
         """Reads the section; raises `InputError` for values that are not known."""
-        stages, weight = section["stages"], section["pair_weight"]
+        stages = section["stages"]
         try:
             read = tuple(map(Stage.of, stages))
         except ValueError:
@@ -70,11 +68,7 @@ class Objective:
                 f"objective.stages: {stages} is not a sequence of (alpha, beta, epochs), each with "
                 "finite weights >= 0, not both 0, and a whole number of epochs >= 1"
             )
-        if weight not in PAIR_WEIGHTS:
-            raise InputError(
-                f"objective.pair_weight: {weight!r} is not {' or '.join(PAIR_WEIGHTS)}"
-            )
-        return cls(read, Anchor.of(section["anchor"], section["anchor_normalizer"]), weight)
+        return cls(read, Anchor.of(section["anchor"], section["anchor_normalizer"]))
 
 
 @dataclass(frozen=True)
@@ -199,7 +193,7 @@ class Recipe:
         return cls(
             lora=LoRAConfig(**lora),
             init_from=saved["init_from"],
-            objective=Objective(stages, Anchor(**objective["anchor"]), objective["pair_weight"]),
+            objective=Objective(stages, Anchor(**objective["anchor"])),
             optimizer=Optimizer(**saved["optimizer"]),
             batch=Batch(**batch),
             validation=Validation(**saved["validation"]),

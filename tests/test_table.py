@@ -160,11 +160,8 @@ def test_training_reads_own_attributes_and_fills_in_the_country(tmp_path, answer
     comma(answers, tmp_path / "a.csv")
     prepared(tmp_path, tmp_path / "a.csv", "--estimator", "shrunk")
     own = {"data.path": str(tmp_path / "dataset"), "data.questions": (), "data.min_n": 10}
-    own |= {"objective.pair_weight": "precision"}
     examples = train.read_examples(small_config(tiny_checkpoint, **own))
     assert len(examples.pairs) == 4 * 9
-    assert examples.pairs["weight"].mean() == pytest.approx(1)
-    assert examples.pairs["weight"].nunique() > 4
     texts = [prompt.text for prompt in examples.prompts]
     assert sum("trust France's parliament" in text for text in texts) == 6
     assert sum("Middle-aged" in text for text in texts) == len(texts) / 3
