@@ -6,12 +6,11 @@ import pytest
 from issp_files import AGREE, OLD_ITEMS, SIZE, dta, environment, labelled, national_identity, sav
 
 from ace_jax.errors import InputError
-from ace_jax.survey.cells import aggregate
+from ace_jax.survey.cells import aggregate, complete_cases, from_table
 from ace_jax.survey.codebook import describe, with_rules
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers import issp
-from ace_jax.survey.readers.issp_rules import degrees
-from ace_jax.survey.respondents import complete_cases, from_table
+from ace_jax.survey.readers.issp import degrees
 
 ALPHA3 = {"DE": "DEU", "GB": "GBR", "PH": "PHL", "BE": "BEL", "IL": "ISR", "CL": "CHL"}
 LEVELS = [attribute.name for attribute in ATTRIBUTES]

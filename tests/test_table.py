@@ -5,11 +5,11 @@ import pandas as pd
 import pyreadstat
 import pytest
 
-from ace_jax import train
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.training.examples import training_data
 
 CODEBOOK = """
 source = "mine"
@@ -160,7 +160,7 @@ def test_training_reads_own_attributes_and_fills_in_the_country(tmp_path, answer
     comma(answers, tmp_path / "a.csv")
     prepared(tmp_path, tmp_path / "a.csv", "--estimator", "shrunk")
     own = {"data.path": str(tmp_path / "dataset"), "data.questions": (), "data.min_n": 10}
-    examples = train.read_examples(small_config(tiny_checkpoint, **own))
+    examples = training_data(small_config(tiny_checkpoint, **own)).train
     assert len(examples.pairs) == 4 * 9
     texts = [prompt.text for prompt in examples.prompts]
     assert sum("trust France's parliament" in text for text in texts) == 6

@@ -7,8 +7,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import BUILTIN, read_codebook
-from ace_jax.survey.readers.columns import check_columns, read_csv
-from ace_jax.survey.selection import Raw
+from ace_jax.survey.readers.tables import Raw, check_columns, read_csv
 
 YEAR = 2018
 # A table is recognised by columns that the other two lack.

@@ -20,6 +20,7 @@ from ace_jax.errors import InputError
 from ace_jax.survey.readers.release_eval import (
     Labels,
     alpha3,
+    expected,
     field,
     option_numbers,
     parse_json,
@@ -85,7 +86,7 @@ def read_train(path: Path) -> ReleasePairs:
                     _optional(line, key) for key in ("attribute", "question_id")
                 )
             except InputError as error:
-                raise InputError(f"{file}, line {number}: {error}") from None
+                raise InputError(f"{file}, line {number}: {error}; correct it") from None
             cell_0, cell_1 = (endpoints.setdefault(cell, len(endpoints)) for cell in cells)
             rows.append((attribute, cell_0, cell_1, country, question_id))
         if len(rows) == before:
@@ -125,9 +126,9 @@ def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
     try:
         text = field(half, "prompt_text", str).rstrip() + "\n"
         answer = shares(field(half, "p_real", dict), labels)
-        mode = str(whole_number(field(half, "mode_option"), "mode_option"))
+        mode = str(whole_number(field(half, "mode_option", object), "mode_option"))
         if mode not in labels:
-            raise InputError(f"mode_option is {mode}; give one of the options")
+            raise expected("mode_option", mode, "one of the options")
     except InputError as error:
         raise InputError(f"{group}: {error}") from None
     uniform = (1 / len(labels),) * len(labels)

@@ -14,16 +14,16 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import BUILTIN, Code, Codebook, read_codebook
-from ace_jax.survey.readers.columns import (
+from ace_jax.survey.readers.tables import (
+    Raw,
     check_columns,
     codes,
     csv_header,
+    open_statistics,
     read_columns,
     read_csv,
 )
-from ace_jax.survey.readers.spss_stata import open_statistics
 from ace_jax.survey.readers.value_labels import APOSTROPHES
-from ace_jax.survey.selection import Raw
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
 WHOLE = "the complete file of wave 7"
@@ -45,7 +45,6 @@ def read(paths: Sequence[Path]) -> Raw:
     files: dict[str, Path] = {}
     for path in paths:
         table = _read(path, codebook)
-        _check_countries(table[codebook.country_column], path)
         _check_edition(table[FAMILY], path)
         for country in table[codebook.country_column].unique():
             if country in files:
@@ -113,15 +112,6 @@ def _codes(column: pd.Series, labels: tuple[tuple[Code, str], ...], path: Path) 
 
 def _plain(label: str) -> str:
     return " ".join(label.translate(APOSTROPHES).casefold().split())
-
-
-def _check_countries(column: pd.Series, path: Path) -> None:
-    bad = column[~column.str.fullmatch("[A-Z]{3}")]
-    if len(bad):
-        raise InputError(
-            f"{path}: column {column.name} holds {bad.iloc[0]!r} ({len(bad)} respondents), which "
-            "is no ISO 3166-1 alpha-3 code; correct it, or download the file again"
-        )
 
 
 def _check_edition(family: pd.Series, path: Path) -> None:
