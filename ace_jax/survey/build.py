@@ -26,14 +26,9 @@ def build(
 ) -> Dataset:
     """Aggregates respondents to cells.
 
-    Args:
-      raw: the survey's answers (`readers.sources.read`).
-      paths: the files that it read, for the manifest.
-      rules: thresholds to move, such as `{"education.college": 4}`.
-      weights: the column of survey weights; None gives every respondent weight 1.
-
-    Raises InputError for a rule or a column that is not there, and for codes that the codebook
-    does not declare.
+    `raw` is what `sources.read` made of the files `paths`; `rules` move thresholds, such as
+    `{"education.college": 4}`; `weights` is as of `from_table`. Raises InputError as `with_rules`
+    and `from_table` do.
     """
     raw = replace(raw, codebook=with_rules(raw.codebook, rules))
     everyone = from_table(raw.table, raw.codebook, weights)
@@ -111,36 +106,27 @@ def _manifest(raw: Raw, paths: Sequence[Path], weights: str | None) -> dict[str,
 def _respondents(everyone: Respondents, complete: Respondents) -> dict[str, Any]:
     """Returns the manifest's counts of respondents and questions (the paper's Tables 2 to 4).
 
-    `respondents_in`, `respondents_out` and, by country, the same; `missing`: respondents without
-    a level, by attribute; `questions` by topic; `answered`: by country and topic, the respondents
-    kept who answered a question of the topic.
+    `missing`: respondents without a level, by attribute; `answered`: by country and topic, the
+    respondents kept who answered a question of the topic.
     """
-    kept = complete.frame
-    topics: dict[str, list[str]] = {}
-    for question in everyone.questions:
-        topics.setdefault(question.topic, []).append(question.question_id)
-    by_country = pd.DataFrame(
-        {
-            "respondents_in": everyone.frame["country"].value_counts(),
-            "respondents_out": kept["country"].value_counts(),
-        }
-    ).fillna(0)
-    answered = pd.DataFrame(
-        {
-            topic: kept[ids].notna().any(axis=1).groupby(kept["country"]).sum()
-            for topic, ids in topics.items()
-        }
-    )
+    asked, kept = everyone.frame, complete.frame
+    topics = pd.Series({question.question_id: question.topic for question in everyone.questions})
+    by_country = {
+        "respondents_in": asked["country"].value_counts(),
+        "respondents_out": kept["country"].value_counts(),
+    }
+    answered = {
+        topic: kept[ids].notna().any(axis=1).groupby(kept["country"]).sum()
+        for topic, ids in topics.groupby(topics, sort=False).groups.items()
+    }
+    missing = asked[[attribute.name for attribute in everyone.attributes]].isna().sum()
     return {
-        "respondents_in": len(everyone.frame),
+        "respondents_in": len(asked),
         "respondents_out": len(kept),
-        "missing": {
-            attribute.name: int(everyone.frame[attribute.name].isna().sum())
-            for attribute in everyone.attributes
-        },
-        "by_country": by_country.astype(int).sort_index().to_dict("index"),
-        "questions": {topic: len(ids) for topic, ids in topics.items()},
-        "answered": answered.sort_index().to_dict("index"),
+        "missing": missing.to_dict(),
+        "by_country": pd.DataFrame(by_country).fillna(0).astype(int).sort_index().to_dict("index"),
+        "questions": topics.value_counts(sort=False).to_dict(),
+        "answered": pd.DataFrame(answered).sort_index().to_dict("index"),
     }
 
 

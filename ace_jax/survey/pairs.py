@@ -51,15 +51,11 @@ def mode(p: np.ndarray) -> int:
     return int(np.argmax(p))
 
 
-def _names(attributes: tuple[Attribute, ...]) -> list[str]:
-    return [attribute.name for attribute in attributes]
-
-
 def _pairs(
     cells: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int
 ) -> tuple[pd.DataFrame, int]:
     """Returns the pairs, contexts numbered as they come, and how many cells could be in one."""
-    names = _names(attributes)
+    names = [attribute.name for attribute in attributes]
     kept = cells[["country", "question_id", *names]].assign(
         position=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),

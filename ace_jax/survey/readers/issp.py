@@ -99,7 +99,6 @@ class _File:
 
     path: Path
     module: Module
-    recognised_by: str
     table: pd.DataFrame
     texts: Mapping[str, str | None]
     labels: Mapping[str, Labels]
@@ -213,11 +212,9 @@ def _open(path: Path) -> _File:
     if table.empty:
         raise InputError(f"{path} has variables and no respondents; download it again")
     table = table.rename(columns=upper)
-    module, recognised_by = _recognised(table, metadata.file_label or "", path)
     return _File(
         path=path,
-        module=module,
-        recognised_by=recognised_by,
+        module=_recognised(table, metadata.file_label or "", path),
         table=table,
         texts={upper[name]: text for name, text in metadata.column_names_to_labels.items()},
         labels={upper[name]: of for name, of in metadata.variable_value_labels.items()},
@@ -229,20 +226,20 @@ def _first_of(candidates: tuple[str, ...], has: Container[str]) -> str:
     return next((name for name in candidates if name in has), candidates[0])
 
 
-def _recognised(table: pd.DataFrame, label: str, path: Path) -> tuple[Module, str]:
-    """Returns the module, and whether study number, file label or file name says so."""
+def _recognised(table: pd.DataFrame, label: str, path: Path) -> Module:
+    """Returns the module that the study number says, or else the file's label or name."""
     by_study = {module.study: module for module in MODULES}
     for name in filter(table.__contains__, STUDY):
         # V1 is an item in newer modules, and no item has codes of four digits.
         numbers = table[name].astype(str).str.extract(STUDY_NUMBER)[0].unique()
         if len(numbers) == 1 and isinstance(numbers[0], str):
             if int(numbers[0]) in by_study:
-                return by_study[int(numbers[0])], f"column {name}"
+                return by_study[int(numbers[0])]
             raise InputError(f"{path} is study ZA{numbers[0]} ({name}); {KNOWN}")
-    for text, what in ((label, "the file's label"), (path.name, "the file's name")):
+    for text in (label, path.name):
         for module in MODULES:
             if re.search(rf"ZA\s?{module.study}|ISSP\W*{module.year}", text, re.IGNORECASE):
-                return module, what
+                return module
     raise InputError(f"{path} does not say which module it is, by {' or '.join(STUDY)}; {KNOWN}")
 
 
@@ -274,7 +271,6 @@ def _part(file: _File) -> _Part:
         "topic": file.module.topic,
         "study": f"ZA{file.module.study}",
         "file": file.path.name,
-        "recognised_by": file.recognised_by,
         "respondents": len(file.table),
         "questions": len(questions),
         "left_out": left_out,

@@ -227,9 +227,10 @@ def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole
     has = list(found)
     missing = [name for name in needed if name not in {*has}]
     if missing:
-        near = get_close_matches(missing[0], has, 1, cutoff=0.4)  # names are short
+        first, share = missing[0], f"{len(missing)} of {len(needed)} are missing"
+        near = get_close_matches(first, has, 1, cutoff=0.4)  # names are short
         raise InputError(
-            f"{path} lacks the column {missing[0]} ({len(missing)} of {len(needed)} are missing); "
+            f"{path} lacks the column {first:.40} ({share}); "
             f"the nearest it has is {near[0] if near else 'nothing like it'}; give {whole}"
         )
 
