@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.files import read_object, whole_directory
 from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
@@ -146,12 +146,8 @@ def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
     """
     if not question_ids:
         return dataset
-    known = set(dataset.questions["question_id"])
-    if unknown := [name for name in question_ids if name not in known]:
-        raise InputError(
-            f"data.questions: no question {unknown[0]!r} in this dataset; it has "
-            f"{', '.join(sorted(known)[:5])}, ..."
-        )
+    for name in question_ids:
+        check_known(name, dataset.questions["question_id"], "data.questions")
     questions, cells = (
         table[table["question_id"].isin(question_ids)].reset_index(drop=True)
         for table in (dataset.questions, dataset.cells)

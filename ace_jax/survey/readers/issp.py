@@ -122,13 +122,9 @@ def read(paths: Sequence[Path]) -> Raw:
     """Reads the files of different modules, in any order.
 
     The table has `country` (alpha-3), SEX, DEGREE, URBRURAL and MARITAL (codes; missing for no
-    level; DEGREE from the labels of EDULEVEL where a module has that), one column a question (codes
-    as in the file; missing in other modules' rows), and WEIGHT. The notes say of each module which
-    variables are no questions and why, and how an attribute's codes were read.
-
-    Raises InputError for a file that is neither .sav nor .dta, is damaged, is of no module or of
-    one given before, has no labels or lacks a column, holds text where codes belong, lacks a
-    level, or names a country that is not known.
+    level), one column a question (codes as in the file; missing in other modules' rows), and
+    WEIGHT. The notes say of each module which variables are no questions and why, and how an
+    attribute's codes were read. Raises InputError for files of another form.
     """
     modules: dict[Module, _Part] = {}
     for path in paths:
@@ -141,8 +137,7 @@ def read(paths: Sequence[Path]) -> Raw:
         modules[file.module] = _part(file)
     # By year, so that the order on the command line does not matter.
     modules = dict(sorted(modules.items(), key=lambda item: item[0].year))
-    parts = list(modules.values())
-    recodes = []
+    parts, recodes = list(modules.values()), []
     for recode, _ in RECODES:
         no_level = {code for part in parts for code in part.no_level[recode.column]}
         recodes.append(replace(recode, dropped=tuple(sorted(no_level))))
@@ -157,9 +152,8 @@ def read(paths: Sequence[Path]) -> Raw:
         questions=tuple(question for part in parts for question in part.questions),
         countries=COUNTRIES,
     )
-    left_out = Counter[str]()
-    for part in parts:
-        left_out.update({reason: len(of) for reason, of in part.about["left_out"].items()})
+    reasons = (part.about["left_out"].items() for part in parts)
+    left_out = Counter(reason for its in reasons for reason, items in its for _ in items)
     notes = {
         "modules": {f"issp{module.year}": part.about for module, part in modules.items()},
         "left_out": dict(sorted(left_out.items())),
@@ -191,10 +185,7 @@ def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
 def _open(path: Path) -> _File:
     file = open_statistics(path)
     if file is None:
-        raise InputError(
-            f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give the module's .sav or "
-            ".dta, which carry its labels"
-        )
+        raise InputError(f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give {WHOLE}")
     names = {name.upper(): name for name in file.metadata.column_names}
     needed = [
         _first_of(COUNTRY_COLUMNS, names),
@@ -205,12 +196,8 @@ def _open(path: Path) -> _File:
     wanted = [*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)]
     upper = {names[name]: name for name in wanted if name in names}
     table, metadata = file.read(list(upper), user_missing=True)
-    if not metadata.variable_value_labels:
-        raise InputError(
-            f"{path} has no value labels, so nothing says what is an option; give {WHOLE}"
-        )
-    if table.empty:
-        raise InputError(f"{path} has variables and no respondents; download it again")
+    if table.empty or not metadata.variable_value_labels:
+        raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
     table = table.rename(columns=upper)
     return _File(
         path=path,
@@ -280,17 +267,10 @@ def _part(file: _File) -> _Part:
 
 
 def _question(item: str, column: pd.Series, file: _File) -> Question:
-    option_codes, labels, ordinal, dropped = options_of(column, *file.values(item))
-    return Question(
-        source=SOURCE,
-        question_id=f"issp{file.module.year}_{item.lower()}",
-        topic=file.module.topic,
-        text=question_text(file.texts[item]),
-        option_codes=option_codes,
-        option_labels=labels,
-        ordinal=ordinal,
-        dropped=dropped,
-    )
+    numbers, labels, is_ordinal, dropped = options_of(column, *file.values(item))
+    question_id, text = f"issp{file.module.year}_{item.lower()}", question_text(file.texts[item])
+    asked = (SOURCE, question_id, file.module.topic, text)
+    return Question(*asked, numbers, labels, is_ordinal, dropped=dropped)
 
 
 def _attribute(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.survey import cells
-from ace_jax.survey.codebook import Codebook, Question, read_codebook
+from ace_jax.survey.codebook import Question, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.readers import gss, issp, release_eval, wvs
 from ace_jax.survey.readers.tables import Raw, read_columns
@@ -23,11 +23,12 @@ QUESTIONS: dict[str, Callable[[Question], bool]] = {
 EVERY_COUNTRY = ["ALL"]
 # The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1: Western and
 # developed, in transition, Africa. It gives no tier to any other country.
-TIERS: dict[str, int] = {
-    **dict.fromkeys(("USA", "DEU", "GBR", "AUS", "NZL"), 1),
-    **dict.fromkeys(("CHL", "MEX", "RUS", "IND", "JPN", "PHL"), 2),
-    **dict.fromkeys(("EGY", "ETH", "NGA"), 3),
+OF_TIER = {
+    "TIER1": ("USA", "DEU", "GBR", "AUS", "NZL"),
+    "TIER2": ("CHL", "MEX", "RUS", "IND", "JPN", "PHL"),
+    "TIER3": ("EGY", "ETH", "NGA"),
 }
+TIERS = {country: int(tier[-1]) for tier, its in OF_TIER.items() for country in its}
 
 
 # The sources whose questions are known.
@@ -87,16 +88,25 @@ def select(raw: Raw, countries: Sequence[str] | None = None, questions: str = "a
     if others := len(raw.codebook.questions) - len(kept):
         left_out[f"not among {questions}"] = others
     notes: dict[str, Any] = {**raw.notes, "questions": questions, "left_out": left_out}
-    asked = countries and [country for name in countries for country in _members(name)]
+    asked = countries and [country for name in countries for country in OF_TIER.get(name, [name])]
     if codebook.country_column is None:
         if asked not in (None, EVERY_COUNTRY, [codebook.country]):
             raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
         return Raw(raw.table, codebook, notes)
-    table = _in_countries(raw.table, codebook, asked)
-    notes["countries"] = sorted(table[codebook.country_column].unique())
-    wanted = codebook.countries if asked is None else ()
-    notes["countries_not_in_input"] = sorted(set(wanted) - set(notes["countries"]))
-    return Raw(table, codebook, notes)
+    column = cells.countries(raw.table, codebook)
+    found = sorted(column.unique())
+    every = asked == EVERY_COUNTRY
+    for country in () if every else asked or ():
+        check_known(country, found, "--countries")
+    wanted = found if every else asked or codebook.countries or found
+    notes["countries"] = sorted({*wanted} & {*found})
+    notes["countries_not_in_input"] = sorted({*wanted} - {*found})
+    if not notes["countries"]:
+        raise InputError(
+            f"the input has none of the default countries, only {', '.join(found[:5])}; "
+            "name those wanted with --countries, or give --countries all"
+        )
+    return Raw(raw.table[column.isin(wanted)].reset_index(drop=True), codebook, notes)
 
 
 def _table(paths: Sequence[Path], path: Path, weights: str | None) -> Raw:
@@ -109,26 +119,3 @@ def _table(paths: Sequence[Path], path: Path, weights: str | None) -> Raw:
     whole = "a file that has it, or change the codebook"
     tables = [read_columns(path, needed, whole) for path in paths]
     return Raw(pd.concat(tables, ignore_index=True), codebook)
-
-
-def _members(name: str) -> list[str]:
-    """Returns the countries of a tier; another name stands for itself."""
-    return [country for country, tier in TIERS.items() if name == f"TIER{tier}"] or [name]
-
-
-def _in_countries(
-    table: pd.DataFrame, codebook: Codebook, countries: Sequence[str] | None
-) -> pd.DataFrame:
-    column = cells.countries(table, codebook)
-    found = sorted(column.unique())
-    if countries == EVERY_COUNTRY or not (countries or codebook.countries):
-        return table
-    for country in countries or ():
-        check_known(country, found, "--countries")
-    kept = column.isin(countries or codebook.countries)
-    if not kept.any():
-        raise InputError(
-            f"the input has none of the default countries, only {', '.join(found[:5])}; "
-            "name those wanted with --countries, or give --countries all"
-        )
-    return table[kept].reset_index(drop=True)
