@@ -18,6 +18,7 @@ from ace_jax.losses import Anchor
 from ace_jax.model.lora import LoRAConfig
 
 PACKAGE = Path(__file__).parent
+PAIR_WEIGHTS = ("none", "precision")
 UNITS = ("pair", "context")
 
 # Trie nodes a row: multiples of 32, from 256 on each at most an eighth longer than the one before.
@@ -54,11 +55,12 @@ class Objective:
 
     stages: tuple[Stage, ...]
     anchor: Anchor
+    pair_weight: str
 
     @classmethod
     def of(cls, section: ConfigDict) -> "Objective":
         """Reads the section; raises `InputError` for values that are not known."""
-        stages = section["stages"]
+        stages, weight = section["stages"], section["pair_weight"]
         try:
             read = tuple(map(Stage.of, stages))
         except ValueError:
@@ -68,7 +70,11 @@ class Objective:
                 f"objective.stages: {stages} is not a sequence of (alpha, beta, epochs), each with "
                 "finite weights >= 0, not both 0, and a whole number of epochs >= 1"
             )
-        return cls(read, Anchor.of(section["anchor"], section["anchor_normalizer"]))
+        if weight not in PAIR_WEIGHTS:
+            raise InputError(
+                f"objective.pair_weight: {weight!r} is not {' or '.join(PAIR_WEIGHTS)}"
+            )
+        return cls(read, Anchor.of(section["anchor"], section["anchor_normalizer"]), weight)
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,7 @@ class Recipe:
         return cls(
             lora=LoRAConfig(**lora),
             init_from=saved["init_from"],
-            objective=Objective(stages, Anchor(**objective["anchor"])),
+            objective=Objective(stages, Anchor(**objective["anchor"]), objective["pair_weight"]),
             optimizer=Optimizer(**saved["optimizer"]),
             batch=Batch(**batch),
             validation=Validation(**saved["validation"]),

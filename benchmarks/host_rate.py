@@ -39,7 +39,7 @@ def main() -> None:
 
     dataset = survey(granularities=(4,))
     table = toggle_pairs(dataset.cells, dataset.attributes, min_n=10)
-    examples = of_dataset(dataset, table, style(options.template))
+    examples = of_dataset(dataset, table, style(options.template), "none")
     prompts = encode(examples.prompts, stand_in_tokenizer(examples.prompts), chat=False)
     units = Units.cut(examples, Batch("context", CONTEXTS, NEIGHBOURS, ROW_LENGTHS))
     collate = Collate(examples, prompts, shapes(max(map(len, examples.answers))), units.max_pairs)

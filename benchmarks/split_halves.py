@@ -11,7 +11,8 @@ as predictions of the other half's raw ones, both ways round. Prints JSON:
   with cells counting by their respondents in the other half or (`_by_cell`) all alike. `raw` takes
   a share of zero for 1e-6; `smoothed` adds half a respondent to every option of a raw cell.
 `effects`, over the pairs of finest cells with n >= 10 in both halves: mean distance (Eq. 11) of
-  predicted effects from the other half's raw ones.
+  predicted effects from the other half's raw ones, with pairs counting alike or (`_by_precision`)
+  by the precision of the raw effect predicted.
 `won` is the share of predictions (one a half and split) in which `shrunk` is better than every
 other estimator.
 """
@@ -30,7 +31,7 @@ from ace_jax.evaluation.distributions import Distributions, alignment_distances,
 from ace_jax.survey import cells
 from ace_jax.survey.cells import Respondents
 from ace_jax.survey.codebook import BUILTIN, read_codebook
-from ace_jax.survey.estimators import shrunk
+from ace_jax.survey.estimators import pair_precision, shrunk
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.readers import gss
@@ -108,6 +109,8 @@ def effect_scores(both: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.D
     enough = both.assign(n=both[["n", "n_true"]].min(axis=1))
     pairs = toggle_pairs(enough, attributes, min_n=MIN_N)
     zero, one = pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()
+    n = both["n_true"].to_numpy(np.float64)
+    precision = pair_precision(n[zero], n[one])
     answers = {name: Distributions.of(both[name]) for name in ("p_true", *ESTIMATORS)}
     effects = {name: of.cumulative[one] - of.cumulative[zero] for name, of in answers.items()}
     options = answers["p_true"].options[zero]
@@ -115,7 +118,8 @@ def effect_scores(both: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.D
     rows = {}
     for name in ("no_effect", *ESTIMATORS):
         distance = effect_distances(effects[name], effects["p_true"], options)
-        rows[name] = {"distance": distance.mean()}
+        by_precision = np.average(distance, weights=precision)
+        rows[name] = {"distance": distance.mean(), "distance_by_precision": by_precision}
     return pd.DataFrame(rows).T.rename_axis("estimator")
 
 

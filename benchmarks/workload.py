@@ -114,7 +114,7 @@ def pairs_of(
     """
     dataset = survey(granularities=(4,))
     table = toggle_pairs(dataset.cells, dataset.attributes, min_n=10)
-    examples = of_dataset(dataset, table, style(template))
+    examples = of_dataset(dataset, table, style(template), "none")
     prompts = encode(
         examples.prompts, tokenizer or stand_in_tokenizer(examples.prompts), chat=False
     )

@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     config.objective.stages = ((1.0, 0.0, 1), (0.0, 1.0, 1))  # (alpha, beta, epochs), Eq. 14
     config.objective.anchor = "mode"  # Eq. 13, weighed by alpha; or "forward_kl", "wasserstein"
     config.objective.anchor_normalizer = "options"  # Eq. 13 with Eq. 3; or "vocabulary"
+    config.objective.pair_weight = "none"  # or "precision": the inverse variance of the effect
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-5

@@ -29,11 +29,12 @@ METHODS: dict[str, dict[str, object]] = {
     "causal-only": {"objective.stages": ((0.0, 1.0, 6),)},
     "ace": {"objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3))},
     "ace-joint": {"objective.stages": ((1.0, BALANCE, 6),)},
-    # Targets that sampling noise moves less (docs/estimators.md). The DATASET:
+    # Targets and weights that sampling noise moves less (docs/estimators.md). The DATASET:
     # python -m ace_jax.prepare --source gss2018 --estimator shrunk --output runs/gss2018-shrunk
     "ace-shrunk": {
         "data.path": "runs/gss2018-shrunk",
         "objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3)),
+        "objective.pair_weight": "precision",
     },
     # The whole distribution of answers in the place of its mode, as SubPOP (Suh et al., 2025).
     "forward-kl": {"objective.anchor": "forward_kl", "objective.stages": ((1.0, 0.0, 6),)},

@@ -7,7 +7,7 @@ from scipy.special import softmax
 
 from ace_jax.survey.cells import Respondents, aggregate
 from ace_jax.survey.codebook import Question
-from ace_jax.survey.estimators import main_effects, posterior, shrunk
+from ace_jax.survey.estimators import main_effects, pair_precision, posterior, shrunk
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
 AGES = Attribute("age", ("Young", "Middle", "Old"))
@@ -188,3 +188,12 @@ def test_an_option_that_nobody_chose_stays_possible():
     attributes = (Attribute("class", ("A", "B", "C")), Attribute("party", tuple("vwxyz")))
     estimate = shrunk(survey(counts, attributes), attributes)
     assert 0 < min(p[1] for p in estimate) <= max(p[1] for p in estimate) < 0.05
+
+
+def test_pair_precision_weighs_pairs_by_their_smaller_cell():
+    n_0, n_1 = np.array([10.0, 10.0, 100.0]), np.array([10.0, 1000.0, 100.0])
+    weight = pair_precision(n_0, n_1)
+    np.testing.assert_allclose(weight.mean(), 1)
+    np.testing.assert_allclose(weight / weight[0], [1, 2000 / 1010, 10])
+    np.testing.assert_array_equal(pair_precision(n_1, n_0), weight)
+    np.testing.assert_allclose(pair_precision(np.full(4, 7.5), np.full(4, 7.5)), 1)

@@ -14,6 +14,7 @@ from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training.examples import of_dataset, training_data
 
@@ -23,7 +24,7 @@ STYLE = PromptStyle.of("persona_first", "number")
 
 
 def test_every_endpoint_is_there_once():
-    examples = of_dataset(GSS, PAIRS, STYLE)
+    examples = of_dataset(GSS, PAIRS, STYLE, "none")
     assert len(examples.prompts) == len(set(PAIRS["cell_0"]) | set(PAIRS["cell_1"])) == 464
     assert (examples.pairs["weight"] == 1).all()
     for row in range(0, len(PAIRS), 50):
@@ -34,10 +35,18 @@ def test_every_endpoint_is_there_once():
             assert examples.modes[place] == np.argmax(cell["p"])
 
 
+def test_precise_pairs_weigh_more():
+    weighted = of_dataset(GSS, PAIRS, STYLE, "precision").pairs
+    sizes = GSS.cells["effective_n"].to_numpy()
+    expected = pair_precision(sizes[PAIRS["cell_0"]], sizes[PAIRS["cell_1"]])
+    np.testing.assert_allclose(weighted["weight"], expected)
+    assert weighted["weight"].max() > 2 * weighted["weight"].min()
+
+
 def test_shrunk_answers_are_learnt_where_there_are_any():
     shrunk = [np.roll(p, 1) for p in GSS.cells["p"]]
     both = replace(GSS, cells=GSS.cells.assign(p_shrunk=shrunk))
-    raw, learnt = (of_dataset(dataset, PAIRS, STYLE) for dataset in (GSS, both))
+    raw, learnt = (of_dataset(dataset, PAIRS, STYLE, "none") for dataset in (GSS, both))
     for one, other in zip(raw.answers, learnt.answers, strict=True):
         np.testing.assert_array_equal(np.roll(one, 1), other)
 
@@ -106,11 +115,17 @@ def test_questions_and_countries_of_them_can_be_held_out(released, tiny_checkpoi
         ({"data.holdout": "topic:Security"}, "training file names no topic"),
         ({"data.holdout": "country:FRA"}, "no 'FRA'"),
         ({"data.questions": ("q1",)}, r"data\.questions: needs a DATASET"),
+        ({"objective.pair_weight": "precision"}, r"objective\.pair_weight precision: .* none"),
     ],
 )
 def test_what_the_files_do_not_say_is_refused(released, tiny_checkpoint, changes, message):
     with pytest.raises(InputError, match=message):
         training_data(config_of(tiny_checkpoint, released, **changes))
+
+
+def test_another_pair_weight_is_refused():
+    with pytest.raises(InputError, match=r"objective\.pair_weight: 'n' is not none or precision"):
+        of_dataset(GSS, PAIRS, STYLE, "n")
 
 
 def test_the_authors_cells_are_evaluated_and_trained_on(tiny_checkpoint, tmp_path):

@@ -93,7 +93,7 @@ def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], st
     else:
         survey = stand_in_survey()
         pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)
-        examples = of_dataset(survey, pairs, style)
+        examples = of_dataset(survey, pairs, style, "none")
         name = (
             f"{config.data.path} is not here; instead the {len(survey.questions)} questions of the "
             "World Values Survey, each asked of the personas of one country"

@@ -40,6 +40,21 @@ def shrunk(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> list[np.nd
     return posterior(cells, attributes, main_effects(cells, attributes))
 
 
+def pair_precision(
+    n_0: Float[np.ndarray, "Q"], n_1: Float[np.ndarray, "Q"]
+) -> Float[np.ndarray, "Q"]:
+    """Returns a weight for each pair, of mean 1, proportional to the precision of its raw effect.
+
+    The variance of the difference of two independent cells goes as 1 / n_0 + 1 / n_1.
+
+    Args:
+      n_0: effective_n of the pairs' A=0 cells.
+      n_1: effective_n of their A=1 cells.
+    """
+    precision = 1 / (1 / n_0 + 1 / n_1)
+    return precision / precision.mean()
+
+
 def posterior(
     cells: pd.DataFrame, attributes: tuple[Attribute, ...], prior: Prior
 ) -> list[np.ndarray]:

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
 from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
+from ace_jax.recipe import PAIR_WEIGHTS
 from ace_jax.survey.dataset import Dataset, select_questions
+from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import mode, toggle_pairs
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
 from ace_jax.survey.readers.sources import load_survey
@@ -30,7 +32,7 @@ class Examples:
 
     Attributes:
       pairs: columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1), `country`,
-        `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, 1).
+        `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
       prompts: what the model reads, by endpoint.
       answers: the survey's distribution over the options, by endpoint.
       modes: position of the most frequent option, by endpoint (Eq. 13).
@@ -79,6 +81,7 @@ def training_data(
     """
     source = open_source(config.data.path) if source is None else source
     split = split or Split(config.data.holdout, config.seed)
+    weight = config.objective.pair_weight
     if isinstance(source, Dataset):
         dataset = select_questions(source, config.data.questions)
         style = PromptStyle.of(**config.prompt)
@@ -89,7 +92,7 @@ def training_data(
         survey = Survey.of(source, config.data.path, tuple(config.data.questions))
 
         def examples(chosen: pd.DataFrame) -> Examples:
-            return of_dataset(dataset, chosen, style)
+            return of_dataset(dataset, chosen, style, weight)
 
     else:
         if config.data.questions:
@@ -100,7 +103,7 @@ def training_data(
         survey = _survey_of_release(source, config.data.path)
 
         def examples(chosen: pd.DataFrame) -> Examples:
-            return of_release(replace(source, pairs=chosen))
+            return of_release(replace(source, pairs=chosen), weight)
 
     train = examples(_kept(pairs, ~unseen, "leaves none of", config))
     validation = None
@@ -111,27 +114,44 @@ def training_data(
     return TrainingData(replace(survey, examples=learned), held_out, train, validation)
 
 
-def of_dataset(dataset: Dataset, pairs: pd.DataFrame, style: PromptStyle) -> Examples:
+def of_dataset(
+    dataset: Dataset, pairs: pd.DataFrame, style: PromptStyle, pair_weight: str
+) -> Examples:
     """Returns the examples of some pairs of a dataset, in the table's order.
 
     Args:
       dataset: cells and questions.
       pairs: as `survey.pairs.toggle_pairs` gives them, of `dataset.cells`.
       style: how a cell is put to the model.
+      pair_weight: `none`, or `precision` for the inverse variance of a pair's effect.
+
+    Raises:
+      InputError: another pair weight.
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
     answers = list(dataset.learnt.iloc[endpoints])
+    sizes = cells["effective_n"].to_numpy()
     return Examples(
-        pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
+        pairs=pairs.assign(
+            cell_0=cell_0, cell_1=cell_1, weight=_weights(pair_weight, sizes[cell_0], sizes[cell_1])
+        ),
         prompts=render_cells(cells, dataset, style),
         answers=answers,
         modes=[mode(answer) for answer in answers],
     )
 
 
-def of_release(release: ReleasePairs) -> Examples:
-    """Returns the examples of the authors' training file, with its own prompts."""
+def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
+    """Returns the examples of the authors' training file, with its own prompts.
+
+    Raises `InputError` for pair weights: the file does not say how many respondents answered.
+    """
+    if pair_weight != "none":
+        raise InputError(
+            f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
+            "respondents; set it to none, or train on a DATASET"
+        )
     endpoints, (cell_0, cell_1) = _endpoints(release.pairs)
     return Examples(
         pairs=release.pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
@@ -184,7 +204,7 @@ def _survey_of_release(release: ReleasePairs, path: str) -> Survey:
     return Survey(
         name=Path(path).name,
         path=path,
-        digest=digest(of_release(release)),
+        digest=digest(of_release(release, "none")),
         questions=(),
         attributes={},
         countries=tuple(sorted(map(str, release.pairs["country"].unique()))),
@@ -195,3 +215,11 @@ def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarra
     """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
     cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
     return cells, index.reshape(-1, 2).T
+
+
+def _weights(
+    kind: str, size_0: Float[np.ndarray, "Q"], size_1: Float[np.ndarray, "Q"]
+) -> Float[np.ndarray, "Q"]:
+    if kind not in PAIR_WEIGHTS:
+        raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
+    return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
