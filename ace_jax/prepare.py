@@ -17,10 +17,8 @@ from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.report.figures import effect_sizes
 from ace_jax.runtime.progress import log
-from ace_jax.survey import selection
-from ace_jax.survey.build import build, with_shrunk_cells
+from ace_jax.survey.build import build, summary, with_shrunk_cells
 from ace_jax.survey.dataset import EMBEDDED, PICTURE, Dataset, read_dataset, write_dataset
-from ace_jax.survey.manifest import summary
 from ace_jax.survey.readers import release_eval, sources
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
@@ -58,7 +56,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     if args.input and args.source != "release":
         questions = args.questions or ("all-240" if args.source == "wvs7" else "all")
         choices = (args.codebook, args.weights, args.countries, questions)
-        raw = sources.read(args.source, sources.Request(args.input, *choices))
+        raw = sources.read(args.source, args.input, *choices)
         if absent := raw.notes.get("countries_not_in_input"):
             log(f"Not in the input: {', '.join(absent)}.")
         return build(raw, args.input, dict(args.rule), args.weights)
@@ -91,7 +89,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--source", required=True, choices=(*sources.READERS, "release"))
+    add("--source", required=True, choices=(*sources.READERS, "table", "release"))
     add("--input", nargs="+", type=Path, default=[], metavar="FILE", help=HELP["input"])
     add("--output", required=True, type=Path, metavar="DATASET", help="directory to write")
     add("--codebook", type=Path, metavar="TOML", help=HELP["codebook"])
@@ -99,7 +97,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     rules = add("--rule", nargs="+", action="extend", type=_rule, default=[], help=HELP["rule"])
     rules.metavar = "KEY=VALUE"
     add("--countries", nargs="+", type=str.upper, metavar="CODE", help=HELP["countries"])
-    add("--questions", choices=selection.QUESTIONS, help=HELP["questions"])
+    add("--questions", choices=sources.QUESTIONS, help=HELP["questions"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
     return parser.parse_args(argv)
 

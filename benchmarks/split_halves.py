@@ -28,13 +28,13 @@ import numpy as np
 import pandas as pd
 
 from ace_jax.evaluation.distributions import Distributions, alignment_distances, effect_distances
-from ace_jax.survey import cells, respondents
+from ace_jax.survey import cells
+from ace_jax.survey.cells import Respondents
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.estimators import pair_precision, shrunk
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.readers import gss
-from ace_jax.survey.respondents import Respondents
 
 FLOOR, ADDED, MIN_N = 1e-6, 0.5, 10
 ESTIMATORS = ("raw", "smoothed", "shrunk")
@@ -43,7 +43,7 @@ ESTIMATORS = ("raw", "smoothed", "shrunk")
 def read(paths: list[Path]) -> Respondents:
     """Returns the respondents of 2018 whose attributes are all known."""
     codebook = read_codebook(BUILTIN / "gss2018.toml")
-    return respondents.complete_cases(respondents.from_table(gss.read(paths).table, codebook))
+    return cells.complete_cases(cells.from_table(gss.read(paths).table, codebook))
 
 
 def read_from_package() -> Respondents:

@@ -3,10 +3,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ace_jax.survey.cells import aggregate
+from ace_jax.survey.cells import Respondents, aggregate
 from ace_jax.survey.codebook import Question
 from ace_jax.survey.personas import ATTRIBUTES, combinations
-from ace_jax.survey.respondents import Respondents
 
 NAMES = [attribute.name for attribute in ATTRIBUTES]
 QUESTIONS = (

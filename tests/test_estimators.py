@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from ace_jax.survey.cells import aggregate
+from ace_jax.survey.cells import Respondents, aggregate
 from ace_jax.survey.codebook import Question
 from ace_jax.survey.estimators import main_effects, pair_precision, posterior, shrunk
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
-from ace_jax.survey.respondents import Respondents
 
 AGES = Attribute("age", ("Young", "Middle", "Old"))
 TWO = (AGES, Attribute("region", ("North", "South")))

@@ -11,8 +11,7 @@ from test_table import CODEBOOK
 
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.survey.codebook import read_codebook
-from ace_jax.survey.readers import spss_stata, table
+from ace_jax.survey.readers import sources, tables
 from ace_jax.survey.readers.release_train import read_train
 
 
@@ -64,10 +63,14 @@ def test_a_safetensors_header_beyond_the_file(copy, length):
     refused_cheaply(lambda: open_checkpoint(str(copy)), r"model\.safetensors: truncated or damaged")
 
 
+def read_table(path, codebook):
+    return sources.read("table", [path], codebook)
+
+
 @pytest.fixture
 def codebook(tmp_path):
     (tmp_path / "own.toml").write_text(CODEBOOK)
-    return read_codebook(tmp_path / "own.toml")
+    return tmp_path / "own.toml"
 
 
 ANSWERS = pd.DataFrame(
@@ -81,9 +84,9 @@ def test_a_sav_file_that_promises_respondents(codebook, tmp_path, options, rows)
     path = tmp_path / "own.sav"
     pyreadstat.write_sav(ANSWERS, path, **options)
     content = path.read_bytes()
-    assert len(table.read([path], codebook).table) == len(ANSWERS)
+    assert len(read_table(path, codebook).table) == len(ANSWERS)
     path.write_bytes(content[:80] + struct.pack("<i", rows) + content[84:])
-    refused_cheaply(lambda: table.read([path], codebook), "more than its .* bytes can hold")
+    refused_cheaply(lambda: read_table(path, codebook), "more than its .* bytes can hold")
 
 
 @pytest.mark.parametrize("variable", [0, -1, 6, 2**16 + 1, 2**31 - 1])
@@ -92,11 +95,12 @@ def test_a_sav_file_whose_labels_belong_to_no_variable(codebook, tmp_path, varia
     path = tmp_path / "own.sav"
     pyreadstat.write_sav(ANSWERS, path, variable_value_labels={"q1": {0: "No", 1: "Yes"}})
     content = path.read_bytes()
-    assert len(table.read([path], codebook).table) == len(ANSWERS)
+    assert len(read_table(path, codebook).table) == len(ANSWERS)
     place = content.index(struct.pack("<iii", 4, 1, 4)) + 8  # q1 is the fourth
     path.write_bytes(content[:place] + struct.pack("<i", variable) + content[place + 4 :])
     refused_cheaply(
-        lambda: table.read([path], codebook), r"own\.sav is damaged .*a variable that is not in"
+        lambda: read_table(path, codebook),
+        r"own\.sav is damaged .*a variable that is not in",
     )
 
 
@@ -107,7 +111,7 @@ def test_a_dta_file_that_promises_respondents(codebook, tmp_path):
     place = content.index(b"<N>") + 3
     for rows in (10**9, 2**40):
         path.write_bytes(content[:place] + struct.pack("<Q", rows) + content[place + 8 :])
-        refused_cheaply(lambda: table.read([path], codebook), r"own\.dta ")
+        refused_cheaply(lambda: read_table(path, codebook), r"own\.dta ")
 
 
 def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
@@ -115,18 +119,20 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
     many = pd.concat([ANSWERS] * 3000, ignore_index=True)
     pyreadstat.write_sav(many, path, compress=True)
     assert path.stat().st_size * 100 < 8 * many.size
-    monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
+    monkeypatch.setattr(tables.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
     refused_cheaply(
-        lambda: table.read([path], codebook), "values, which do not fit into this machine"
+        lambda: read_table(path, codebook),
+        "values, which do not fit into this machine",
     )
 
 
 def test_a_parquet_file_beyond_memory(codebook, tmp_path, monkeypatch):
     path = tmp_path / "bomb.parquet"
     pd.concat([ANSWERS] * 3000, ignore_index=True).to_parquet(path)
-    monkeypatch.setattr(spss_stata.os, "sysconf", lambda name: 1 << 9)
+    monkeypatch.setattr(tables.os, "sysconf", lambda name: 1 << 9)
     refused_cheaply(
-        lambda: table.read([path], codebook), "values, which do not fit into this machine"
+        lambda: read_table(path, codebook),
+        "values, which do not fit into this machine",
     )
 
 

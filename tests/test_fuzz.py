@@ -18,7 +18,7 @@ from ace_jax.model.formats.hf import listed
 from ace_jax.model.formats.inspect import inspect
 from ace_jax.survey.codebook import read_codebook
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.readers import gss, table
+from ace_jax.survey.readers import gss, sources
 from ace_jax.survey.readers.release_train import read_train
 
 INPUTS = 300
@@ -66,11 +66,11 @@ def refused(read, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"group_A": group("\ud800")}, "line 1 has half a character"),
-        ({"question_id": "\ud800"}, "line 1 has half a character"),
-        ({"group_B": group(p_real={"1": 10**400})}, "option 1 the probability 1000"),
-        ({"options": [1, 1e300]}, r"an option is 1e\+300; give a whole number"),
-        ({"group_A": group(p_real={"9" * 5000: 1})}, "p_real has '9{39}, which is not among"),
+        ({"group_A": group("\ud800")}, "line 1 is not JSON in UTF-8"),
+        ({"question_id": "\ud800"}, "line 1 is not JSON in UTF-8"),
+        ({"group_B": group(p_real={"1": 10**400})}, "option 1 is 1000"),
+        ({"options": [1, 1e300]}, r"an option is 1e\+300, expected a whole"),
+        ({"group_A": group(p_real={"9" * 5000: 1})}, "a key of p_real is '9{39}, expected"),
     ],
 )
 def test_lines_of_the_release(tmp_path, line, message):
@@ -104,10 +104,10 @@ def test_codebooks(tmp_path, old, new, message):
 
 def test_tables(tmp_path):
     (tmp_path / "own.toml").write_text(CODEBOOK)
-    codebook = read_codebook(tmp_path / "own.toml")
     answers = pd.DataFrame({name: [[1], [2]] for name in ("land", "age_group", "sex", "q1", "q2")})
     answers.to_parquet(tmp_path / "own.parquet")
-    refused(lambda: table.read([tmp_path / "own.parquet"], codebook), "land holds lists or")
+    own = ([tmp_path / "own.parquet"], tmp_path / "own.toml")
+    refused(lambda: sources.read("table", *own), "land holds lists or")
     tables = (SPENDING, WAGES, ABORTION.drop(columns="abpoor"))
     paths = [tmp_path / f"{number}.csv" for number in range(3)]
     for path, its in zip(paths, tables, strict=True):
@@ -121,7 +121,7 @@ def test_tables(tmp_path):
         ("adapter/peft/ace_experiment.json", "[]", "not a JSON object"),
         ("run/run/metrics.jsonl", '{"step": \n', "not written by ace_jax.train"),
         ("run/run/metrics.jsonl", '{"loss": 1.0}\n', "not written by ace_jax.train"),
-        ("dataset/data/manifest.json", "[" * 10**5, "is not a manifest"),
+        ("dataset/data/manifest.json", "[" * 10**5, "not JSON"),
         ("adapter/peft/adapter_config.json", "[" * 10**5, "not JSON"),
         ("adapter/peft/adapter_config.json", '{"peft_type": "LORA", "r": true}', "target_modules"),
         (

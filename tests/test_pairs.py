@@ -54,7 +54,7 @@ def test_both_ends_need_min_n():
 
 
 def test_no_pairs_is_an_error_that_counts():
-    with pytest.raises(InputError, match=r"no pair among 48 cells: none of the 0 .* n >= 11"):
+    with pytest.raises(InputError, match=r"no pair among 48 cells: none that name .* n >= 11"):
         toggle_pairs(cells(), ATTRIBUTES, min_n=11)
     with pytest.raises(InputError, match="no pair among 0 cells"):
         toggle_pairs(cells().iloc[:0], ATTRIBUTES, min_n=10)

@@ -8,6 +8,7 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
+from ace_jax.runtime.progress import show_messages
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import FILES, PICTURE, read_dataset
 from ace_jax.survey.pairs import toggle_pairs
@@ -64,6 +65,7 @@ def test_without_input_the_embedded_dataset_is_written_out(tmp_path):
 
 
 def test_survey_files_become_a_dataset(tmp_path, tables, capsys):
+    show_messages()
     made = prepared(tmp_path, "--input", *tables)
     assert {path.name for path in (tmp_path / "dataset").iterdir()} == FILES | {PICTURE}
     counts = made.manifest["counts"]
@@ -137,7 +139,10 @@ def test_shrunk_cells_stand_beside_the_raw_ones(tmp_path, tables):
         (["--input", "TABLES", "--weights", "w8"], "no column w8"),
         (["--countries", "USA"], "--countries is for a survey's own files"),
         (["--input", "TABLES", "--countries", "FRA"], "--countries: all respondents .* are of USA"),
-        (["--input", "TABLES", "--codebook", "c.toml"], "--codebook is for --source table"),
+        (
+            ["--input", "TABLES", "--codebook", "c.toml"],
+            "no other source takes one",
+        ),
         (["--source", "table", "--input", "TABLES"], "--source table needs --codebook FILE"),
         (["--source", "release"], "--source release needs --input DIRECTORY"),
         (["--source", "release", "--input", "d", "--weights", "w"], "--weights is for a survey's"),

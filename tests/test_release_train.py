@@ -194,24 +194,33 @@ def test_pairs_of_the_eval_cells_and_of_lines_written_from_them_are_the_same(tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"options": "1 2"}, "options is '1 2'; give a list"),
-        ({"options": [1]}, "options has 1; give two or more"),
-        ({"options": []}, "options has 0; give two or more"),
-        ({"options": [1, "1"]}, r"options repeats one \(1, 1\); give each once"),
-        ({"options": [1, "two"]}, "an option is 'two'; give a whole number"),
-        ({"options": [1, 1.5]}, "an option is 1.5; give a whole number"),
-        ({"options": [True, 2]}, "an option is True; give a whole number"),
-        ({"group_A": None}, "group_A is None; give an object"),
-        ({"group_B": group(text=3)}, "group_B: prompt_text is 3; give a text"),
-        ({"group_B": group(mode_option=3)}, "group_B: mode_option is 3; give one of the options"),
-        ({"group_A": group(mode_option=None)}, "group_A: mode_option is None; give a whole number"),
-        ({"group_A": group(p_real=[1, 0])}, r"group_A: p_real is \[1, 0\]; give an object"),
-        ({"group_A": group(p_real={"3": 1})}, "group_A: p_real has '3', which is not among the op"),
-        ({"group_A": group(p_real={"1": -1, "2": 2})}, "option 1 the probability -1; give"),
-        ({"group_A": group(p_real={"1": float("nan")})}, "option 1 the probability nan; give"),
-        ({"group_A": group(p_real={"2": float("inf")})}, "option 2 the probability inf; give"),
-        ({"group_A": group(p_real={"2": None})}, "option 2 the probability None; give"),
-        ({"group_A": group(p_real={"1": 0.9})}, "p_real sums to 0.9; give probabilities that sum"),
+        ({"options": "1 2"}, "options is '1 2', expected a list"),
+        ({"options": [1]}, r"options is \('1',\), expected two or more"),
+        ({"options": []}, r"options is \(\), expected two or more"),
+        ({"options": [1, "1"]}, r"options is \('1', '1'\), expected two or more, each once"),
+        ({"options": [1, "two"]}, "an option is 'two', expected a whole number"),
+        ({"options": [1, 1.5]}, "an option is 1.5, expected a whole number"),
+        ({"options": [True, 2]}, "an option is True, expected a whole number"),
+        ({"group_A": None}, "group_A is None, expected an object"),
+        ({"group_B": group(text=3)}, "group_B: prompt_text is 3, expected a text"),
+        (
+            {"group_B": group(mode_option=3)},
+            "group_B: mode_option is '3', expected one of",
+        ),
+        (
+            {"group_A": group(mode_option=None)},
+            "group_A: mode_option is None, expected",
+        ),
+        ({"group_A": group(p_real=[1, 0])}, r"group_A: p_real is \[1, 0\], expected an object"),
+        (
+            {"group_A": group(p_real={"3": 1})},
+            "group_A: a key of p_real is '3', expected",
+        ),
+        ({"group_A": group(p_real={"1": -1, "2": 2})}, "option 1 is -1, expected"),
+        ({"group_A": group(p_real={"1": float("nan")})}, "option 1 is nan, expected"),
+        ({"group_A": group(p_real={"2": float("inf")})}, "option 2 is inf, expected"),
+        ({"group_A": group(p_real={"2": None})}, "option 2 is None, expected"),
+        ({"group_A": group(p_real={"1": 0.9})}, "the sum of p_real is 0.9, expected 1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -232,7 +241,7 @@ def test_lines_that_lack_a_key_are_refused(tmp_path, where, key):
     del (line[where] if where else line)[key]
     path = write_lines(tmp_path / "a.jsonl", line)
     place = f"{where}: " if where else ""
-    refused(lambda: read_train(path), f"^{path}, line 1: {place}the key {key} is missing; add it$")
+    refused(lambda: read_train(path), f"^{path}, line 1: {place}the key {key} is missing; add it")
 
 
 @pytest.mark.parametrize(
@@ -240,10 +249,10 @@ def test_lines_that_lack_a_key_are_refused(tmp_path, where, key):
     [
         (b"", r"a\.jsonl is empty; give a file with one pair a line"),
         (b"\n \n", r"a\.jsonl is empty"),
-        (b"\n{'a': 1}\n", r"a\.jsonl, line 2 is not JSON \(.*\); correct it or take it out"),
+        (b"\n{'a': 1}\n", r"a\.jsonl, line 2 is not JSON in UTF-8 \(.*\); correct it"),
         (json.dumps(pair()).encode()[:-9], r"a\.jsonl, line 1 is not JSON"),
-        (b"[1]\n", r"a\.jsonl, line 1: \[1\] is not an object; give one with the release's keys"),
-        (b'{"prompt": "O\xf9 ?"}', r"a\.jsonl, line 1 is not UTF-8 \(byte 0xf9\); save it as"),
+        (b"[1]\n", r"a\.jsonl, line 1: it is \[1\], expected an object with the release's keys"),
+        (b'{"prompt": "O\xf9 ?"}', r"a\.jsonl, line 1 is not JSON in UTF-8 \(.* byte 0xf9"),
     ],
 )
 def test_files_without_pairs_are_refused(tmp_path, content, message):

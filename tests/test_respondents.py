@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 
 from ace_jax.errors import InputError
+from ace_jax.survey.cells import complete_cases, from_table
 from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.respondents import complete_cases, from_table
 
 GENDER, EDUCATION = ATTRIBUTES[:2]
 CODEBOOK = Codebook(

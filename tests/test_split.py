@@ -140,10 +140,6 @@ def test_splits_are_made_without_specs():
     assert Split.questions(0.2, seed=3) == Split("question:0.2", 3)
     assert Split.questions(["a", "b"]) == Split("question:a+b")
     assert Split.questions("ab") == Split("question:ab")
-    assert Split.countries(["EGY"]) == Split("country:EGY")
-    assert Split.topics(["A", "B"]) == Split("topic:A+B")
-    assert Split.personas("paper") == Split("persona:paper")
-    assert Split.fold(3, 5, seed=1) == Split("fold:3/5", 1)
 
 
 def test_pairs_of_the_authors_file():

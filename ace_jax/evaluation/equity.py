@@ -13,7 +13,7 @@ import pandas as pd
 
 from ace_jax.evaluation.comparison import Cells, compared, gain_table, stacked
 from ace_jax.evaluation.uncertainty import ALL, Average, averaging
-from ace_jax.survey.selection import TIERS
+from ace_jax.survey.readers.sources import TIERS
 
 MEAN = "mean"  # the granularity of rows that are means over granularities
 

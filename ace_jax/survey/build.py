@@ -1,18 +1,24 @@
-"""From a survey's answers to its dataset."""
+"""From a survey's answers to its dataset, and the manifest that says how."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from ace_jax.survey.cells import aggregate
-from ace_jax.survey.codebook import with_rules
+from ace_jax import __version__
+from ace_jax.files import sha256_of
+from ace_jax.survey.cells import Respondents, aggregate, complete_cases, from_table
+from ace_jax.survey.codebook import describe, with_rules
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.estimators import main_effects, posterior
-from ace_jax.survey.manifest import count_cells, count_respondents, make_manifest
-from ace_jax.survey.respondents import complete_cases, from_table
-from ace_jax.survey.selection import Raw
+from ace_jax.survey.pairs import count_pairs
+from ace_jax.survey.personas import Attribute
+from ace_jax.survey.readers.tables import Raw
+
+COMPLETE = "level of every attribute known"
+MIN_N = 10  # the paper's
 
 
 def build(
@@ -20,21 +26,16 @@ def build(
 ) -> Dataset:
     """Aggregates respondents to cells.
 
-    Args:
-      raw: the survey's answers (`readers.sources.read`).
-      paths: the files that it read, for the manifest.
-      rules: thresholds to move, such as `{"education.college": 4}`.
-      weights: the column of survey weights; None gives every respondent weight 1.
-
-    Raises InputError for a rule or a column that is not there, and for codes that the codebook
-    does not declare.
+    `raw` is what `sources.read` made of the files `paths`; `rules` move thresholds, such as
+    `{"education.college": 4}`; `weights` is as of `from_table`. Raises InputError as `with_rules`
+    and `from_table` do.
     """
     raw = replace(raw, codebook=with_rules(raw.codebook, rules))
     everyone = from_table(raw.table, raw.codebook, weights)
     complete = complete_cases(everyone)
     cells = aggregate(complete)
-    counts = count_respondents(everyone, complete) | count_cells(cells, everyone.attributes)
-    manifest = make_manifest(raw, paths, weights) | {"counts": counts}
+    counts = _respondents(everyone, complete) | count_cells(cells, everyone.attributes)
+    manifest = _manifest(raw, paths, weights) | {"counts": counts}
     return Dataset(question_table(everyone.questions), cells, manifest)
 
 
@@ -48,3 +49,86 @@ def with_shrunk_cells(dataset: Dataset) -> Dataset:
     cells = dataset.cells.assign(p_shrunk=pd.Series(estimates, dataset.cells.index))
     estimator = {"estimator": "shrunk", "prior_respondents": prior.strength}
     return replace(dataset, cells=cells, manifest=dataset.manifest | estimator)
+
+
+def count_cells(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> dict[str, Any]:
+    """Returns the manifest's counts of cells and pairs, by granularity."""
+    table = pd.DataFrame(
+        {
+            "cells": cells.groupby("granularity").size(),
+            f"cells_min_n_{MIN_N}": cells[cells["n"] >= MIN_N].groupby("granularity").size(),
+            f"pairs_min_n_{MIN_N}": count_pairs(cells, attributes, min_n=MIN_N),
+        }
+    )
+    table.index = table.index.map(str)  # JSON has no other keys
+    return {"granularity": table.fillna(0).astype(int).to_dict("index")}
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """Returns the manifest's counts as tables for the screen."""
+    counts, parts = manifest["counts"], []
+    if "respondents_in" in counts:
+        missing = ", ".join(f"{name} {n}" for name, n in counts["missing"].items())
+        table = pd.concat([pd.DataFrame(counts["by_country"]), pd.DataFrame(counts["answered"])])
+        table.insert(0, "questions", pd.Series(counts["questions"]))
+        parts += [
+            f"{counts['respondents_in']} respondents, {counts['respondents_out']} with a level for "
+            f"every attribute (without: {missing}).",
+            "Respondents by country, and how many of them answered on each topic:",
+            _shown(table),
+        ]
+    left_out = manifest["rules"].get("left_out", {})
+    parts += [f"{n} items left out: {reason}." for reason, n in left_out.items()]
+    parts += ["By granularity:", _shown(pd.DataFrame.from_dict(counts["granularity"], "index"))]
+    return "\n\n".join(parts)
+
+
+def _manifest(raw: Raw, paths: Sequence[Path], weights: str | None) -> dict[str, Any]:
+    """Returns the manifest without its counts."""
+    codebook = raw.codebook
+    return {
+        "version": __version__,
+        "source": codebook.source,
+        "citation": codebook.citation,
+        # By name, so that the order on the command line does not matter.
+        "inputs": [
+            {"name": path.name, "sha256": sha256_of([path])}
+            for path in sorted(paths, key=lambda path: path.name)
+        ],
+        "attributes": {attribute.name: list(attribute.levels) for attribute in codebook.attributes},
+        "rules": describe(codebook)
+        | dict(raw.notes)
+        | {"weights": weights, "filters": [*raw.notes.get("filters", []), COMPLETE]},
+        "estimator": "raw",
+    }
+
+
+def _respondents(everyone: Respondents, complete: Respondents) -> dict[str, Any]:
+    """Returns the manifest's counts of respondents and questions (the paper's Tables 2 to 4).
+
+    `missing`: respondents without a level, by attribute; `answered`: by country and topic, the
+    respondents kept who answered a question of the topic.
+    """
+    asked, kept = everyone.frame, complete.frame
+    topics = pd.Series({question.question_id: question.topic for question in everyone.questions})
+    by_country = {
+        "respondents_in": asked["country"].value_counts(),
+        "respondents_out": kept["country"].value_counts(),
+    }
+    answered = {
+        topic: kept[ids].notna().any(axis=1).groupby(kept["country"]).sum()
+        for topic, ids in topics.groupby(topics, sort=False).groups.items()
+    }
+    missing = asked[[attribute.name for attribute in everyone.attributes]].isna().sum()
+    return {
+        "respondents_in": len(asked),
+        "respondents_out": len(kept),
+        "missing": missing.to_dict(),
+        "by_country": pd.DataFrame(by_country).fillna(0).astype(int).sort_index().to_dict("index"),
+        "questions": topics.value_counts(sort=False).to_dict(),
+        "answered": pd.DataFrame(answered).sort_index().to_dict("index"),
+    }
+
+
+def _shown(table: pd.DataFrame) -> str:
+    return table.to_string(na_rep="", float_format="{:.0f}".format, line_width=120)

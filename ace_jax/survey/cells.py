@@ -1,11 +1,77 @@
-"""Cells: what each persona answered to each question, as a distribution (paper 3.1, Eq. 8)."""
+"""Respondents, read through the codebook, and their cells: what each persona answered (Eq. 8)."""
+
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from ace_jax.survey.codebook import Question
-from ace_jax.survey.personas import combinations
-from ace_jax.survey.respondents import Respondents
+from ace_jax.errors import InputError
+from ace_jax.survey.codebook import Codebook, Question, Recode
+from ace_jax.survey.personas import Attribute, combinations
+
+ALPHA3 = re.compile("[A-Z]{3}")
+
+
+@dataclass(frozen=True)
+class Respondents:
+    """One row a respondent. They stay in memory: no survey allows passing its respondents on.
+
+    `frame` columns: `country` (ISO 3166-1 alpha-3), one column an attribute (ordered category of
+    level names, or missing), one column a question (float64: the option's code, or NaN), and
+    `weight` (float64, > 0).
+    """
+
+    frame: pd.DataFrame
+    attributes: tuple[Attribute, ...]
+    questions: tuple[Question, ...]
+
+
+def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> Respondents:
+    """Reads a raw table (one row a respondent, codes as in the file) through its codebook.
+
+    `weights` names the table's column of survey weights; None gives every respondent weight 1.
+    Raises InputError for a column that is not there, a code that the codebook does not declare,
+    a country that is not an alpha-3 code, or a weight that is not a positive number.
+    """
+
+    def answered(name: str) -> pd.Series:
+        column = _column(table, name)
+        return column.mask(column.isin(codebook.missing))
+
+    columns: dict[str, pd.Series] = {"country": countries(table, codebook)}
+    for recode in codebook.recodes:
+        columns[recode.attribute.name] = _levels(answered(recode.column), recode)
+    for question in codebook.questions:
+        name = question.question_id
+        columns[name] = _answers(answered(name), question)
+    columns["weight"] = _weights(table, weights)
+    return Respondents(pd.DataFrame(columns), codebook.attributes, codebook.questions)
+
+
+def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
+    """Returns each respondent's country; raises InputError for one that is no alpha-3 code."""
+    if codebook.country_column is None:
+        country = pd.Series(codebook.country, index=table.index, dtype=object)
+    else:
+        country = _column(table, codebook.country_column)
+    alpha3 = country.map(lambda code: bool(ALPHA3.fullmatch(str(code))))
+    if not alpha3.all():
+        raise InputError(
+            f"country {country[~alpha3].iloc[0]!r:.40} ({int((~alpha3).sum())} respondents) is not "
+            "an ISO 3166-1 alpha-3 code; correct it in the codebook or the input"
+        )
+    return country
+
+
+def complete_cases(respondents: Respondents) -> Respondents:
+    """Keeps the respondents whose level is known for every attribute.
+
+    They are dropped from every cell, coarse ones too, as in the paper's released data: so a
+    coarser cell is exactly the mean of its finer ones.
+    """
+    names = [attribute.name for attribute in respondents.attributes]
+    return replace(respondents, frame=respondents.frame.dropna(subset=names).reset_index(drop=True))
 
 
 def aggregate(respondents: Respondents) -> pd.DataFrame:
@@ -32,6 +98,53 @@ def aggregate(respondents: Respondents) -> pd.DataFrame:
         ]
     ).sort_values("question_id", kind="stable", ignore_index=True)
     return _cells(sums, names, questions)
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    if name not in table:
+        raise InputError(
+            f"the input has no column {name}; give a file that has it, or change the codebook"
+        )
+    return table[name]
+
+
+def _levels(column: pd.Series, recode: Recode) -> pd.Series:
+    dropped = column.isin(recode.dropped)
+    named = recode.levels(column)
+    _check_codes(column, named.notna() | dropped, "a level")
+    levels = pd.CategoricalDtype(list(recode.attribute.levels), ordered=True)
+    return named.mask(dropped).astype(levels)
+
+
+def _answers(column: pd.Series, question: Question) -> pd.Series:
+    column = column.replace(dict(question.merged))
+    is_option = column.isin(question.option_codes)
+    _check_codes(column, is_option | column.isin(question.dropped), "an option")
+    return column.where(is_option).astype("float64")
+
+
+def _check_codes(column: pd.Series, known: pd.Series, what: str) -> None:
+    unknown = column[column.notna() & ~known]
+    if len(unknown):
+        code = unknown.iloc[0]
+        shown, count = " ".join(str(code).split()), int((unknown == code).sum())
+        raise InputError(
+            f"column {column.name} holds the code {shown:.40} ({count} respondents), which is "
+            f"neither {what} nor dropped; declare it in the codebook"
+        )
+
+
+def _weights(table: pd.DataFrame, name: str | None) -> pd.Series:
+    if name is None:
+        return pd.Series(1.0, index=table.index)
+    weights = pd.to_numeric(_column(table, name), errors="coerce").astype("float64")
+    bad = ~(np.isfinite(weights) & (weights > 0))
+    if bad.any():
+        raise InputError(
+            f"weights column {name}: {int(bad.sum())} respondents have no positive weight; "
+            "take them out of the input or choose another column"
+        )
+    return weights
 
 
 def _sums(frame: pd.DataFrame, names: list[str], question: Question, width: int) -> pd.DataFrame:

@@ -50,7 +50,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from ace_jax.errors import InputError
+from ace_jax.files import reason
 from ace_jax.survey.personas import Attribute
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -78,12 +82,21 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Recode:
-    """How a column's codes become the levels of an attribute."""
+    """How a column's codes become the levels of an attribute; `dropped` ones have none."""
 
     attribute: Attribute
     column: str
     by: Mapping[Code, str] | Threshold
-    dropped: tuple[Code, ...]
+    dropped: tuple[Code, ...] = ()
+
+    def levels(self, codes: pd.Series) -> pd.Series:
+        """Returns the level (text) of each code, missing where it has none."""
+        if not isinstance(self.by, Threshold):
+            return codes.astype(object).map(dict(self.by))
+        other = next(level for level in self.attribute.levels if level != self.by.level)
+        number = pd.to_numeric(codes, errors="coerce")
+        named = np.where(number >= self.by.at_least, self.by.level, other)
+        return pd.Series(named, index=codes.index).where(number.notna())
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Question:
     """A question and its options in order; `question_id` is also its column in the answers.
 
     Codes that are `dropped` count as no answer. Of each pair in `merged`, the first code counts as
-    the second.
+    the second. Raises InputError unless there are two options or more, each with its own code.
     """
 
     source: str
@@ -106,20 +119,16 @@ class Question:
     merged: tuple[tuple[Code, Code], ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises InputError unless there are two options or more, each with its own code."""
         name, count = self.question_id, len(self.option_codes)
         if len(self.option_labels) != count:
             raise InputError(
                 f"question {name} has {count} option codes and {len(self.option_labels)} labels; "
                 "give one label for each code"
             )
-        if count < 2:
-            has = "one option" if count else "no options"
-            raise InputError(f"question {name} has {has}; give it at least two or leave it out")
-        if len(set(self.option_codes)) != count:
+        if count < 2 or len(set(self.option_codes)) < count:
             raise InputError(
-                f"question {name} gives the same code to two options ({self.option_codes}); "
-                "give each option its own"
+                f"question {name} has the options {self.option_codes}; give it at least two, each "
+                "with a code of its own"
             )
 
 
@@ -128,8 +137,8 @@ class Codebook:
     """All that is known of a survey before its answers are read.
 
     One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
-    `missing` are dropped from every column; they also stand in the `dropped` of each. `labels` maps
-    a column to codes and the labels that files give them.
+    `missing` are dropped from every column. `labels` maps a column to codes and the labels that
+    files give them.
     """
 
     source: str
@@ -151,19 +160,14 @@ class Codebook:
 def read_codebook(path: Path) -> Codebook:
     """Reads and checks a codebook (format: this module's docstring).
 
-    Raises InputError for a file that is not there, is not TOML or breaks the format.
+    Raises InputError for a file that cannot be read, is not TOML or breaks the format.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no codebook {path}; give the path of one") from None
+        return _codebook(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read the codebook {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # of UTF-8, TOML, or a number of 5,000 digits
-        reason = " ".join(str(error).split())
-        raise InputError(f"codebook {path} is not TOML: {reason:.200}; correct it there") from None
-    try:
-        return _codebook(content)
+        raise InputError(f"codebook {path} is not TOML: {reason(error)}; correct it") from None
     except InputError as error:
         raise InputError(f"codebook {path}: {error}") from None
 
@@ -173,53 +177,42 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
 
     Raises InputError for a rule that the codebook does not have.
     """
-    moved, unused = [], dict(rules)
-    known = []
+    recodes, known = [], set()
     for recode in codebook.recodes:
         if isinstance(recode.by, Threshold):
-            key = f"{recode.attribute.name}.{recode.by.name}"
-            known.append(key)
-            at_least = unused.pop(key, recode.by.at_least)
+            name = f"{recode.attribute.name}.{recode.by.name}"
+            known.add(name)
+            at_least = rules.get(name, recode.by.at_least)
             recode = replace(recode, by=replace(recode.by, at_least=at_least))
-        moved.append(recode)
-    if unused:
+        recodes.append(recode)
+    if unknown := rules.keys() - known:
         raise InputError(
-            f"--rule {min(unused)}: {codebook.source} has no such rule; "
+            f"--rule {min(unknown)}: {codebook.source} has no such rule; "
             f"it has {', '.join(sorted(known)) or 'none'}"
         )
-    return replace(codebook, recodes=tuple(moved))
+    return replace(codebook, recodes=tuple(recodes))
 
 
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Returns the rules that turn codes into levels and answers, as the manifest records them."""
-
-    def own(dropped: tuple[Code, ...]) -> list[Code]:
-        return [code for code in dropped if code not in codebook.missing]
-
     questions = codebook.questions
     rules: dict[str, Any] = {
         "attributes": {
             recode.attribute.name: {
                 "column": recode.column,
-                "levels": _described(recode),
-                "dropped_codes": own(recode.dropped),
+                "levels": _levels(recode),
+                "dropped_codes": list(recode.dropped),
             }
             for recode in codebook.recodes
         },
-        "dropped_codes": {q.question_id: own(q.dropped) for q in questions if own(q.dropped)},
+        "dropped_codes": {q.question_id: list(q.dropped) for q in questions if q.dropped},
+        "missing_codes": list(codebook.missing),
+        "merged_codes": {q.question_id: [*map(list, q.merged)] for q in questions if q.merged},
     }
-    if codebook.missing:
-        rules["missing_codes"] = list(codebook.missing)
-    if any(question.merged for question in questions):
-        rules["merged_codes"] = {
-            question.question_id: [list(pair) for pair in question.merged]
-            for question in questions
-            if question.merged
-        }
-    return rules
+    return {name: rule for name, rule in rules.items() if rule}
 
 
-def _described(recode: Recode) -> dict[str, Any]:
+def _levels(recode: Recode) -> dict[str, Any]:
     levels, by = recode.attribute.levels, recode.by
     if isinstance(by, Threshold):
         other = next(level for level in levels if level != by.level)
@@ -227,63 +220,64 @@ def _described(recode: Recode) -> dict[str, Any]:
     return {level: [code for code, its in by.items() if its == level] for level in levels}
 
 
-def is_code(value: Any) -> bool:
-    """Returns whether a value of a codebook is a code: a text, or a number that 64 bits hold."""
-    number = type(value) in (int, float) and abs(value) < LARGEST_CODE
-    return number or isinstance(value, str)
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
-def _list_of(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(kind, value))
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST_CODE
+
+
+def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
 
 
 def _is_labelled(value: Any) -> bool:
-    if not (isinstance(value, list) and len(value) == 2):
-        return False
-    return is_code(value[0]) and not isinstance(value[0], str) and value[0] == int(value[0])
+    is_pair = isinstance(value, list) and len(value) == 2 and _is_number(value[0])
+    return is_pair and value[0] == int(value[0])
 
 
-_codes, _labelled = _list_of(is_code), _list_of(_is_labelled)
-# What a key holds, wherever in the file it is.
+_codes = _list_of(lambda value: isinstance(value, str) or _is_number(value))
+_labelled = _list_of(_is_labelled)
+_tables = _list_of(lambda value: isinstance(value, dict))
+TEXTS = "source citation country country_column name column topic text level"
+# What keys hold, wherever in the file they are.
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ("source", "citation", "country", "country_column", "name", "column"), ("a text", _is_text)
-    ),
-    **dict.fromkeys(("topic", "text", "level"), ("a text", _is_text)),
-    **dict.fromkeys(("countries", "levels"), ("a list of texts", _list_of(_is_text))),
-    **dict.fromkeys(("ordinal", "paper"), ("true or false", lambda value: type(value) is bool)),
-    **dict.fromkeys(("missing", "labels"), ('a list of [code, "label"]', _labelled)),
-    **dict.fromkeys(
-        ("attributes", "questions"), ("a list of tables", lambda value: isinstance(value, list))
-    ),
-    "options": (
-        'a list of [code, "label"], the codes whole numbers, or the name of a scale',
-        lambda value: isinstance(value, str) or _labelled(value),
-    ),
-    "scales": (
-        'a table of lists of [code, "label"]',
-        lambda value: isinstance(value, dict) and all(map(_labelled, value.values())),
-    ),
-    "codes": ("a list of codes for each level", _list_of(_codes)),
-    "dropped": ("a list of codes", _codes),
-    "merged": ("a list of pairs of codes", _list_of(lambda pair: _codes(pair) and len(pair) == 2)),
-    "threshold": ("a table of keys", lambda value: isinstance(value, dict)),
-    "at_least": ("a number", lambda value: is_code(value) and not isinstance(value, str)),
+    key: (kind, fits)
+    for keys, kind, fits in (
+        (TEXTS, "a text", _is_text),
+        ("countries levels", "a list of texts", _list_of(_is_text)),
+        ("ordinal paper", "true or false", lambda value: isinstance(value, bool)),
+        ("missing labels", 'a list of [code, "label"], the codes whole numbers', _labelled),
+        (
+            "options",
+            'a list of [code, "label"], the codes whole numbers, or the name of a scale',
+            lambda value: isinstance(value, str) or _labelled(value),
+        ),
+        (
+            "scales",
+            'a table of lists of [code, "label"]',
+            lambda value: isinstance(value, dict) and all(map(_labelled, value.values())),
+        ),
+        ("attributes questions", "one table or more", lambda value: bool(value) and _tables(value)),
+        ("codes", "a list of codes for each level", _list_of(_codes)),
+        ("dropped", "a list of codes", _codes),
+        ("merged", "a list of pairs of codes", _list_of(lambda of: _codes(of) and len(of) == 2)),
+        ("threshold", "a table of keys", lambda value: isinstance(value, dict)),
+        ("at_least", "a number", _is_number),
+    )
+    for key in keys.split()
 }
 
 
-def _check_keys(entry: Any, where: str, required: set[str], optional: set[str]) -> None:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where} is {entry!r:.40}; write it as a table of keys")
-    if missing := sorted(required - set(entry)):
+def _check_keys(entry: dict[str, Any], where: str, required: str, optional: str = "") -> None:
+    known = [*required.split(), *optional.split()]
+    if missing := [name for name in required.split() if name not in entry]:
         raise InputError(f"{where} lacks `{missing[0]}`; add it")
-    if unknown := sorted(set(entry) - required - optional):
-        known = ", ".join(sorted(required | optional))
-        raise InputError(f"{where} has the unknown key `{unknown[0]:.40}`; known are {known}")
+    if unknown := sorted(entry.keys() - {*known}):
+        raise InputError(
+            f"{where} has the unknown key `{unknown[0]:.40}`; known are {', '.join(known)}"
+        )
     for name, value in entry.items():
         kind, fits = KINDS[name]
         if not fits(value):
@@ -291,86 +285,74 @@ def _check_keys(entry: Any, where: str, required: set[str], optional: set[str]) 
 
 
 def _codebook(content: dict[str, Any]) -> Codebook:
-    _check_keys(
-        content,
-        "the file",
-        {"source", "citation", "attributes", "questions"},
-        {"country", "country_column", "countries", "missing", "scales"},
-    )
+    optional = "country country_column countries missing scales"
+    _check_keys(content, "the file", "source citation attributes questions", optional)
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
-    attributes, questions = content["attributes"], content["questions"]
-    if not (attributes and questions):
-        raise InputError("there is no attribute or no question; give at least one of each")
-    called = _pairs(content.get("missing", []))
-    missing = tuple(dict.fromkeys(code for code, _ in called))
-    recodes = tuple(_recode(entry, missing) for entry in attributes)
-    made = [_question(entry, content, missing) for entry in questions]
-    ids = [question.question_id for question in made]
-    if repeated := _repeated([*RESERVED, *(recode.attribute.name for recode in recodes), *ids]):
+    recodes = tuple(map(_recode, content["attributes"]))
+    questions = tuple(_question(entry, content) for entry in content["questions"])
+    names = [recode.attribute.name for recode in recodes]
+    names += [question.question_id for question in questions]
+    if repeated := _repeated([*RESERVED, *names]):
         raise InputError(
             f"the name {repeated[0]} is used twice, or reserved for a column of the cells; "
             "rename the attribute or the question's column"
         )
-    labels = {entry["column"]: (*_pairs(entry.get("labels", [])), *called) for entry in attributes}
-    for question, entry in zip(made, questions, strict=True):
+    missing = _pairs(content.get("missing", []))
+    labels = {
+        entry["column"]: (*_pairs(entry.get("labels", [])), *missing)
+        for entry in (*content["attributes"], *content["questions"])
+    }
+    for question in questions:
         options = zip(question.option_codes, question.option_labels, strict=True)
-        labels[entry["column"]] = (*options, *_pairs(entry.get("labels", [])), *called)
+        labels[question.question_id] = (*options, *labels[question.question_id])
     return Codebook(
         source=content["source"],
         citation=content["citation"],
         country=content.get("country"),
         country_column=content.get("country_column"),
         recodes=recodes,
-        questions=tuple(made),
-        missing=missing,
+        questions=questions,
+        missing=tuple(dict.fromkeys(code for code, _ in missing)),
         labels=labels,
         countries=tuple(content.get("countries", ())),
     )
 
 
-def _pairs(labelled: list[Any]) -> tuple[tuple[Code, str], ...]:
+def _pairs(labelled: list[Any]) -> tuple[tuple[int, str], ...]:
     return tuple((int(code), str(label)) for code, label in labelled)
 
 
-def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
-    where = f"attribute {entry.get('name') if isinstance(entry, dict) else '?'}"
-    optional = {"codes", "threshold", "dropped", "labels"}
-    _check_keys(entry, where, {"name", "column", "levels"}, optional)
+def _recode(entry: dict[str, Any]) -> Recode:
+    where = f"attribute {entry.get('name')}"
+    _check_keys(entry, where, "name column levels", "codes threshold dropped labels")
     levels = tuple(entry["levels"])
-    if len(levels) < 2 or len(set(levels)) < len(levels):
+    if len(levels) < 2 or _repeated(levels):
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
     if ("codes" in entry) == ("threshold" in entry):
         raise InputError(f"{where}: give either `codes` or `threshold`")
-    by = _by_threshold(entry, where) if "threshold" in entry else _by_codes(entry, where)
-    dropped = (*missing, *entry.get("dropped", ()))
-    return Recode(Attribute(entry["name"], levels), entry["column"], by, dropped)
+    by: Mapping[Code, str] | Threshold
+    if "threshold" in entry:
+        _check_keys(entry["threshold"], f"{where}, threshold", "name at_least level")
+        by = Threshold(**entry["threshold"])
+        if len(levels) != 2 or by.level not in levels:
+            raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
+    else:
+        codes = entry["codes"]
+        if len(codes) != len(levels) or _repeated(code for its in codes for code in its):
+            raise InputError(
+                f"{where} has the levels {levels} and `codes` {codes!r:.40}; give each level its "
+                "own list, and a code to one level only"
+            )
+        by = {code: level for level, its in zip(levels, codes, strict=True) for code in its}
+    attribute = Attribute(entry["name"], levels)
+    return Recode(attribute, entry["column"], by, tuple(entry.get("dropped", ())))
 
 
-def _by_codes(entry: dict[str, Any], where: str) -> dict[Code, str]:
-    levels, codes = entry["levels"], entry["codes"]
-    if len(codes) != len(levels):
-        raise InputError(f"{where} has {len(levels)} levels and codes for {len(codes)}")
-    pairs = [(code, level) for level, its in zip(levels, codes, strict=True) for code in its]
-    if repeated := _repeated(code for code, _ in pairs):
-        raise InputError(f"{where} gives code {repeated[0]!r} to two levels; leave one out")
-    return dict(pairs)
-
-
-def _by_threshold(entry: dict[str, Any], where: str) -> Threshold:
-    threshold = entry["threshold"]
-    _check_keys(threshold, f"{where}, threshold", {"name", "at_least", "level"}, set())
-    if len(entry["levels"]) != 2 or threshold["level"] not in entry["levels"]:
-        raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
-    return Threshold(**threshold)
-
-
-def _question(
-    entry: dict[str, Any], content: dict[str, Any], missing: tuple[Code, ...]
-) -> Question:
-    where = f"question {entry.get('column') if isinstance(entry, dict) else '?'}"
-    optional = {"ordinal", "dropped", "merged", "labels", "paper"}
-    _check_keys(entry, where, {"column", "topic", "text", "options"}, optional)
+def _question(entry: dict[str, Any], content: dict[str, Any]) -> Question:
+    where = f"question {entry.get('column')}"
+    optional = "ordinal dropped merged labels paper"
+    _check_keys(entry, where, "column topic text options", optional)
     options = entry["options"]
     if isinstance(options, str):
         if options not in content.get("scales", {}):
@@ -382,11 +364,11 @@ def _question(
         question_id=entry["column"],
         topic=entry["topic"],
         text=entry["text"],
-        option_codes=tuple(int(code) for code, _ in labelled),
+        option_codes=tuple(code for code, _ in labelled),
         option_labels=tuple(label for _, label in labelled),
         ordinal=entry.get("ordinal", True),
         paper=entry.get("paper", True),
-        dropped=(*missing, *entry.get("dropped", ())),
+        dropped=tuple(entry.get("dropped", ())),
         merged=tuple((old, new) for old, new in entry.get("merged", ())),
     )
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
+from ace_jax.files import read_object, whole_directory
 from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
-from ace_jax.survey.readers.spss_stata import check_fits
+from ace_jax.survey.readers.tables import read_parquet, sound_parquet
 
 # The names of the datasets that come with ace_jax.
 EMBEDDED = tuple(sorted(path.parent.name for path in BUILTIN.glob("*/manifest.json")))
@@ -109,16 +109,10 @@ class Dataset:
 
 def question_table(questions: Iterable[Question]) -> pd.DataFrame:
     """Returns one row a question, with the columns of `questions.parquet`."""
-    return pd.DataFrame(
-        [
-            {name: getattr(question, name) for name in QUESTIONS.names}
-            | {
-                "option_codes": list(question.option_codes),
-                "option_labels": list(question.option_labels),
-            }
-            for question in questions
-        ]
-    )
+    rows = [[getattr(question, name) for name in QUESTIONS.names] for question in questions]
+    table = pd.DataFrame(rows, columns=QUESTIONS.names)
+    options = {name: table[name].map(list) for name in ("option_codes", "option_labels")}
+    return table.assign(**options)
 
 
 def write_dataset(dataset: Dataset, directory: str | Path) -> None:
@@ -127,22 +121,17 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
     Raises InputError for a directory that holds anything else, or that cannot be written.
     """
     target = Path(directory)
-    try:
-        _check_replaceable(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
-            new = Path(beside, "new")
-            new.mkdir()
-            _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
-            columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
-            _write_parquet(dataset.cells, columns, new / "cells.parquet")
-            manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
-            (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
-            if target.exists():
-                target.rename(Path(beside, "old"))
-            new.rename(target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from None
+    found = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    if found and not FILES <= found <= FILES | {PICTURE}:
+        raise InputError(
+            f"{target} is not empty and holds more or less than a DATASET; choose another --output"
+        )
+    with whole_directory(target, replaced="manifest.json") as new:
+        _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
+        columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
+        _write_parquet(dataset.cells, columns, new / "cells.parquet")
+        manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
+        (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
 
 
 def dataset_directory(path_or_name: str | Path) -> Path:
@@ -157,12 +146,8 @@ def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
     """
     if not question_ids:
         return dataset
-    known = set(dataset.questions["question_id"])
-    if unknown := [name for name in question_ids if name not in known]:
-        raise InputError(
-            f"data.questions: no question {unknown[0]!r} in this dataset; it has "
-            f"{', '.join(sorted(known)[:5])}, ..."
-        )
+    for name in question_ids:
+        check_known(name, dataset.questions["question_id"], "data.questions")
     questions, cells = (
         table[table["question_id"].isin(question_ids)].reset_index(drop=True)
         for table in (dataset.questions, dataset.cells)
@@ -182,33 +167,24 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
             f"there is no DATASET {directory}; make one with `python -m ace_jax.prepare`, "
             f"or use {' or '.join(EMBEDDED)}"
         )
-    for name in sorted(FILES):
-        if not (directory / name).is_file():
-            raise InputError(
-                f"{directory} lacks {name}; prepare it again with `python -m ace_jax.prepare`"
-            )
-    questions = pd.DataFrame(
-        _read_parquet(directory / "questions.parquet", QUESTIONS).to_pylist(),
-        columns=QUESTIONS.names,
-    )
-    manifest = _read_manifest(directory / "manifest.json")
-    attributes = _attributes(manifest)
-    path = directory / "cells.parquet"
-    schema = cell_schema(attributes)
-    cells = _read_parquet(path, schema, cell_schema(attributes, shrunk=True)).to_pandas()
-    _check_questions(questions, directory / "questions.parquet")
-    _check_cells(cells, questions, attributes, path)
+    try:
+        manifest = read_object(directory / "manifest.json", "a DATASET")
+        attributes = _attributes(manifest)
+    except (TypeError, AttributeError):
+        raise InputError(f"{directory}/manifest.json names no attributes; correct it") from None
+    path, table = directory / "questions.parquet", directory / "cells.parquet"
+    rows = _read(path, QUESTIONS).to_pylist()
+    try:
+        for row in rows:
+            lists = {name: tuple(row[name]) for name in ("option_codes", "option_labels")}
+            Question(**row | lists)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    questions = pd.DataFrame(rows, columns=QUESTIONS.names)
+    _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
+    cells = _read(table, cell_schema(attributes, shrunk=True), [SHRUNK]).to_pandas()
+    _check_cells(cells, questions, attributes, table)
     return Dataset(questions, cells, manifest)
-
-
-def _check_replaceable(target: Path) -> None:
-    if not target.exists():
-        return
-    found = {path.name for path in target.iterdir()}
-    if found and not FILES <= found <= FILES | {PICTURE}:
-        raise InputError(
-            f"{target} is not empty and holds more or less than a DATASET; choose another --output"
-        )
 
 
 def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
@@ -217,49 +193,17 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
     pq.write_table(table.replace_schema_metadata(None), path)
 
 
-def _read_parquet(path: Path, schema: pa.Schema, more: pa.Schema | None = None) -> pa.Table:
-    """Returns the columns of `schema`, or those of `more` if the file has them all."""
-    problem = "is not a parquet file"
-    try:
-        metadata = pq.read_metadata(path)
-        found = metadata.schema.to_arrow_schema().names
-        if more is not None and {*more.names} <= {*found}:
-            schema = more
-        if missing := [name for name in schema.names if name not in found]:
-            raise InputError(f"{path} lacks the column {missing[0]}; prepare it again")
-        check_fits(metadata.num_rows * len(schema), path)
-        problem = "is damaged"
-        table = pq.read_table(path, columns=schema.names)
-        problem = "has a column of the wrong type"
-        return table.cast(schema)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} {problem} ({reason:.200}); prepare it again") from None
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
-        _attributes(manifest)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a manifest ({reason:.200}); prepare it again") from None
-    return manifest
+def _read(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> pa.Table:
+    """Returns the columns of the schema, the optional ones where the file has them."""
+    needed = [name for name in schema.names if name not in optional]
+    table = read_parquet(path, needed, "a DATASET that `prepare` wrote", optional)
+    with sound_parquet(path):
+        return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
 
 
 def _attributes(manifest: dict[str, Any]) -> tuple[Attribute, ...]:
     named = manifest.get("attributes")
     return attributes_of(named) if named else ATTRIBUTES
-
-
-def _check_questions(questions: pd.DataFrame, path: Path) -> None:
-    columns = (questions[name] for name in QUESTIONS.names)
-    for source, name, topic, text, codes, labels, ordinal in zip(*columns, strict=True):
-        try:
-            Question(source, name, topic, text, tuple(codes), tuple(labels), ordinal)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-    _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
 
 
 def _check_cells(
@@ -271,10 +215,8 @@ def _check_cells(
     for name in {"p", SHRUNK} & {*cells}:
         p = cells[name]
         _check_rows(p.map(len) != expected, f"has a {name} not as long as its options", path)
-        finite = p.map(lambda share: bool(np.isfinite(share).all()))
-        _check_rows(~finite, f"has a {name} with NaN or infinity in it", path)
-        _check_rows(p.map(min) < 0, f"has a {name} with a negative share", path)
-        _check_rows((p.map(np.sum) - 1).abs() > 1e-6, f"has a {name} that does not sum to 1", path)
+        sound = p.map(lambda share: bool((share >= 0).all() and abs(share.sum() - 1) <= 1e-6))
+        _check_rows(~sound, f"has a {name} of other than shares that sum to 1", path)
     # Cells are looked up by persona, so each may be there once.
     names = [attribute.name for attribute in attributes]
     same = cells[["country", "question_id", *names]].duplicated()

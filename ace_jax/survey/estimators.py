@@ -25,12 +25,7 @@ CORRELATIONS = (1e-5, 0.5)
 
 @dataclass(frozen=True)
 class Prior:
-    """What a cell is drawn towards, and how strongly.
-
-    Attributes:
-      mean: the main-effects distribution of every finest cell, in the order of the table.
-      strength: tau by question_id, in respondents.
-    """
+    """What finest cells are drawn towards, in their order, and tau (respondents) by question_id."""
 
     mean: list[Float[np.ndarray, "_"]]
     strength: dict[str, float]
@@ -40,8 +35,7 @@ def shrunk(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> list[np.nd
     """Returns the shrunk distribution (float64) of every cell of `cells.aggregate`, in its order.
 
     A finest cell is the posterior mean (n p + tau m) / (n + tau), with effective_n for n. A coarser
-    cell moves by the n-weighted mean of the moves of its finest cells. Without survey weights it
-    is therefore their n-weighted mean. With them it keeps its own weighting.
+    cell moves by the n-weighted mean of the moves of its finest cells.
     """
     return posterior(cells, attributes, main_effects(cells, attributes))
 

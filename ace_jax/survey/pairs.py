@@ -22,13 +22,12 @@ def toggle_pairs(
     contiguous, contexts in the order in which they first appear in `cells`. Raises InputError if
     there is no pair.
     """
-    pairs, kept = _pairs(cells, attributes, min_n)
+    pairs = _pairs(cells, attributes, min_n)
     if pairs.empty:
         names = ", ".join(attribute.name for attribute in attributes)
         raise InputError(
-            f"no pair among {len(cells)} cells: none of the {kept} that name all of "
-            f"{names} and have n >= {min_n} differ by one attribute only; "
-            "use a larger survey or a smaller minimum"
+            f"no pair among {len(cells)} cells: none that name all of {names} and have "
+            f"n >= {min_n} differ by one attribute only; use a larger survey or a smaller minimum"
         )
     pairs = pairs.sort_values("context", kind="stable", ignore_index=True)
     return pairs.assign(context=pd.factorize(pairs["context"])[0])
@@ -42,7 +41,7 @@ def count_pairs(
     for granularity in counts:
         of = cells[cells["granularity"] == granularity]
         for chosen in combinations(attributes, granularity):
-            counts[granularity] += len(_pairs(of, chosen, min_n)[0])
+            counts[granularity] += len(_pairs(of, chosen, min_n))
     return counts
 
 
@@ -51,27 +50,19 @@ def mode(p: np.ndarray) -> int:
     return int(np.argmax(p))
 
 
-def _names(attributes: tuple[Attribute, ...]) -> list[str]:
-    return [attribute.name for attribute in attributes]
-
-
-def _pairs(
-    cells: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int
-) -> tuple[pd.DataFrame, int]:
-    """Returns the pairs, contexts numbered as they come, and how many cells could be in one."""
-    names = _names(attributes)
+def _pairs(cells: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int) -> pd.DataFrame:
+    names = [attribute.name for attribute in attributes]
     kept = cells[["country", "question_id", *names]].assign(
         position=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
     )[cells[names].notna().all(axis=1) & (cells["n"] >= min_n)]
-    pairs = pd.concat(
+    return pd.concat(
         [
             _toggled(kept, attribute, levels, names)
             for attribute in attributes
             for levels in combinations(attribute.levels, 2)
         ]
     )
-    return pairs, len(kept)
 
 
 def _toggled(

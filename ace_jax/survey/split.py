@@ -64,14 +64,11 @@ class HeldOut:
 
     def describe(self) -> str:
         """Returns one line for the screen: "2 questions held out: abany, natspac"."""
-        kinds = (
-            ("question", "questions", self.questions),
-            ("country", "countries", self.countries),
-            ("persona", "personas", self.personas),
-        )
+        held_out = {"question": self.questions, "country": self.countries, "persona": self.personas}
+        many = {"question": "questions", "country": "countries", "persona": "personas"}
         parts = [
-            f"{len(ids)} {one if len(ids) == 1 else several} held out: {', '.join(ids)}"
-            for one, several, ids in kinds
+            f"{len(ids)} {kind if len(ids) == 1 else many[kind]} held out: {', '.join(ids)}"
+            for kind, ids in held_out.items()
             if ids
         ]
         return "; ".join(parts) or "nothing held out"
@@ -85,29 +82,10 @@ class Split:
     seed: int = 0
 
     @classmethod
-    def questions(cls, share_or_ids: float | Sequence[str], seed: int = 0) -> "Split":
+    def questions(cls, share_or_ids: float | str | Sequence[str], seed: int = 0) -> "Split":
         """Holds out a share of the questions, or some by id."""
-        return cls(f"question:{_value(share_or_ids)}", seed)
-
-    @classmethod
-    def countries(cls, share_or_codes: float | Sequence[str], seed: int = 0) -> "Split":
-        """Holds out a share of the countries, or some by code (alpha-3)."""
-        return cls(f"country:{_value(share_or_codes)}", seed)
-
-    @classmethod
-    def topics(cls, names: Sequence[str]) -> "Split":
-        """Holds out the questions of some topics."""
-        return cls(f"topic:{_value(names)}")
-
-    @classmethod
-    def personas(cls, names: Sequence[str]) -> "Split":
-        """Holds out some full personas: levels joined by "/", or "paper" for the paper's two."""
-        return cls(f"persona:{_value(names)}")
-
-    @classmethod
-    def fold(cls, number: int, of: int, seed: int = 0) -> "Split":
-        """Holds out fold `number` (1, 2, ...) of the `of` into which the questions are divided."""
-        return cls(f"fold:{number}/{of}", seed)
+        ids = [str(share_or_ids)] if isinstance(share_or_ids, float | str) else share_or_ids
+        return cls(f"question:{'+'.join(ids)}", seed)
 
     def held_out(self, dataset: Dataset) -> HeldOut:
         """Returns the ids that the split holds out of a dataset.
@@ -161,12 +139,6 @@ class Split:
             else:
                 found[kind] |= _drawn_or_named(part, known, self.seed)
         return HeldOut(*(tuple(sorted(names)) for names in found.values()))
-
-
-def _value(share_or_names: float | Sequence[str]) -> str:
-    if isinstance(share_or_names, float | int | str):
-        return str(share_or_names)
-    return "+".join(share_or_names)
 
 
 def _personas(dataset: Dataset) -> pd.Series:

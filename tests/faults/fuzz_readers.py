@@ -43,9 +43,8 @@ from ace_jax.model.formats.peft import read_factors, read_lora_config
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
 from ace_jax.survey.build import build
+from ace_jax.survey.cells import complete_cases, from_table
 from ace_jax.survey.readers import release_eval, release_train, sources
-from ace_jax.survey.readers.sources import Request
-from ace_jax.survey.respondents import complete_cases, from_table
 
 MEMORY = 2 << 30
 SECONDS = 20.0
@@ -124,7 +123,7 @@ def _survey(
         paths = [directory / name for name in names]
         weights = "weight" if source == "table" else None
         its = directory / codebook if codebook else None
-        raw = sources.read(source, Request(paths, its, weights))
+        raw = sources.read(source, paths, its, weights)
         if source != "gss2018":  # its small tables lack most questions
             complete_cases(from_table(raw.table, raw.codebook, weights))
         if aggregated:

@@ -7,7 +7,7 @@ and what counts as no answer come from the files' own labels (`value_labels`).
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,72 @@ import pandas as pd
 import pycountry
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question, Recode
-from ace_jax.survey.readers.columns import check_columns, codes
-from ace_jax.survey.readers.issp_rules import LEVEL_CODES, MODULES, RECODES, Module, degrees, level
-from ace_jax.survey.readers.spss_stata import open_statistics
+from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
+from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.readers.tables import Raw, check_columns, codes, open_statistics
 from ace_jax.survey.readers.value_labels import (
+    Labels,
     NotAQuestionError,
+    Ranges,
     is_missing,
     option_label,
     options_of,
     question_text,
 )
-from ace_jax.survey.selection import Raw
 
 SOURCE = "issp"
 WHOLE = "the complete file of a module, as the archive hands it out"
 # The paper's Table 4.
 COUNTRIES = ("AUS", "CHL", "DEU", "GBR", "IND", "JPN", "NZL", "PHL", "RUS", "USA", "VEN")
 
+
+@dataclass(frozen=True)
+class Module:
+    """A module: its study number in the archive, the year it is named after, and its topic."""
+
+    study: int
+    year: int
+    topic: str
+
+
+MODULES = (
+    Module(5500, 2010, "Environment"),
+    Module(5800, 2011, "Health"),
+    Module(5900, 2012, "Family"),
+    Module(5950, 2013, "National Identity"),
+    Module(6670, 2014, "Citizenship"),
+    Module(6770, 2015, "Work Orientations"),
+    Module(6900, 2016, "Role of Government"),
+    Module(6980, 2017, "Social Networks"),
+    Module(7570, 2018, "Religion"),
+    Module(7600, 2019, "Social Inequality"),
+    Module(7650, 2020, "Environment"),
+    Module(8000, 2021, "Health"),
+)
+KNOWN = "the modules known are " + ", ".join(f"ZA{module.study}" for module in MODULES)
+
+GENDER, EDUCATION, RESIDENCE, MARITAL_STATUS = ATTRIBUTES
+# 1 married, 2 civil partnership, 3 separated, 4 divorced, 5 widowed, 6 never.
+MARITAL: Mapping[Code, str] = {
+    code: "Married" if code == 1 else "Not Married" for code in range(1, 7)
+}
+# Each attribute's recode, and the codes that have a level; no other one has.
+RECODES: tuple[tuple[Recode, range], ...] = (
+    (Recode(GENDER, "SEX", {1: "Male", 2: "Female"}), range(1, 3)),
+    # 5 lower level tertiary, 6 upper level tertiary.
+    (Recode(EDUCATION, "DEGREE", Threshold("college", 5, "College Educated")), range(7)),
+    # 1 big city, 2 its suburbs, 3 town or small city, 4 country village, 5 farm.
+    (Recode(RESIDENCE, "URBRURAL", Threshold("rural", 4, "Rural")), range(1, 6)),
+    (Recode(MARITAL_STATUS, "MARITAL", MARITAL), range(1, 7)),
+)
+NOT_TERTIARY = re.compile(r"(non|not)[- ]?tertiary")
+TERTIARY = re.compile(r"tertiary|bachelor")
+UPPER_TERTIARY = re.compile(r"upper[ -](level )?tertiary|post[ -]?tertiary|master|doctor|ph\.?d")
+
 # Where a file has its study number: V1 to 2014, STUDYNO since. (No file was at hand to check
 # STUDYNO and ZA_NR on; without a number, the file's label and then its name decide.)
 STUDY = ("STUDYNO", "ZA_NR", "V1")
 STUDY_NUMBER = re.compile(r"^(?:ZA)?\s?(\d{4,5})(?:\.0)?$")
-KNOWN = "the modules known are " + ", ".join(f"ZA{module.study}" for module in MODULES)
 # "DE-W" in C_ALPHAN; numbers of ISO 3166-1 in COUNTRY, and in V4 to 2014.
 COUNTRY_COLUMNS = ("C_ALPHAN", "COUNTRY", "V4")
 NUMERIC = re.compile(r"(\d{1,3})(?:\.0)?")
@@ -56,12 +99,13 @@ class _File:
 
     path: Path
     module: Module
-    recognised_by: str
     table: pd.DataFrame
     texts: Mapping[str, str | None]
-    labels: Mapping[str, Mapping[Code, str]]
-    ranges: Mapping[str, list[dict[str, Any]]]
-    columns: list[str]
+    labels: Mapping[str, Labels]
+    ranges: Mapping[str, Ranges]
+
+    def values(self, name: str) -> tuple[Labels, Ranges]:
+        return self.labels.get(name, {}), self.ranges.get(name, [])
 
 
 @dataclass(frozen=True)
@@ -78,13 +122,9 @@ def read(paths: Sequence[Path]) -> Raw:
     """Reads the files of different modules, in any order.
 
     The table has `country` (alpha-3), SEX, DEGREE, URBRURAL and MARITAL (codes; missing for no
-    level; DEGREE from the labels of EDULEVEL where a module has that), one column a question (codes
-    as in the file; missing in other modules' rows), and WEIGHT. The notes say of each module which
-    variables are no questions and why, and how an attribute's codes were read.
-
-    Raises InputError for a file that is neither .sav nor .dta, is damaged, is of no module or of
-    one given before, has no labels or lacks a column, holds text where codes belong, lacks a
-    level, or names a country that is not known.
+    level), one column a question (codes as in the file; missing in other modules' rows), and
+    WEIGHT. The notes say of each module which variables are no questions and why, and how an
+    attribute's codes were read. Raises InputError for files of another form.
     """
     modules: dict[Module, _Part] = {}
     for path in paths:
@@ -97,37 +137,55 @@ def read(paths: Sequence[Path]) -> Raw:
         modules[file.module] = _part(file)
     # By year, so that the order on the command line does not matter.
     modules = dict(sorted(modules.items(), key=lambda item: item[0].year))
-    parts = list(modules.values())
-    recodes = []
-    for recode in RECODES:
+    parts, recodes = list(modules.values()), []
+    for recode, _ in RECODES:
         no_level = {code for part in parts for code in part.no_level[recode.column]}
         recodes.append(replace(recode, dropped=tuple(sorted(no_level))))
+    named = ", ".join(f"{module.topic} {module.year} (ZA{module.study})" for module in modules)
     codebook = Codebook(
         source=SOURCE,
-        citation=_citation(modules),
+        citation=f"ISSP Research Group, International Social Survey Programme: {named}. "
+        "GESIS Data Archive, Cologne.",
         country=None,
         country_column="country",
         recodes=tuple(recodes),
         questions=tuple(question for part in parts for question in part.questions),
         countries=COUNTRIES,
     )
-    left_out = Counter[str]()
-    for part in parts:
-        left_out.update({reason: len(of) for reason, of in part.about["left_out"].items()})
+    reasons = (part.about["left_out"].items() for part in parts)
+    left_out = Counter(reason for its in reasons for reason, items in its for _ in items)
     notes = {
-        "modules": {module.name: part.about for module, part in modules.items()},
+        "modules": {f"issp{module.year}": part.about for module, part in modules.items()},
         "left_out": dict(sorted(left_out.items())),
     }
     return Raw(pd.concat([part.table for part in parts], ignore_index=True), codebook, notes)
 
 
+def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
+    """Returns DEGREE's code for each of EDULEVEL's (in 2020 and 2021), as their labels say.
+
+    6 for what the label calls upper or post-tertiary, master or doctoral; 5 for other tertiary
+    education (short-cycle, bachelor); the code itself for what is below tertiary. A code that is
+    none of these, or is no answer, is left out.
+    """
+    found: dict[Code, int] = {}
+    for code, label in labels.items():
+        if isinstance(code, str) or is_missing(code, labels, ranges):
+            continue
+        plain = NOT_TERTIARY.sub("", label.casefold())
+        if UPPER_TERTIARY.search(plain):
+            found[code] = 6
+        elif TERTIARY.search(plain):
+            found[code] = 5
+        elif code < 5:
+            found[code] = int(code)
+    return found
+
+
 def _open(path: Path) -> _File:
     file = open_statistics(path)
     if file is None:
-        raise InputError(
-            f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give the module's .sav or "
-            ".dta, which carry its labels"
-        )
+        raise InputError(f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give {WHOLE}")
     names = {name.upper(): name for name in file.metadata.column_names}
     needed = [
         _first_of(COUNTRY_COLUMNS, names),
@@ -138,23 +196,16 @@ def _open(path: Path) -> _File:
     wanted = [*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)]
     upper = {names[name]: name for name in wanted if name in names}
     table, metadata = file.read(list(upper), user_missing=True)
-    if not metadata.variable_value_labels:
-        raise InputError(
-            f"{path} has no value labels, so nothing says what is an option; give {WHOLE}"
-        )
-    if table.empty:
-        raise InputError(f"{path} has variables and no respondents; download it again")
+    if table.empty or not metadata.variable_value_labels:
+        raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
     table = table.rename(columns=upper)
-    module, recognised_by = _recognised(table, metadata.file_label or "", path)
     return _File(
         path=path,
-        module=module,
-        recognised_by=recognised_by,
+        module=_recognised(table, metadata.file_label or "", path),
         table=table,
         texts={upper[name]: text for name, text in metadata.column_names_to_labels.items()},
         labels={upper[name]: of for name, of in metadata.variable_value_labels.items()},
         ranges={upper[name]: of for name, of in metadata.missing_ranges.items()},
-        columns=list(names),
     )
 
 
@@ -162,35 +213,36 @@ def _first_of(candidates: tuple[str, ...], has: Container[str]) -> str:
     return next((name for name in candidates if name in has), candidates[0])
 
 
-def _recognised(table: pd.DataFrame, label: str, path: Path) -> tuple[Module, str]:
-    """Returns the module, and whether study number, file label or file name says so."""
+def _recognised(table: pd.DataFrame, label: str, path: Path) -> Module:
+    """Returns the module that the study number says, or else the file's label or name."""
     by_study = {module.study: module for module in MODULES}
     for name in filter(table.__contains__, STUDY):
         # V1 is an item in newer modules, and no item has codes of four digits.
         numbers = table[name].astype(str).str.extract(STUDY_NUMBER)[0].unique()
         if len(numbers) == 1 and isinstance(numbers[0], str):
             if int(numbers[0]) in by_study:
-                return by_study[int(numbers[0])], f"column {name}"
+                return by_study[int(numbers[0])]
             raise InputError(f"{path} is study ZA{numbers[0]} ({name}); {KNOWN}")
-    for text, what in ((label, "the file's label"), (path.name, "the file's name")):
+    for text in (label, path.name):
         for module in MODULES:
             if re.search(rf"ZA\s?{module.study}|ISSP\W*{module.year}", text, re.IGNORECASE):
-                return module, what
+                return module
     raise InputError(f"{path} does not say which module it is, by {' or '.join(STUDY)}; {KNOWN}")
 
 
 def _part(file: _File) -> _Part:
     columns, no_level, attributes = {"country": _countries(file)}, {}, {}
-    for recode in RECODES:
+    for recode, has_level in RECODES:
         name = recode.column
-        columns[name], no_level[name], attributes[name] = _attribute(recode, file)
+        columns[name], no_level[name], attributes[name] = _attribute(recode, has_level, file)
     if weight := next((name for name in WEIGHTS if name in file.table), None):
         columns["WEIGHT"] = codes(file.table[weight], file.path)
     administration = ADMINISTRATION if file.module.year < ITEMS_FROM_V1 else ()
-    items = [name for name in filter(ITEM.fullmatch, file.columns) if name not in administration]
     questions: list[Question] = []
     left_out: dict[str, list[str]] = {}
-    for item in items:
+    for item in filter(ITEM.fullmatch, file.table.columns):
+        if item in administration:
+            continue
         column = file.table[item]
         if item in file.labels:
             column = codes(column, file.path)
@@ -206,7 +258,6 @@ def _part(file: _File) -> _Part:
         "topic": file.module.topic,
         "study": f"ZA{file.module.study}",
         "file": file.path.name,
-        "recognised_by": file.recognised_by,
         "respondents": len(file.table),
         "questions": len(questions),
         "left_out": left_out,
@@ -216,33 +267,28 @@ def _part(file: _File) -> _Part:
 
 
 def _question(item: str, column: pd.Series, file: _File) -> Question:
-    options = options_of(column, file.labels.get(item, {}), file.ranges.get(item, []))
-    return Question(
-        source=SOURCE,
-        question_id=f"{file.module.name}_{item.lower()}",
-        topic=file.module.topic,
-        text=question_text(file.texts[item]),
-        option_codes=options.codes,
-        option_labels=options.labels,
-        ordinal=options.ordinal,
-        dropped=options.dropped,
-    )
+    numbers, labels, is_ordinal, dropped = options_of(column, *file.values(item))
+    question_id, text = f"issp{file.module.year}_{item.lower()}", question_text(file.texts[item])
+    asked = (SOURCE, question_id, file.module.topic, text)
+    return Question(*asked, numbers, labels, is_ordinal, dropped=dropped)
 
 
-def _attribute(recode: Recode, file: _File) -> tuple[pd.Series, set[int], dict[str, Any]]:
+def _attribute(
+    recode: Recode, has_level: range, file: _File
+) -> tuple[pd.Series, set[int], dict[str, Any]]:
     """Returns the codes (float, missing for no level), those without a level, and the notes."""
     name = recode.column if recode.column in file.table else "EDULEVEL"
     column = codes(file.table[name], file.path)
-    labels, ranges = file.labels.get(name, {}), file.ranges.get(name, [])
+    labels, ranges = file.values(name)
     about: dict[str, Any] = {"column": name}
-    of: dict[Code, int] = {code: code for code in LEVEL_CODES[recode.column]}
+    of: dict[Code, int] = {code: code for code in has_level}
     if name != recode.column:
         of = degrees(labels, ranges)
         about["as_DEGREE"] = {_described(code, labels): degree for code, degree in of.items()}
     answered = [float(code) for code in column.dropna().unique()]
     answered = [code for code in answered if not is_missing(code, labels, ranges)]
     levels = column.where(column.isin(answered)).map(of).astype("float64")
-    found = {level(recode, code) for code in levels.dropna().unique()}
+    found = set(recode.levels(levels.dropna()))
     if absent := [one for one in recode.attribute.levels if one not in found]:
         raise InputError(
             f"{file.path}: nobody is {absent[0]} by the codes of column {name}; give {WHOLE}"
@@ -252,41 +298,30 @@ def _attribute(recode: Recode, file: _File) -> tuple[pd.Series, set[int], dict[s
         counts = {code: int((column == code).sum()) for code in unknown}
         about["no_level"] = {_described(code, labels): n for code, n in counts.items()}
     none = {int(code) for code in column[levels.isna()].dropna().unique()}
-    return levels, none - {*LEVEL_CODES[recode.column]}, about
+    return levels, none - {*has_level}, about
 
 
-def _described(code: Code, labels: Mapping[Code, str]) -> str:
+def _described(code: Code, labels: Labels) -> str:
     return f"{code:g} {option_label(code, labels.get(code, ''))}".strip()
 
 
 def _countries(file: _File) -> pd.Series:
     name = _first_of(COUNTRY_COLUMNS, file.table.columns)
     column = file.table[name].astype(str).str.strip()
-    alpha3 = {code: _alpha3(code) for code in column.unique()}
-    for code, country in alpha3.items():
-        if country is None:
-            raise InputError(
-                f"{file.path}: column {name} holds the country {code!r} "
-                f"({int((column == code).sum())} respondents), which ISO 3166-1 does not have; "
-                "correct it, or leave those respondents out"
-            )
-    return column.map(alpha3)
+    alpha3 = column.map({code: _alpha3(code) for code in column.unique()})
+    if unknown := list(column[alpha3.isna()]):
+        raise InputError(
+            f"{file.path}: column {name} holds the country {unknown[0]!r} "
+            f"({len(unknown)} respondents), which ISO 3166-1 does not have; "
+            "correct it, or leave those respondents out"
+        )
+    return alpha3
 
 
 def _alpha3(code: str) -> str | None:
     """Returns the country of "DE", of a part of it such as "DE-W" or "GB-GBN", or of "276"."""
     number = NUMERIC.fullmatch(code)
-    country = (
-        pycountry.countries.get(numeric=number[1].zfill(3))
-        if number
-        else pycountry.countries.get(alpha_2=code.partition("-")[0].upper())
-    )
+    alpha2 = code.partition("-")[0].upper()
+    asked = {"numeric": number[1].zfill(3)} if number else {"alpha_2": alpha2}
+    country = pycountry.countries.get(**asked)
     return None if country is None else str(country.alpha_3)
-
-
-def _citation(modules: Iterable[Module]) -> str:
-    named = ", ".join(f"{module.topic} {module.year} (ZA{module.study})" for module in modules)
-    return (
-        f"ISSP Research Group, International Social Survey Programme: {named}. "
-        "GESIS Data Archive, Cologne."
-    )

@@ -7,9 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,11 @@ import pandas as pd
 import pyarrow as pa
 
 from ace_jax import __version__
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
+from ace_jax.files import reason
+from ace_jax.survey.build import COMPLETE, count_cells
 from ace_jax.survey.codebook import COUNTRY, Question
 from ace_jax.survey.dataset import Dataset, cell_schema, question_table
-from ace_jax.survey.manifest import COMPLETE, count_cells
 from ace_jax.survey.personas import ATTRIBUTES
 
 CELL_FILES = "*/[1-4]_attributes/*/*.json"
@@ -57,23 +56,7 @@ SUM_TOLERANCE = 1e-3
 Labels = tuple[str, ...]
 Persona = tuple[str | None, ...]
 Wording = tuple[str, tuple[int, ...], Labels]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    """A cell of an eval file; `p` is all 0 where nobody answered."""
-
-    country: str
-    category: str
-    question_id: str
-    wording: Wording
-    persona: Persona
-    n: int
-    p: tuple[float, ...]
-
-    @property
-    def granularity(self) -> int:
-        return sum(level is not None for level in self.persona)
+COLUMNS = ["where", "category", "asked", "wording", "country", "granularity", *LEVELS, "n", "p"]
 
 
 def is_release_eval(path: Path) -> bool:
@@ -98,9 +81,7 @@ def read_eval(directory: Path) -> Dataset:
             f"{directory} has no COUNTRY/{{1,2,3,4}}_attributes/ATTRIBUTES/CATEGORY_real.json; "
             "give the authors' data/eval directory"
         )
-    cells: list[_Cell] = []
-    wordings: dict[tuple[str, str], Wording] = {}
-    personas: set[tuple[str, str, Persona]] = set()
+    rows: list[tuple[Any, ...]] = []
     digest = hashlib.sha256()
     for path in files:
         try:
@@ -109,14 +90,23 @@ def read_eval(directory: Path) -> Dataset:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
         name = path.relative_to(directory).as_posix()
         digest.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())
-        cells += _cells(content, path, wordings, personas)
-    answered = [cell for cell in cells if cell.n > 0 and any(cell.p)]
-    if not answered:
+        rows += _rows(content, path)
+    cells = pd.DataFrame(rows, columns=COLUMNS)
+    _check(cells)
+    answered = cells[(cells["n"] > 0) & cells["p"].map(any).astype(bool)]
+    if answered.empty:
         raise InputError(f"{directory}: nobody answered any of its {len(cells)} cells; add others")
-    questions = _questions(answered)
-    inputs = {"name": directory.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
-    table = _table(answered, questions)
-    named = ((plain, question.question_id) for (plain, _), question in questions.items())
+    worded = ["asked", "wording"]
+    questions = answered.drop_duplicates(worded)
+    otherwise = questions["asked"].duplicated()
+    plain, apart = questions["asked"], questions["asked"] + "@" + questions["country"]
+    questions = questions.assign(question_id=plain.where(~otherwise, apart))
+    table = answered.merge(questions[[*worded, "question_id"]], on=worded, how="left")
+    table = table.assign(source="release:" + table["category"], effective_n=table["n"])
+    # Through Arrow, so that the columns have the types with which a DATASET is read back.
+    schema = cell_schema(ATTRIBUTES)
+    table = pa.Table.from_pandas(table[schema.names], schema, preserve_index=False)
+    table = table.replace_schema_metadata(None).to_pandas()
     manifest = {
         "version": __version__,
         "source": "release",
@@ -127,77 +117,48 @@ def read_eval(directory: Path) -> Dataset:
             "levels": LEVELS,
             "weights": None,
             "filters": [COMPLETE],
-            "worded_otherwise": [name for plain, name in named if name != plain],
+            "worded_otherwise": questions["question_id"][otherwise].tolist(),
         },
-        "inputs": [inputs],
+        "inputs": [
+            {"name": directory.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
+        ],
         "counts": {
             "questions": len(questions),
-            "cells": len(answered),
-            "cells_without_answers": len(cells) - len(answered),
+            "cells": len(table),
+            "cells_without_answers": len(cells) - len(table),
         }
         | count_cells(table, ATTRIBUTES),
         "estimator": "raw",
     }
-    return Dataset(question_table(questions.values()), table, manifest)
+    return Dataset(question_table(map(_question, questions.itertuples())), table, manifest)
 
 
-def _cells(
-    content: bytes,
-    path: Path,
-    wordings: dict[tuple[str, str], Wording],
-    personas: set[tuple[str, str, Persona]],
-) -> list[_Cell]:
-    """Returns a file's cells, and enters their wordings and personas into the two collections."""
+def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
+    """Yields COLUMNS of each cell of a file; `p` is all 0 where nobody answered."""
     slug, attributes = path.parts[-4], path.parts[-3]
-    if slug not in COUNTRIES:
-        near = get_close_matches(slug, COUNTRIES, 1) or list(COUNTRIES)
-        raise InputError(f"{path}: no country of the release is {slug}; name it {', '.join(near)}")
+    check_known(slug, COUNTRIES, f"{path}: the country's directory")
     entries = parse_json(content, str(path))
     if not isinstance(entries, list):
         raise InputError(f"{path} is not a list of cells; give it as the authors do")
-    cells = []
     for place, entry in enumerate(entries, 1):
+        where = f"{path}, cell {place}"
         try:
-            cell = _cell(entry, COUNTRIES[slug])
-            if cell.granularity != int(attributes[0]):
-                raise InputError(
-                    f"demographics names {cell.granularity} attributes; put it into "
-                    f"{cell.granularity}_attributes, or correct it"
-                )
-            question = (cell.country, cell.question_id)
-            if wordings.setdefault(question, cell.wording) != cell.wording:
-                raise InputError(
-                    f"question {cell.question_id} has another text or other options than before "
-                    f"in {cell.country}; give each question of a country an id of its own"
-                )
-            if (*question, cell.persona) in personas:
-                named = ", ".join(level for level in cell.persona if level is not None)
-                raise InputError(
-                    f"{cell.question_id} for {named} in {cell.country} is there before; remove one"
-                )
+            category = field(entry, "category", str)
+            options = field(entry, "options", dict)
+            labels = tuple(field(options, key, str) for key in options)
+            wording = _wording(field(entry, "question_text", str), tuple(options), labels)
+            persona = persona_of(field(entry, "demographics", dict))
+            named = sum(level is not None for level in persona)
+            if named != int(attributes[0]):
+                raise expected("demographics", persona, f"as many as {attributes} says")
+            n = whole_number(field(entry, "sample_count", object), "sample_count")
+            if n < 0:
+                raise expected("sample_count", n, "the number of respondents")
+            asked = f"{category}:{field(entry, 'question_id', str)}"
+            p = shares(field(entry, "p_real", dict), tuple(options))
         except InputError as error:
-            raise InputError(f"{path}, cell {place}: {error}") from None
-        personas.add((*question, cell.persona))
-        cells.append(cell)
-    return cells
-
-
-def _cell(entry: Any, country: str) -> _Cell:
-    category = field(entry, "category", str)
-    options = field(entry, "options", dict)
-    texts = tuple(field(options, key, str) for key in options)
-    n = whole_number(field(entry, "sample_count"), "sample_count")
-    if n < 0:
-        raise InputError(f"sample_count is {n}; give the number of respondents")
-    return _Cell(
-        country=country,
-        category=category,
-        question_id=f"{category}:{field(entry, 'question_id', str)}",
-        wording=_wording(field(entry, "question_text", str), tuple(options), texts),
-        persona=persona_of(field(entry, "demographics", dict)),
-        n=n,
-        p=shares(field(entry, "p_real", dict), tuple(options)),
-    )
+            raise InputError(f"{where}: {error}; correct it or take it out") from None
+        yield (where, category, asked, wording, COUNTRIES[slug], named, *persona, n, p)
 
 
 @cache
@@ -207,41 +168,22 @@ def _wording(text: str, codes: Labels, labels: Labels) -> Wording:
     return with_placeholder(text), numbers, tuple(map(with_placeholder, labels))
 
 
-def _questions(cells: Sequence[_Cell]) -> dict[tuple[str, Wording], Question]:
-    """Returns the question of each id and wording, in the order in which they first appear."""
-    questions: dict[tuple[str, Wording], Question] = {}
-    plain: set[str] = set()
-    for cell in cells:
-        key = (cell.question_id, cell.wording)
-        if key in questions:
-            continue
-        text, codes, labels = cell.wording
-        suffix = f"@{cell.country}" if cell.question_id in plain else ""
-        questions[key] = Question(
-            source=f"release:{cell.category}",
-            question_id=cell.question_id + suffix,
-            topic=cell.category,
-            text=text,
-            option_codes=codes,
-            option_labels=labels,
-            ordinal=True,
-        )
-        plain.add(cell.question_id)
-    return questions
+def _check(cells: pd.DataFrame) -> None:
+    question = ["asked", "country"]
+    other = ~cells.duplicated([*question, "wording"]) & cells.duplicated(question)
+    for bad, what in (
+        (other, "has another text or other options than in this country's cells before"),
+        (cells.duplicated([*question, *LEVELS]), "is there before for the same persona"),
+    ):
+        if bad.any():
+            first = cells[bad].iloc[0]
+            raise InputError(f"{first['where']}: {first['asked']} {what}; take it out")
 
 
-def _table(
-    cells: Sequence[_Cell], questions: Mapping[tuple[str, Wording], Question]
-) -> pd.DataFrame:
-    rows = []
-    for cell in cells:
-        question = questions[cell.question_id, cell.wording]
-        where = (question.source, cell.country, question.question_id, cell.granularity)
-        rows.append((*where, *cell.persona, cell.n, float(cell.n), cell.p))
-    schema = cell_schema(ATTRIBUTES)
-    columns = dict(zip(schema.names, zip(*rows, strict=True), strict=True))
-    # Through Arrow, so that the columns have the types with which a DATASET is read back.
-    return pa.table(columns, schema=schema).to_pandas()
+def _question(row: Any) -> Question:
+    text, codes, labels = row.wording
+    source = f"release:{row.category}"
+    return Question(source, row.question_id, row.category, text, codes, labels, ordinal=True)
 
 
 def parse_json(content: bytes, where: str) -> Any:
@@ -252,24 +194,24 @@ def parse_json(content: bytes, where: str) -> Any:
         if "\\u" in text:  # JSON can spell half a character, which UTF-8 cannot
             json.dumps(value, ensure_ascii=False).encode()
         return value
-    except UnicodeDecodeError as error:
-        byte = content[error.start]
-        raise InputError(f"{where} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from None
-    except UnicodeEncodeError:
-        raise InputError(f"{where} has half a character (a surrogate); correct it") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}); correct it or take it out") from None
+        raise InputError(f"{where} is not JSON in UTF-8 ({reason(error)}); correct it") from None
 
 
-def field(record: Any, key: str, kind: type | None = None) -> Any:
+def field(record: Any, key: str, kind: type) -> Any:
     """Returns an object's value under a key; raises InputError for none, or one of another kind."""
     if not isinstance(record, dict):
-        raise InputError(f"{record!r:.40} is not an object; give one with the release's keys")
+        raise expected("it", record, "an object with the release's keys")
     if key not in record:
         raise InputError(f"the key {key} is missing; add it")
-    if kind is not None and not isinstance(record[key], kind):
-        raise InputError(f"{key} is {record[key]!r:.40}; give {KINDS[kind]}")
+    if not isinstance(record[key], kind):
+        raise expected(key, record[key], KINDS[kind])
     return record[key]
+
+
+def expected(name: str, value: Any, what: str) -> InputError:
+    """Returns the error of a field that is not what it should be."""
+    return InputError(f"{name} is {value!r:.40}, expected {what}")
 
 
 def whole_number(value: Any, what: str) -> int:
@@ -278,16 +220,14 @@ def whole_number(value: Any, what: str) -> int:
         return int(value)
     if type(value) in (int, float) and abs(value) < LARGEST and value % 1 == 0:
         return int(value)
-    raise InputError(f"{what} is {value!r:.40}; give a whole number")
+    raise expected(what, value, "a whole number")
 
 
 def option_numbers(options: list[Any]) -> Labels:
     """Returns the options' numbers as bare texts, in their order; there are two or more."""
     labels = tuple(str(whole_number(option, "an option")) for option in options)
-    if len(labels) < 2:
-        raise InputError(f"options has {len(labels)}; give two or more")
-    if len(set(labels)) < len(labels):
-        raise InputError(f"options repeats one ({', '.join(labels)}); give each once")
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise expected("options", labels, "two or more, each once")
     return labels
 
 
@@ -298,35 +238,28 @@ def shares(p_real: dict[str, Any], options: Labels) -> tuple[float, ...]:
     other sum, a key that is no option, and a value that is negative or not a finite number.
     """
     if unknown := sorted(p_real.keys() - set(options)):
-        raise InputError(
-            f"p_real has {unknown[0]!r:.40}, which is not among the options; remove it"
-        )
+        raise expected("a key of p_real", unknown[0], "an option")
     given = [p_real.get(option, 0.0) for option in options]
     for option, share in zip(options, given, strict=True):
         if not (type(share) in (int, float) and 0 <= share < LARGEST):
-            raise InputError(
-                f"p_real gives option {option} the probability {share!r:.40}; "
-                "give a number from 0 to 1"
-            )
+            raise expected(f"p_real of option {option}", share, "a number from 0 to 1")
     total = math.fsum(given)
     if total == 0:
         return (0.0,) * len(options)
     if abs(total - 1) > SUM_TOLERANCE:
-        raise InputError(f"p_real sums to {total:.6g}; give probabilities that sum to 1")
+        raise expected("the sum of p_real", total, "1")
     return tuple(share / total for share in given)
 
 
 def persona_of(demographics: dict[str, Any]) -> Persona:
     """Returns the level of each of `personas.ATTRIBUTES`, None where the cell names none."""
     if unknown := sorted(demographics.keys() - {*LEVELS, "country"}):
-        raise InputError(
-            f"demographics has {unknown[0]!r:.40}, which is none of {', '.join(LEVELS)}; remove it"
-        )
+        raise expected("a key of demographics", unknown[0], f"one of {', '.join(LEVELS)}")
     persona: list[str | None] = []
     for attribute, levels in LEVELS.items():
         spelt = demographics.get(attribute)
         if spelt is not None and str(spelt) not in levels:
-            raise InputError(f"{attribute} is {spelt!r:.40}; give {' or '.join(levels)}")
+            raise expected(attribute, spelt, " or ".join(levels))
         persona.append(None if spelt is None else levels[spelt])
     return tuple(persona)
 

@@ -20,6 +20,7 @@ from ace_jax.errors import InputError
 from ace_jax.survey.readers.release_eval import (
     Labels,
     alpha3,
+    expected,
     field,
     option_numbers,
     parse_json,
@@ -36,15 +37,12 @@ Endpoint = tuple[str, Labels, tuple[float, ...], int]
 class ReleasePairs:
     """The pairs of a training file. An endpoint that several pairs share is one cell.
 
-    Attributes:
-      texts: the prompt scored, by cell: trailing blanks removed, one newline added.
-      labels: the text of each option (its bare number), by cell.
-      answers: the survey's distribution over the options, by cell; sums to 1.
-      modes: position of the most frequent option, by cell, as the file has it.
-      pairs: columns `attribute`, `cell_0` and `cell_1` (int64 positions in the lists; A=0 is
-        `group_A`), `country`, `question_id`, `context` (int64, 0-based). Pairs of a context, which
-        are those that shared endpoints connect, are contiguous, contexts in the order in which
-        they first appear.
+    By cell: the prompt scored (trailing blanks removed, one newline added), the options' texts
+    (bare numbers), the survey's distribution over them (sums to 1), and the position of the most
+    frequent one, as the file has it. `pairs` has the columns `attribute`, `cell_0` and `cell_1`
+    (int64 positions in the lists; A=0 is `group_A`), `country`, `question_id`, `context` (int64,
+    0-based). Pairs of a context, which are those that shared endpoints connect, are contiguous,
+    contexts in the order in which they first appear.
     """
 
     texts: list[str]
@@ -62,15 +60,13 @@ def is_release_train(path: Path) -> bool:
 def read_train(path: Path) -> ReleasePairs:
     """Reads the authors' training pairs: a JSONL file, or a directory of them.
 
-    Of a directory every *.jsonl is read, in the order of names; `all_countries.jsonl` only where
-    there is no other, as it repeats them. Lines are read one by one, and only distinct endpoints
-    (prompt, options, answers and mode all equal) are kept.
+    Of a directory `all_countries.jsonl` is read only where it is alone, as it repeats the others.
+    Only distinct endpoints (prompt, options, answers and mode all equal) are kept.
     Probabilities that sum to 1 within 1e-3 are divided by their sum; all 0 means that every option
     is as likely. `country`, `question_id` and `attribute` are the lines' own where they have these
-    keys. Else they are: the file's name without .jsonl (countries of COUNTRIES as alpha-3 either
-    way); a hash of the lines that all prompts of the context share, which are the question's and
-    not the persona's, so that countries asked the same question share the id; and "".
-    Raises InputError, with file and line number, for files of another form.
+    keys. Else they are: the file's name (countries of COUNTRIES as alpha-3 either way); a hash of
+    the lines that all prompts of the context share, which are the question's and not the
+    persona's; and "". Raises InputError, with file and line number, for files of another form.
     """
     endpoints: dict[Endpoint, int] = {}
     rows: list[tuple[str, int, int, str, str]] = []
@@ -85,17 +81,17 @@ def read_train(path: Path) -> ReleasePairs:
                     _optional(line, key) for key in ("attribute", "question_id")
                 )
             except InputError as error:
-                raise InputError(f"{file}, line {number}: {error}") from None
+                raise InputError(f"{file}, line {number}: {error}; correct it") from None
             cell_0, cell_1 = (endpoints.setdefault(cell, len(endpoints)) for cell in cells)
             rows.append((attribute, cell_0, cell_1, country, question_id))
         if len(rows) == before:
             raise InputError(f"{file} is empty; give a file with one pair a line")
-    texts = [text for text, _, _, _ in endpoints]
+    texts = [cell[0] for cell in endpoints]
     return ReleasePairs(
-        texts=texts,
-        labels=[labels for _, labels, _, _ in endpoints],
-        answers=[np.array(answer) for _, _, answer, _ in endpoints],
-        modes=[mode for _, _, _, mode in endpoints],
+        texts,
+        labels=[cell[1] for cell in endpoints],
+        answers=[np.array(cell[2]) for cell in endpoints],
+        modes=[cell[3] for cell in endpoints],
         pairs=_in_contexts(rows, texts),
     )
 
@@ -125,9 +121,9 @@ def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
     try:
         text = field(half, "prompt_text", str).rstrip() + "\n"
         answer = shares(field(half, "p_real", dict), labels)
-        mode = str(whole_number(field(half, "mode_option"), "mode_option"))
+        mode = str(whole_number(field(half, "mode_option", object), "mode_option"))
         if mode not in labels:
-            raise InputError(f"mode_option is {mode}; give one of the options")
+            raise expected("mode_option", mode, "one of the options")
     except InputError as error:
         raise InputError(f"{group}: {error}") from None
     uniform = (1 / len(labels),) * len(labels)

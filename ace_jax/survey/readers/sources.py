@@ -1,56 +1,70 @@
 """Where datasets come from: a source's files, a DATASET directory, or the authors' release."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ace_jax.errors import InputError
-from ace_jax.survey.codebook import read_codebook
+import pandas as pd
+
+from ace_jax.errors import InputError, check_known
+from ace_jax.survey import cells
+from ace_jax.survey.codebook import Question, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
-from ace_jax.survey.readers import gss, issp, release_eval, table, wvs
-from ace_jax.survey.selection import Raw, select
+from ace_jax.survey.readers import gss, issp, release_eval, wvs
+from ace_jax.survey.readers.tables import Raw, read_columns
+
+# The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
+QUESTIONS: dict[str, Callable[[Question], bool]] = {
+    "all": lambda question: True,
+    "all-240": lambda question: question.paper,
+    "strictly-ordinal": lambda question: question.paper and question.ordinal,
+}
+EVERY_COUNTRY = ["ALL"]
+# The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1: Western and
+# developed, in transition, Africa. It gives no tier to any other country.
+OF_TIER = {
+    "TIER1": ("USA", "DEU", "GBR", "AUS", "NZL"),
+    "TIER2": ("CHL", "MEX", "RUS", "IND", "JPN", "PHL"),
+    "TIER3": ("EGY", "ETH", "NGA"),
+}
+TIERS = {country: int(tier[-1]) for tier, its in OF_TIER.items() for country in its}
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-      paths: the survey's files.
-      codebook: the user's own, for `table`.
-      weights: the column of survey weights.
-      countries, questions: as `select` takes them.
-    """
-
-    paths: Sequence[Path]
-    codebook: Path | None = None
-    weights: str | None = None
-    countries: Sequence[str] | None = None
-    questions: str = "all"
-
-
-def _table(request: Request) -> Raw:
-    if request.codebook is None:
-        raise InputError("--source table needs --codebook FILE: docs/surveys.md shows one")
-    return table.read(request.paths, read_codebook(request.codebook), request.weights)
-
-
-READERS: dict[str, Callable[[Request], Raw]] = {
-    "gss2018": lambda request: gss.read(request.paths),
-    "wvs7": lambda request: wvs.read(request.paths),
-    "issp": lambda request: issp.read(request.paths),
-    "table": _table,
+# The sources whose questions are known.
+READERS: dict[str, Callable[[Sequence[Path]], Raw]] = {
+    "gss2018": gss.read,
+    "wvs7": wvs.read,
+    "issp": issp.read,
 }
 
 
-def read(source: str, request: Request) -> Raw:
-    """Reads the files of one of `READERS` and keeps the countries and questions asked for.
+def read(
+    source: str,
+    paths: Sequence[Path],
+    codebook: Path | None = None,
+    weights: str | None = None,
+    countries: Sequence[str] | None = None,
+    questions: str = "all",
+) -> Raw:
+    """Reads a survey's files and keeps the countries and questions asked for.
 
-    Raises InputError for files that do not fit, or for a choice that the source does not have.
+    Args:
+      source: one of READERS, or `table`.
+      paths: the survey's files.
+      codebook: the user's own, for `table`.
+      weights: the column of survey weights, which `table` reads too.
+      countries: alpha-3 codes, TIER1 to TIER3, or EVERY_COUNTRY; by default those of the
+        codebook's own list, or all where it has none.
+      questions: a key of QUESTIONS.
+
+    Raises InputError for files that do not fit, for a choice that the source does not have, and
+    if no respondent or question is left.
     """
-    if request.codebook is not None and source != "table":
-        raise InputError(f"--codebook is for --source table; {source} has its own")
-    return select(READERS[source](request), request.countries, request.questions)
+    if (codebook is None) == (source == "table"):
+        raise InputError("--source table needs --codebook FILE, and no other source takes one")
+    raw = READERS[source](paths) if codebook is None else _table(paths, codebook, weights)
+    return select(raw, countries, questions)
 
 
 def load_survey(path_or_name: str | Path) -> Dataset:
@@ -62,3 +76,46 @@ def load_survey(path_or_name: str | Path) -> Dataset:
     released = release_eval.is_release_eval(directory)
     dataset = release_eval.read_eval(directory) if released else read_dataset(path_or_name)
     return replace(dataset, path=str(path_or_name))
+
+
+def select(raw: Raw, countries: Sequence[str] | None = None, questions: str = "all") -> Raw:
+    """Keeps some countries and questions (as `read` has them), and notes which."""
+    kept = tuple(filter(QUESTIONS[questions], raw.codebook.questions))
+    if not kept:
+        raise InputError(f"--questions {questions}: the survey has no such question; leave it out")
+    codebook = replace(raw.codebook, questions=kept)
+    left_out = dict(raw.notes.get("left_out", {}))
+    if others := len(raw.codebook.questions) - len(kept):
+        left_out[f"not among {questions}"] = others
+    notes: dict[str, Any] = {**raw.notes, "questions": questions, "left_out": left_out}
+    asked = countries and [country for name in countries for country in OF_TIER.get(name, [name])]
+    if codebook.country_column is None:
+        if asked not in (None, EVERY_COUNTRY, [codebook.country]):
+            raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
+        return Raw(raw.table, codebook, notes)
+    column = cells.countries(raw.table, codebook)
+    found = sorted(column.unique())
+    every = asked == EVERY_COUNTRY
+    for country in () if every else asked or ():
+        check_known(country, found, "--countries")
+    wanted = found if every else asked or codebook.countries or found
+    notes["countries"] = sorted({*wanted} & {*found})
+    notes["countries_not_in_input"] = sorted({*wanted} - {*found})
+    if not notes["countries"]:
+        raise InputError(
+            f"the input has none of the default countries, only {', '.join(found[:5])}; "
+            "name those wanted with --countries, or give --countries all"
+        )
+    return Raw(raw.table[column.isin(wanted)].reset_index(drop=True), codebook, notes)
+
+
+def _table(paths: Sequence[Path], path: Path, weights: str | None) -> Raw:
+    """Reads the codebook's columns and the weights; files are put one below the other."""
+    codebook = read_codebook(path)
+    columns = (recode.column for recode in codebook.recodes)
+    questions = (question.question_id for question in codebook.questions)
+    named = (codebook.country_column, *columns, *questions, weights)
+    needed = list(dict.fromkeys(filter(None, named)))  # a column may serve two attributes
+    whole = "a file that has it, or change the codebook"
+    tables = [read_columns(path, needed, whole) for path in paths]
+    return Raw(pd.concat(tables, ignore_index=True), codebook)

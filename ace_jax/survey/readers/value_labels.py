@@ -6,8 +6,7 @@ A code is no answer where the file says so, by a range of missing values or by a
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -39,14 +38,13 @@ class NotAQuestionError(ValueError):
     """Why a column is not taken as a question."""
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """A question's options in code order, and the codes among the answers that are none."""
 
     codes: tuple[int, ...]
     labels: tuple[str, ...]
     ordinal: bool
-    dropped: tuple[Code, ...]
+    dropped: tuple[int, ...]
 
 
 def question_text(label: str | None) -> str:
@@ -113,12 +111,9 @@ def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
     if len(codes) > MOST_OPTIONS:
         raise NotAQuestionError(f"more than {MOST_OPTIONS} options")
     texts = tuple(with_country(named.get(code) or f"{code:g}") for code in codes)
-    return Options(
-        codes=tuple(int(code) for code in codes),
-        labels=texts,
-        ordinal=len(codes) > 2 and not any(map(BESIDE.match, texts)),
-        dropped=tuple(int(code) for code in sorted(set(found) - given)),
-    )
+    is_ordinal = len(codes) > 2 and not any(map(BESIDE.match, texts))
+    dropped = tuple(map(int, sorted(set(found) - given)))
+    return Options(tuple(map(int, codes)), texts, is_ordinal, dropped)
 
 
 def _spaced(text: str) -> str:

@@ -7,23 +7,22 @@ the cells. Forms are told apart by content, whatever a file is called.
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.survey.codebook import BUILTIN, Code, Codebook, read_codebook
-from ace_jax.survey.readers.columns import (
+from ace_jax.survey.readers.tables import (
+    Raw,
     check_columns,
     codes,
     csv_header,
+    open_statistics,
     read_columns,
     read_csv,
 )
-from ace_jax.survey.readers.spss_stata import open_statistics
 from ace_jax.survey.readers.value_labels import APOSTROPHES
-from ace_jax.survey.selection import Raw
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
 WHOLE = "the complete file of wave 7"
@@ -36,16 +35,14 @@ LEADING_NUMBER = re.compile(r"^-?\d+[\s.:)\-]*(?=[^\d\s.:)\-])")
 def read(paths: Sequence[Path]) -> Raw:
     """Reads one cross-national file, or files of a country each.
 
-    Raises InputError for a file that is of none of the forms, is damaged, lacks a column, holds
-    labels where codes belong or a label that the codebook does not know, names no country, is of
-    the inverted edition, or repeats a country.
+    Raises InputError for files of another form or of the inverted edition, labels that the codebook
+    does not know, and a country that is there twice.
     """
     codebook = read_codebook(BUILTIN / "wvs7.toml")
     tables: list[pd.DataFrame] = []
     files: dict[str, Path] = {}
     for path in paths:
         table = _read(path, codebook)
-        _check_countries(table[codebook.country_column], path)
         _check_edition(table[FAMILY], path)
         for country in table[codebook.country_column].unique():
             if country in files:
@@ -93,35 +90,20 @@ def _read(path: Path, codebook: Codebook) -> pd.DataFrame:
 def _codes(column: pd.Series, labels: tuple[tuple[Code, str], ...], path: Path) -> pd.Series:
     code_of = {_plain(label): code for code, label in reversed(labels)}
     numbers = {str(code): code for code, _ in labels}
-    coded: dict[str, Code] = {}
+    coded: dict[str, Code | None] = {}
     for cell in column.dropna().unique():
         label = _plain(cell)
         # "Very important", "1. Very important" and "1" all are code 1.
         short = LEADING_NUMBER.sub("", label)
         code = code_of.get(label, code_of.get(short, numbers.get(label)))
         if code is None:
-            near = get_close_matches(label, list(code_of), 1)
-            known = f" (it knows {near[0]!r})" if near else ""
-            raise InputError(
-                f"{path}: column {column.name} holds the label {cell!r} "
-                f"({int((column == cell).sum())} respondents), which the codebook does not "
-                f"know{known}; give the cross-national file"
-            )
+            check_known(label, code_of, f"{path}: column {column.name}")
         coded[cell] = code
     return column.map(coded).astype("float64")
 
 
 def _plain(label: str) -> str:
     return " ".join(label.translate(APOSTROPHES).casefold().split())
-
-
-def _check_countries(column: pd.Series, path: Path) -> None:
-    bad = column[~column.str.fullmatch("[A-Z]{3}")]
-    if len(bad):
-        raise InputError(
-            f"{path}: column {column.name} holds {bad.iloc[0]!r} ({len(bad)} respondents), which "
-            "is no ISO 3166-1 alpha-3 code; correct it, or download the file again"
-        )
 
 
 def _check_edition(family: pd.Series, path: Path) -> None:

@@ -1,0 +1,319 @@
+"""Tables of respondents: CSV, Parquet, SPSS (.sav, .zsav) and Stata (.dta), told apart by content.
+
+Files of SPSS and Stata, and sizes, are checked before a library trusts them.
+"""
+
+import csv
+import os
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyreadstat
+
+from ace_jax.errors import InputError
+from ace_jax.files import reason
+from ace_jax.survey.codebook import Codebook
+
+DELIMITERS = ",;\t|"
+# The errors that pyreadstat raises for a damaged file, itself or through its arrays.
+DAMAGE = (
+    pyreadstat.ReadstatError,
+    pyreadstat.PyreadstatError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    ValueError,
+)
+BYTES = 8  # of a number in memory
+DEFLATED = 1032  # zlib packs at most so many bytes into one
+SAV_HEADER = 176  # bytes before the first record of a .sav file
+
+
+@dataclass(frozen=True)
+class Raw:
+    """The answers to a survey as its files have them: a row a respondent, codes in the cells.
+
+    `notes` are what the manifest records beside the codebook's rules.
+    """
+
+    table: pd.DataFrame
+    codebook: Codebook
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StatisticsFile:
+    """A .sav or .dta file, pyreadstat's function that reads it, and its metadata."""
+
+    path: Path
+    reader: Callable[..., Any]
+    metadata: Any
+
+    def read(self, columns: Sequence[str], *, user_missing: bool = False) -> tuple[Any, Any]:
+        """Returns some columns as a table, and pyreadstat's metadata of them.
+
+        With `user_missing`, codes that a .sav file declares missing are read as codes. (Stata's
+        own missing values always are missing.)
+
+        Raises InputError for a damaged file, or for one that claims more respondents than it can
+        hold: pyreadstat makes room for all of them before it reads the first.
+        """
+        path, rows = self.path, self.metadata.number_rows
+        deflated = head(path).startswith(b"$FL3")
+        if rows is None and deflated:
+            raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
+        # In either form a value takes a byte at least.
+        size = path.stat().st_size
+        if (rows or 0) * len(self.metadata.column_names) > size * (DEFLATED if deflated else 1):
+            raise InputError(
+                f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
+                "download it again"
+            )
+        check_fits((rows or 0) * len(columns), path)
+        options = {"user_missing": True} if user_missing and _is_sav(self.reader) else {}
+        table, metadata = _read(self.reader, path, usecols=list(columns), **options)
+        if rows is not None and len(table) < rows:
+            raise InputError(
+                f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
+            )
+        return table, metadata
+
+
+def open_statistics(path: Path) -> StatisticsFile | None:
+    """Reads a file's metadata; returns None for a file of neither form, whatever its name.
+
+    Raises InputError for a file that is not there, is empty or is damaged.
+    """
+    first = head(path)
+    old_stata = first[0] in (113, 114, 115) and first[1:2] in (b"\1", b"\2") and first[2:3] == b"\1"
+    if first.startswith((b"$FL2", b"$FL3")):
+        reader = pyreadstat.read_sav
+    elif first.startswith(b"<stata_dta>") or old_stata:
+        reader = pyreadstat.read_dta
+    else:
+        return None
+    return StatisticsFile(path, reader, _read(reader, path, metadataonly=True)[1])
+
+
+def head(path: Path) -> bytes:
+    """Returns the first bytes of a file; raises InputError if it is not there or is empty."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if not first.strip():
+        raise InputError(f"{path} is empty; download it again")
+    return first
+
+
+def check_fits(values: int, path: Path) -> None:
+    """Raises InputError where so many numbers do not fit into this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if BYTES * values > memory:
+        raise InputError(
+            f"{path} says it has {values} values, which do not fit into this machine's memory of "
+            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
+        )
+
+
+def read_columns(
+    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
+) -> pd.DataFrame:
+    """Returns the `needed` columns, and those of the `optional` ones that the file has.
+
+    Raises InputError for a file of none of the forms, a damaged one, or one that lacks a column;
+    the message then asks for `whole`.
+    """
+    if file := open_statistics(path):
+        found = file.metadata.column_names
+        check_columns(needed, found, path, whole)
+        return file.read([*needed, *(name for name in optional if name in found)])[0]
+    if head(path).startswith(b"PAR1"):
+        with sound_parquet(path):
+            table = read_parquet(path, needed, whole, optional)
+            if nested := [one.name for one in table.schema if pa.types.is_nested(one.type)]:
+                raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
+            return table.to_pandas()
+    delimiter, names = csv_header(path, needed)
+    check_columns(needed, names.values(), path, whole)
+    wanted = {*needed, *optional}
+    return read_csv(path, delimiter, {cell: of for cell, of in names.items() if of in wanted})
+
+
+def read_parquet(
+    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
+) -> pa.Table:
+    """Returns columns as `read_columns` does, without pandas' notes, which damage may have reached.
+
+    Raises InputError as `read_columns` does.
+    """
+    with sound_parquet(path):
+        metadata = pq.read_metadata(path)
+        found = metadata.schema.to_arrow_schema().names
+        check_columns(needed, found, path, whole)
+        wanted = [*needed, *(name for name in optional if name in found)]
+        check_fits(metadata.num_rows * len(wanted), path)
+        return pq.read_table(path, columns=wanted).replace_schema_metadata(None)
+
+
+@contextmanager
+def sound_parquet(path: Path) -> Iterator[None]:
+    """Raises InputError in place of what pyarrow does: a damaged file, columns of other types."""
+    try:
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is not a Parquet file with such columns ({reason(error)}); write it again"
+        ) from None
+
+
+def csv_header(
+    path: Path, needed: Collection[str], variable: Callable[[str], str] = str.strip
+) -> tuple[str, dict[str, str]]:
+    """Returns a CSV file's delimiter, and the variable's name (by `variable`) of each header cell.
+
+    The delimiter is the one under which most of the `needed` names are there. Raises InputError
+    for a file not in UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    rows = {
+        delimiter: {
+            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
+        }
+        for delimiter in DELIMITERS
+    }
+    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
+    return delimiter, rows[delimiter]
+
+
+def read_csv(
+    path: Path, delimiter: str, names: Mapping[str, str] | None = None, **options: Any
+) -> pd.DataFrame:
+    """Returns a CSV file's table: the columns of `names` (header cell -> name), or all.
+
+    `options` are pandas'. Raises InputError for a file that is not there, not in UTF-8, no CSV
+    file, or without rows.
+    """
+    if names is not None:
+        options["usecols"] = list(names)
+    try:
+        table = pd.read_csv(path, sep=delimiter, encoding="utf-8-sig", low_memory=False, **options)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
+    if table.empty:
+        raise InputError(f"{path} has a header and no respondents; download it again")
+    return table.rename(columns=dict(names or {}))
+
+
+def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole: str) -> None:
+    """Raises InputError naming the first column that is not there; `whole` is the file to give."""
+    has = list(found)
+    missing = [name for name in needed if name not in {*has}]
+    if missing:
+        first, share = missing[0], f"{len(missing)} of {len(needed)} are missing"
+        near = get_close_matches(first, has, 1, cutoff=0.4)  # names are short
+        raise InputError(
+            f"{path} lacks the column {first:.40} ({share}); "
+            f"the nearest it has is {near[0] if near else 'nothing like it'}; give {whole}"
+        )
+
+
+def codes(column: pd.Series, path: Path) -> pd.Series:
+    """Returns the column as numbers; raises InputError if it holds text."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    text = column[numbers.isna() & column.notna()].astype(str)
+    text = text[text.str.strip() != ""]
+    if len(text):
+        raise InputError(
+            f"{path}: column {column.name} holds the text {text.iloc[0]!r} ({len(text)} "
+            "respondents) where codes are expected; export the file with codes, not labels"
+        )
+    return numbers
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
+    byte = error.object[error.start]
+    return InputError(
+        f"{path} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, or download it again"
+    )
+
+
+def _is_sav(reader: Callable[..., Any]) -> bool:
+    return reader is pyreadstat.read_sav
+
+
+def _read(reader: Callable[..., Any], path: Path, **options: Any) -> tuple[pd.DataFrame, Any]:
+    try:
+        if _is_sav(reader):
+            _check_dictionary(path)
+        table, metadata = reader(path, **options)
+        if None in metadata.column_names:
+            raise ValueError("a variable without a name")
+        return table, metadata
+    except DAMAGE as error:
+        raise InputError(
+            f"{path} is damaged or cut off ({reason(error)}); download it again"
+        ) from None
+
+
+def _check_dictionary(path: Path) -> None:
+    """Walks the records at the start of a .sav file; raises ValueError for broken ones.
+
+    ReadStat looks up the variables that value labels name. Where the file has no such variable,
+    it reads beyond its memory and ends the whole program.
+    """
+    with path.open("rb") as file:
+        order = "<" if file.read(SAV_HEADER)[64:66] in (b"\2\0", b"\3\0") else ">"
+
+        def take(form: str) -> int:
+            content = file.read(struct.calcsize(form))
+            if len(content) < struct.calcsize(form):
+                raise ValueError("it ends before its dictionary does")
+            return int(struct.unpack(order + form, content)[0])
+
+        def skip(length: int) -> None:
+            if length < 0:
+                raise ValueError("a record of negative length")
+            file.seek(length, 1)
+
+        variables = 0
+        while (kind := take("i")) != 999:  # the end of the dictionary
+            if kind == 2:  # a variable: width, has a label, number of missing values
+                variables += 1
+                _, labelled, missing = take("i"), take("i"), take("i")
+                skip(16)  # formats and name
+                if labelled:
+                    skip(-(-take("i") // 4) * 4)
+                skip(8 * abs(missing))
+            elif kind == 3:  # value labels: value, length, text padded to 8 bytes
+                for _ in range(take("i")):
+                    skip(8)
+                    skip((take("B") + 8) // 8 * 8 - 1)
+            elif kind == 4:  # the variables of these labels
+                for _ in range(take("i")):
+                    if not 1 <= take("i") <= variables:
+                        raise ValueError("labels of a variable that is not in the file")
+            elif kind == 6:  # a document of lines
+                skip(80 * take("i"))
+            elif kind == 7:  # an extension: subtype, size, count
+                take("i")
+                skip(take("i") * take("i"))
+            else:
+                raise ValueError(f"a record of type {kind}")
