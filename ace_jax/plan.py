@@ -20,13 +20,11 @@ from ace_jax import command
 from ace_jax.errors import InputError, check_positive
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.collectives import by_kind
+from ace_jax.planning.cost import by_kind
 from ace_jax.planning.devices import HOST, TPUS, Topology
-from ace_jax.planning.estimate import ASSUMPTIONS, seconds, verdict
 from ace_jax.planning.program import Program, model_of, scoring_program, train_program
-from ace_jax.planning.report import text
-from ace_jax.planning.stand_in import describe_for_plan
-from ace_jax.planning.workload import workload
+from ace_jax.planning.report import ASSUMPTIONS, seconds, text, verdict
+from ace_jax.planning.workload import describe_for_plan, workload
 from ace_jax.runtime.progress import log
 
 

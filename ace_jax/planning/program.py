@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
@@ -16,13 +17,11 @@ from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
-from ace_jax.planning.collectives import Collective, collectives
-from ace_jax.planning.flops import matmul_flops
+from ace_jax.planning.cost import Collective, collectives, matmul_flops
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
-from ace_jax.training.pipeline import TrainingBatch
-from ace_jax.training.state import abstract_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step
+from ace_jax.training.data import TrainingBatch
+from ace_jax.training.step import abstract_state, make_optimizer, make_train_step
 
 # XLA says one of these of a program that does not fit: "Used 20.5G of 15.75G hbm", or "the total
 # memory required for HLO temporaries (37.29G) exceeds available HBM (15.75G)".
@@ -64,20 +63,13 @@ def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) ->
 def train_program(
     config: ConfigDict, model: AbstractModel, batch: TrainingBatch, mesh: Mesh
 ) -> Program:
-    """Compiles the training step.
+    """Compiles the training step for the shapes of a batch, on a mesh that need not exist.
 
-    Args:
-      config: the config of `train`.
-      model: the shapes that `model_of` returns.
-      batch: only its shapes are used.
-      mesh: its devices need not exist.
-
-    Raises:
-      InputError: `train` refuses a field of the config.
+    Raises `InputError` if `train` refuses a field of the config.
     """
     optimizer = make_optimizer(Optimizer(**config.optimizer))
     state = abstract_state(model.lora, optimizer, mesh)
-    base = _placed(model.base, parameter_shardings(model.base, mesh))
+    base = _placed(model.base, mesh)
     scoring = _placed_scoring(batch.scoring, mesh)
     targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
@@ -86,7 +78,7 @@ def train_program(
         optimizer,
         Objective.of(config.objective).anchor,
         config.lora.dropout,
-        state_shardings(model.lora, optimizer, mesh),
+        jax.tree.map(lambda leaf: leaf.sharding, state),
         mesh,
     )
     parts = {
@@ -101,8 +93,8 @@ def train_program(
 def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:
     """Compiles the step of evaluation, with an adapter; the arguments are as in `train_program`."""
     parts = {
-        "LoRA": _placed(model.lora, parameter_shardings(model.lora, mesh)),
-        "base": _placed(model.base, parameter_shardings(model.base, mesh)),
+        "LoRA": _placed(model.lora, mesh),
+        "base": _placed(model.base, mesh),
         "batch": _placed_scoring(scoring, mesh),
     }
     return compile_step(make_scoring_step(model.graph, mesh), tuple(parts.values()), parts)
@@ -140,8 +132,8 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     return Program(held, peak, flops, collectives(compiled.as_text()), seconds)
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(_shape, tree, shardings)
+def _placed(parameters: nnx.State, mesh: Mesh) -> Any:
+    return jax.tree.map(_shape, parameters, parameter_shardings(parameters, mesh))
 
 
 def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:

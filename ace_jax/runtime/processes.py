@@ -32,16 +32,9 @@ def start(
     """Joins the other processes of the job where `distributed.initialize` is set.
 
     Call it before anything touches a device. Under SLURM, on TPU VMs and in a Kubernetes JobSet,
-    jax finds whatever is None by itself.
-
-    Args:
-      initialize: whether there are several processes.
-      coordinator: host:port on which process 0 listens.
-      num_processes: of the job.
-      process_id: 0, 1, ...; process 0 writes.
-
-    Raises:
-      InputError: a field is missing, is set without `initialize`, or the others cannot be reached.
+    jax finds whatever is None by itself. `coordinator` is the host:port on which process 0 listens.
+    Raises `InputError` if a field is missing, is set without `initialize`, or the others cannot be
+    reached.
     """
     given = (coordinator, num_processes, process_id)
     if not initialize:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.abstract import AbstractModel, abstract_model
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import AdapterCard, Scores
@@ -31,37 +31,31 @@ from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
 from ace_jax.training.checkpoints import Checkpoints, Policy
-from ace_jax.training.examples import Examples, Source, TrainingData, training_data
+from ace_jax.training.data import (
+    Collate,
+    Examples,
+    Source,
+    TrainingData,
+    Units,
+    training_batches,
+    training_data,
+)
 from ace_jax.training.loop import Job, Loop
-from ace_jax.training.pipeline import Collate, Units, training_batches
-from ace_jax.training.schedule import Schedule
-from ace_jax.training.state import (
+from ace_jax.training.step import (
+    Schedule,
     initial_lora,
     initial_state,
     make_optimizer,
     make_stage_end,
+    make_train_step,
     state_shardings,
 )
-from ace_jax.training.step import make_train_step
-from ace_jax.training.validation import (
-    Best,
-    Validator,
-    make_validation_step,
-    validation_batches,
-)
-
-BEFORE_FIRST_STEP = "before the first step"
+from ace_jax.training.validation import Best, Validator, make_validation_step, validation_batches
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-      workdir: its directory.
-      experiment: its record.
-      step: of the adapter.
-    """
+    """A finished run: its directory, its record and the step that its adapter is of."""
 
     workdir: Path
     experiment: Experiment
@@ -100,9 +94,6 @@ def fine_tune(
       seed: of initialisation, dropout and order.
       max_steps: ends training early.
       changes: fields of the config, for example {"optimizer.learning_rate": 1e-3}.
-
-    Returns:
-      The run, with its experiment's record.
 
     Raises:
       InputError: settings that cannot be, or another run in `workdir`.
@@ -155,7 +146,7 @@ def train(
     units = Units.cut(data.train, recipe.batch)
     schedule = Schedule(recipe.objective.stages, units.steps_per_epoch)
     last_step = schedule.last_step(config.max_steps)
-    _log_data(data, config, schedule.cut_short(last_step))
+    _log_data(data, config, schedule, last_step)
 
     model = model or LanguageModel.from_pretrained(
         config.model.path,
@@ -174,7 +165,6 @@ def train(
     )
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    # Prompts and batches.
     prompts, shapes = _prompts(model, data.train, recipe)
     collate = Collate(data.train, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
@@ -194,10 +184,14 @@ def train(
     )
     on_first(lambda: claim.check(experiment))
     agreement = Agreement(mesh)
-    raise_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
+    raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
-    # State: fresh or from an adapter, then as the latest checkpoint has it.
-    lora, key = _first_lora(model, adapted, recipe, config.seed)
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+    if recipe.init_from:
+        start = Path(recipe.init_from)
+        lora = peft.load_adapter(start, adapted.lora, mesh, model.record.fingerprint)
+    else:
+        lora = initial_lora(model.checkpoint.config, recipe.lora, mesh, key)
     on_first(lambda: claim.take(experiment))
     optimizer = make_optimizer(recipe.optimizer)
     shardings = state_shardings(lora, optimizer, mesh)
@@ -217,11 +211,11 @@ def train(
         data.train.pairs,
         mesh,
     )
-    raise_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
+    raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
-        state = saved.restore(state, batches)
-        best = saved.restore_best(Best.none_yet(state.lora)) if validator else None
+        fresh_best = Best.none_yet(state.lora) if validator else None
+        state, best = saved.restore(state, batches, fresh_best)
         first_step = int(state.step)
         log(f"training: step {first_step} of {last_step}, {len(schedule.stages)} stage(s)")
         settings = experiment.to_json()
@@ -274,7 +268,7 @@ def facts_of(experiment: Experiment, step: int) -> dict[str, str]:
     }
 
 
-def _log_data(data: TrainingData, config: ConfigDict, cut_short: str | None) -> None:
+def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:
     pairs = data.train.pairs
     log(
         f"survey: {config.data.path}, {len(pairs)} pairs in {pairs['context'].nunique()} contexts "
@@ -287,8 +281,12 @@ def _log_data(data: TrainingData, config: ConfigDict, cut_short: str | None) -> 
             f"validation: {len(unseen)} held-out pairs of {unseen['question_id'].nunique()} "
             f"questions, every {config.validation.every_steps} steps and at the end of a stage"
         )
-    if cut_short:
-        log(f"warning: {cut_short}")
+    if last_step < schedule.steps:
+        _, number, _ = schedule.at(last_step - 1)
+        log(
+            f"warning: max_steps ends training after {last_step} of {schedule.steps} steps, in "
+            f"stage {number} of {len(schedule.stages)}"
+        )
 
 
 def _prompts(
@@ -297,15 +295,3 @@ def _prompts(
     """Returns the tokens of the examples, and the shapes that their batches have."""
     prompts = model.tokenize(examples.prompts)
     return prompts, model.shapes(prompts, recipe.batch.size, recipe.batch.row_lengths)
-
-
-def _first_lora(
-    model: LanguageModel, adapted: AbstractModel, recipe: Recipe, seed: int
-) -> tuple[nnx.State, jax.Array]:
-    """Returns the adapter that training starts from, and the key of every dropout mask."""
-    mesh = model.mesh
-    key = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()
-    if recipe.init_from:
-        identity = model.record.fingerprint
-        return peft.load_adapter(Path(recipe.init_from), adapted.lora, mesh, identity), key
-    return initial_lora(model.checkpoint.config, recipe.lora, mesh, key), key

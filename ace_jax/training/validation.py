@@ -24,11 +24,8 @@ from ace_jax.prompts.batches import Scoring, Shapes, Targets
 from ace_jax.prompts.encode import Prompt
 from ace_jax.recipe import Validation
 from ace_jax.runtime.processes import from_first
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import Collate, TrainingBatch
-from ace_jax.training.schedule import Schedule
-from ace_jax.training.state import TrainState
-from ace_jax.training.step import Metrics, objective
+from ace_jax.training.data import Collate, Examples, TrainingBatch
+from ace_jax.training.step import Metrics, Schedule, TrainState, objective
 
 PARTS = ("anchor_loss", "effect_loss")
 ValidationStep = Callable[[nnx.State, nnx.State, Scoring, Targets], Metrics]
@@ -70,22 +67,12 @@ class Best:
 def copied(lora: nnx.State) -> nnx.State:
     """Returns an adapter with memory of its own: a step takes that of the state before it."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, lora)
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-    return copy(lora)
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings)(lora)
 
 
 @dataclass(frozen=True)
 class Validator:
-    """What a run validates with.
-
-    Attributes:
-      policy: when, and what for.
-      step: scores a batch.
-      base: frozen parameters.
-      batches: of the held-out pairs.
-      mesh: where they go.
-      schedule: of the run.
-    """
+    """What a run validates with: `step` scores one of the `batches` of held-out pairs."""
 
     policy: Validation
     step: ValidationStep

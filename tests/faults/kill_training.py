@@ -190,7 +190,7 @@ class Campaign:
             return path.exists() and path.stat().st_mtime > began
 
         step = self._step(name) if touched(run / "metrics.jsonl") else saved
-        if not touched(run / "config.json"):
+        if not touched(run / "experiment.json"):
             return "starting", saved
         if any(map(touched, self._saved(name).glob("*tmp*"))):
             return "saving", step

@@ -1,11 +1,12 @@
-"""What is learned from: pairs, and the prompts and survey answers of their endpoints."""
+"""What is learned from: pairs, the prompts and answers of their endpoints, and batches of them."""
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import grain
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
-from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
-from ace_jax.recipe import PAIR_WEIGHTS
+from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
+from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
+from ace_jax.recipe import PAIR_WEIGHTS, Batch
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import mode, toggle_pairs
@@ -23,7 +25,6 @@ from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
 
 Source = Dataset | ReleasePairs
-Chosen = Callable[[pd.DataFrame, Bool[np.ndarray, "pairs"]], pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A survey, split.
+    """A survey, split: its record, the ids held out, and the examples of both sides.
 
-    Attributes:
-      survey: its record.
-      held_out: the ids that training does not see.
-      train: what training sees.
-      validation: held-out examples to validate on; None without validation.
+    `validation` is None without validation.
     """
 
     survey: Survey
@@ -69,15 +66,10 @@ def open_source(path: str) -> Source:
 def training_data(
     config: ConfigDict, split: Split | None = None, source: Source | None = None
 ) -> TrainingData:
-    """Splits the survey of a config into what training sees and what it does not.
+    """Splits a survey into what training sees and what it does not.
 
-    Args:
-      config: of `train`.
-      split: what training must not see; None: `data.holdout`, drawn by the config's seed.
-      source: the survey, if it is open already.
-
-    Raises:
-      InputError: settings that do not fit the survey, or nothing left to train or validate on.
+    `split` and `source` are those of the config where they are not given. Raises `InputError` for
+    settings that do not fit the survey, or nothing left to train or validate on.
     """
     source = open_source(config.data.path) if source is None else source
     split = split or Split(config.data.holdout, config.seed)
@@ -90,21 +82,22 @@ def training_data(
         ends = pairs[["cell_0", "cell_1"]].to_numpy()
         unseen = held_out.cells(dataset)[ends].any(axis=1)
         survey = Survey.of(source, config.data.path, tuple(config.data.questions))
-
-        def examples(chosen: pd.DataFrame) -> Examples:
-            return of_dataset(dataset, chosen, style, weight)
-
+        examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
         if config.data.questions:
             raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
         pairs = source.pairs
         unseen = split.held_out_of_pairs(pairs)
         held_out = _ids_of(pairs, unseen)
-        survey = _survey_of_release(source, config.data.path)
-
-        def examples(chosen: pd.DataFrame) -> Examples:
-            return of_release(replace(source, pairs=chosen), weight)
-
+        survey = Survey(
+            name=Path(config.data.path).name,
+            path=config.data.path,
+            digest=digest(of_release(source, pairs, "none")),
+            questions=(),
+            attributes={},
+            countries=tuple(sorted(map(str, pairs["country"].unique()))),
+        )
+        examples = partial(of_release, source, pair_weight=weight)
     train = examples(_kept(pairs, ~unseen, "leaves none of", config))
     validation = None
     if config.validation.every_steps is not None:
@@ -117,16 +110,10 @@ def training_data(
 def of_dataset(
     dataset: Dataset, pairs: pd.DataFrame, style: PromptStyle, pair_weight: str
 ) -> Examples:
-    """Returns the examples of some pairs of a dataset, in the table's order.
+    """Returns the examples of some pairs of a dataset (`toggle_pairs`), in the table's order.
 
-    Args:
-      dataset: cells and questions.
-      pairs: as `survey.pairs.toggle_pairs` gives them, of `dataset.cells`.
-      style: how a cell is put to the model.
-      pair_weight: `none`, or `precision` for the inverse variance of a pair's effect.
-
-    Raises:
-      InputError: another pair weight.
+    `pair_weight` is `none`, or `precision` for the inverse variance of a pair's effect; raises
+    `InputError` for another.
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
@@ -142,8 +129,8 @@ def of_dataset(
     )
 
 
-def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
-    """Returns the examples of the authors' training file, with its own prompts.
+def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> Examples:
+    """Returns the examples of some pairs of the authors' training file, with its own prompts.
 
     Raises `InputError` for pair weights: the file does not say how many respondents answered.
     """
@@ -152,9 +139,9 @@ def of_release(release: ReleasePairs, pair_weight: str) -> Examples:
             f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
             "respondents; set it to none, or train on a DATASET"
         )
-    endpoints, (cell_0, cell_1) = _endpoints(release.pairs)
+    endpoints, (cell_0, cell_1) = _endpoints(pairs)
     return Examples(
-        pairs=release.pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
+        pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
         prompts=[PromptText(release.texts[cell], release.labels[cell]) for cell in endpoints],
         answers=[release.answers[cell] for cell in endpoints],
         modes=[release.modes[cell] for cell in endpoints],
@@ -200,17 +187,6 @@ def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:
     return HeldOut(questions=gone["question_id"], countries=gone["country"], personas=())
 
 
-def _survey_of_release(release: ReleasePairs, path: str) -> Survey:
-    return Survey(
-        name=Path(path).name,
-        path=path,
-        digest=digest(of_release(release, "none")),
-        questions=(),
-        attributes={},
-        countries=tuple(sorted(map(str, release.pairs["country"].unique()))),
-    )
-
-
 def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarray, "2 Q"]]:
     """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
     cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
@@ -223,3 +199,100 @@ def _weights(
     if kind not in PAIR_WEIGHTS:
         raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
     return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's data; `rows` are those of the pairs table, to name the batch by."""
+
+    scoring: Scoring
+    targets: Targets
+    rows: Int[np.ndarray, "Q"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The rows of the pairs table cut into what is shuffled, and how many units make a batch."""
+
+    rows: list[Int[np.ndarray, "_"]]
+    size: int
+
+    @classmethod
+    def cut(cls, examples: Examples, batch: Batch) -> "Units":
+        """Cuts the pairs into what `batch.size` counts: pairs, or contexts.
+
+        With `batch.neighbours`, contexts of one country whose prompts begin alike stay together,
+        and so share a trie: in alphabetical order a prompt stands beside those it shares most with.
+        """
+        pairs = examples.pairs
+        rows = np.arange(len(pairs))
+        if batch.unit == "pair":
+            return cls(list(rows[:, None]), batch.size)
+        starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
+        contexts = np.split(rows, starts[1:])
+        texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
+        groups: list[list[int]] = []
+        countries = pairs["country"].to_numpy()[starts]
+        for country in set(countries):
+            ordered = sorted(np.flatnonzero(countries == country).tolist(), key=texts.__getitem__)
+            cuts = range(0, len(ordered), batch.neighbours)
+            groups += [sorted(ordered[first : first + batch.neighbours]) for first in cuts]
+        grouped = [np.concatenate([contexts[each] for each in group]) for group in sorted(groups)]
+        return cls(grouped, batch.size // batch.neighbours)
+
+    @property
+    def max_pairs(self) -> int:
+        """The most pairs that a batch can have."""
+        return sum(sorted(map(len, self.rows), reverse=True)[: self.size])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return -(-len(self.rows) // self.size)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Rows of the pairs table to arrays of fixed shapes; `prompts` are those of the examples.
+
+    `max_pairs` is Q. C is twice as many, or the number of endpoints there are if that is less.
+    """
+
+    examples: Examples
+    prompts: list[Prompt]
+    shapes: Shapes
+    max_pairs: int
+
+    @property
+    def max_cells(self) -> int:
+        """C: endpoints are shared, so at most two a pair and never more than there are."""
+        return min(2 * self.max_pairs, len(self.prompts))
+
+    def __call__(self, units: list[np.ndarray]) -> TrainingBatch:
+        """Lays out the pairs of some units; each endpoint is computed once."""
+        rows = np.concatenate(units)
+        cells, (slot_0, slot_1) = _endpoints(self.examples.pairs.iloc[rows])
+        layout = scoring([self.prompts[cell] for cell in cells], self.shapes, self.max_cells)
+        targets = Targets(
+            p_data=np.zeros((self.max_cells, self.shapes.options), np.float32),
+            mode=np.zeros(self.max_cells, np.int32),
+            pairs=np.zeros((self.max_pairs, 2), np.int32),
+            pair_weight=np.zeros(self.max_pairs, np.float32),
+        )
+        for slot, cell in enumerate(cells):
+            answer = self.examples.answers[cell]
+            targets.p_data[slot, : len(answer)] = answer
+            targets.mode[slot] = self.examples.modes[cell]
+        targets.pairs[: len(rows)] = np.stack([slot_0, slot_1], axis=1)
+        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].to_numpy()[rows]
+        return TrainingBatch(layout, targets, rows)
+
+
+def training_batches(
+    units: Units, collate: Collate, epochs: int, shuffle: bool, seed: int
+) -> grain.DatasetIterator:
+    """Returns a checkpointable iterator over all epochs' batches, each epoch in its own order."""
+    source = grain.MapDataset.source(units.rows).seed(seed)
+    ordered = source.shuffle() if shuffle else source
+    batches = ordered.batch(units.size, batch_fn=list).repeat(epochs).map(collate)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
