@@ -21,7 +21,7 @@ from ace_jax.planning.cost import Collective, collectives, matmul_flops
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.data import TrainingBatch
-from ace_jax.training.step import abstract_state, make_optimizer, make_train_step
+from ace_jax.training.step import abstract_state, make_optimizer, make_train_step, state_shardings
 
 # XLA says one of these of a program that does not fit: "Used 20.5G of 15.75G hbm", or "the total
 # memory required for HLO temporaries (37.29G) exceeds available HBM (15.75G)".
@@ -31,21 +31,13 @@ UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T")
 
 @dataclass(frozen=True)
 class Program:
-    """The cost of one call of a compiled program.
+    """The cost of one call of a compiled program."""
 
-    Attributes:
-      arguments: bytes that a device holds of each part of the arguments.
-      peak: bytes that a device needs at once.
-      flops: operations of the matrix products, on all devices together.
-      collectives: None if the compiler stopped because the program does not fit.
-      compile_seconds: wall-clock time on this machine.
-    """
-
-    arguments: dict[str, int]
-    peak: int
-    flops: int
-    collectives: list[Collective] | None
-    compile_seconds: float
+    arguments: dict[str, int]  # bytes that a device holds of each part
+    peak: int  # bytes that a device needs at once
+    flops: int  # of the matrix products, on all devices together
+    collectives: list[Collective] | None  # None: the compiler stopped, as it does not fit
+    compile_seconds: float  # wall-clock time on this machine
 
     @property
     def temporaries(self) -> int:
@@ -55,8 +47,7 @@ class Program:
 
 def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) -> AbstractModel:
     """Returns the shapes of the model that `train` builds from a config."""
-    fields = config.model
-    dtype = base_dtype(fields.dtype)
+    dtype, fields = base_dtype(config.model.dtype), config.model
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
@@ -73,14 +64,9 @@ def train_program(
     scoring = _placed_scoring(batch.scoring, mesh)
     targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    step = make_train_step(
-        model.graph,
-        optimizer,
-        Objective.of(config.objective).anchor,
-        config.lora.dropout,
-        jax.tree.map(lambda leaf: leaf.sharding, state),
-        mesh,
-    )
+    anchor, dropout = Objective.of(config.objective).anchor, config.lora.dropout
+    shardings = state_shardings(model.lora, optimizer, mesh)
+    step = make_train_step(model.graph, optimizer, anchor, dropout, shardings, mesh)
     parts = {
         "base": base,
         "LoRA": state.lora,
@@ -107,10 +93,11 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     """
     traced = cast(jax.stages.Wrapped, step).trace(*arguments)
     flops = matmul_flops(traced.jaxpr.jaxpr)
-    held = {
-        name: sum(array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in leaves)
-        for name, leaves in ((name, jax.tree.leaves(part)) for name, part in parts.items())
-    }
+
+    def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+        return array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+
+    held = {name: sum(map(shard_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
     begin = time.perf_counter()
     try:
         compiled = traced.lower().compile()

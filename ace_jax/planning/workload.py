@@ -5,7 +5,6 @@ personas of one country. Its answers are uniform: they do not change the shapes 
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +19,7 @@ from ace_jax.errors import InputError
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hub import Description, describe
 from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
-from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, encode, render_cells
+from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.recipe import Batch
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, dataset_directory, question_table
@@ -77,14 +76,8 @@ def workload(
 ) -> Workload:
     """Lays out the first batches of a config and returns the largest.
 
-    Args:
-      config: the config of `train`.
-      tokenizer: the model's; None if it is not here.
-      row_shards: number of devices that share the rows of a batch.
-      cells: number of cells that evaluation scores at a time.
-
-    Raises:
-      InputError: `train` refuses the data, the prompts or the batches.
+    `row_shards` devices share the rows of a batch; evaluation scores so many `cells` at a time.
+    Raises `InputError` if `train` refuses the data, the prompts or the batches.
     """
     examples, scored, survey = _read(config, BATCHES * cells)
     words = "the model's tokenizer"
@@ -100,7 +93,10 @@ def workload(
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
     training = max(islice(batches, BATCHES), key=lambda batch: _size(batch.scoring))
-    layouts = _scoring_batches(encode(scored, tokenizer, chat=chat), shapes, cells)
+    asked = encode(scored, tokenizer, chat=chat)
+    options = max(len(prompt.options) for prompt in asked)
+    wide = replace(shapes, options=max(options, shapes.options))
+    layouts = [scoring([asked[row] for row in rows], wide, cells) for rows in alike(asked, cells)]
 
     tokens = np.mean([len(prompt.tokens) for prompt in prompts])
     rows = " rows of ".join(map(str, training.scoring.tokens.shape))
@@ -134,13 +130,6 @@ def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], st
             "World Values Survey, each asked of the personas of one country"
         )
     return examples, render_cells(survey.cells.iloc[:most], survey, style), name
-
-
-def _scoring_batches(prompts: list[Prompt], shapes: Shapes, cells: int) -> Iterator[Scoring]:
-    options = max(len(prompt.options) for prompt in prompts)
-    shapes = replace(shapes, options=max(options, shapes.options))
-    for rows in alike(prompts, cells):
-        yield scoring([prompts[row] for row in rows], shapes, cells)
 
 
 def _size(batch: Scoring) -> tuple[int, int]:

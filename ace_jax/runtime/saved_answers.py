@@ -23,17 +23,11 @@ EVERY_SECONDS = 120  # between two saves
 
 @dataclass
 class Progress:
-    """Answers to the prompts of the first batches; zeros for the others.
+    """Answers to the prompts of the first batches; zeros for the others."""
 
-    Attributes:
-      p: the distribution over each prompt's options, zeros beyond them.
-      option_mass: probability of the options before renormalising.
-      batches: how many are answered.
-    """
-
-    p: Float[np.ndarray, "prompts K"]
-    option_mass: Float[np.ndarray, "prompts"]
-    batches: int
+    p: Float[np.ndarray, "prompts K"]  # zeros beyond a prompt's options
+    option_mass: Float[np.ndarray, "prompts"]  # before renormalising
+    batches: int  # how many are answered
 
     @classmethod
     def empty(cls, prompts: int, options: int) -> "Progress":

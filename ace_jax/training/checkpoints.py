@@ -76,9 +76,8 @@ class Checkpoints:
         step = int(state.step)
         self._last = time.monotonic()
         if self._orbax.latest is None or self._orbax.latest.step != step:
-            self._check_space(
-                sum(leaf.nbytes for leaf in jax.tree.leaves((state, best and best.lora)))
-            )
+            arrays = jax.tree.leaves((state, best and best.lora))
+            self._check_space(sum(leaf.nbytes for leaf in arrays))
             with self._one_line("written"):
                 content = _content(state, data, best)
                 self._orbax.save_checkpointables_async(step, content, force=True)

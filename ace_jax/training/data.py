@@ -29,14 +29,10 @@ Source = Dataset | ReleasePairs
 
 @dataclass(frozen=True)
 class Examples:
-    """Pairs and their endpoints, each endpoint once.
+    """Pairs, and by endpoint, each once, its prompt, the survey's answer and its mode (Eq. 13).
 
-    Attributes:
-      pairs: columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1), `country`,
-        `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
-      prompts: what the model reads, by endpoint.
-      answers: the survey's distribution over the options, by endpoint.
-      modes: position of the most frequent option, by endpoint (Eq. 13).
+    `pairs` has columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1),
+    `country`, `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
     """
 
     pairs: pd.DataFrame
@@ -58,11 +54,6 @@ class TrainingData:
     validation: Examples | None
 
 
-def open_source(path: str) -> Source:
-    """Opens `data.path`: a built-in survey, a DATASET, or the authors' cells or training file."""
-    return read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
-
-
 def training_data(
     config: ConfigDict, split: Split | None = None, source: Source | None = None
 ) -> TrainingData:
@@ -71,8 +62,9 @@ def training_data(
     `split` and `source` are those of the config where they are not given. Raises `InputError` for
     settings that do not fit the survey, or nothing left to train or validate on.
     """
-    source = open_source(config.data.path) if source is None else source
-    split = split or Split(config.data.holdout, config.seed)
+    path, split = config.data.path, split or Split(config.data.holdout, config.seed)
+    if source is None:
+        source = read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
     weight = config.objective.pair_weight
     if isinstance(source, Dataset):
         dataset = select_questions(source, config.data.questions)
@@ -81,7 +73,7 @@ def training_data(
         pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
         ends = pairs[["cell_0", "cell_1"]].to_numpy()
         unseen = held_out.cells(dataset)[ends].any(axis=1)
-        survey = Survey.of(source, config.data.path, tuple(config.data.questions))
+        survey = Survey.of(source, path, tuple(config.data.questions))
         examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
         if config.data.questions:
@@ -90,8 +82,8 @@ def training_data(
         unseen = split.held_out_of_pairs(pairs)
         held_out = _ids_of(pairs, unseen)
         survey = Survey(
-            name=Path(config.data.path).name,
-            path=config.data.path,
+            name=Path(path).name,
+            path=path,
             digest=digest(of_release(source, pairs, "none")),
             questions=(),
             attributes={},

@@ -28,19 +28,6 @@ from ace_jax.training.validation import Best, Validator
 
 
 @dataclass(frozen=True)
-class Job:
-    """How a run is carried out; nothing here changes what is learned.
-
-    `log` is None on processes that do not write; `stop` is set when this process is asked to end.
-    """
-
-    claim: Claim
-    saved: Checkpoints
-    log: MetricsLog | None
-    stop: threading.Event
-
-
-@dataclass(frozen=True)
 class _Pending:
     """A step under way, and the flags that any process set in it: to stop, late with a save."""
 
@@ -52,36 +39,33 @@ class _Pending:
 
 @dataclass(frozen=True)
 class Loop:
-    """What stays the same from step to step.
-
-    Attributes:
-      train_step: the compiled step.
-      end_stage: what happens to the state after a stage's last step.
-      base: frozen parameters.
-      schedule: weights of the losses by step.
-      validator: scores held-out pairs; None: no validation.
-      last_step: how many steps there will be.
-      pairs: the table that a batch's rows belong to.
-      mesh: where a batch goes.
-    """
+    """What stays the same from step to step."""
 
     train_step: TrainStep
     end_stage: StageEnd
     base: nnx.State
     schedule: Schedule
     validator: Validator | None
-    last_step: int
-    pairs: pd.DataFrame
+    last_step: int  # how many there will be
+    pairs: pd.DataFrame  # the table that a batch's rows belong to
     mesh: Mesh
 
     def run(
-        self, state: TrainState, best: Best | None, data: grain.DatasetIterator, job: Job
+        self,
+        state: TrainState,
+        best: Best | None,
+        data: grain.DatasetIterator,
+        claim: Claim,
+        saved: Checkpoints,
+        log: MetricsLog | None,
+        stop: threading.Event,
     ) -> tuple[TrainState, Best | None, bool]:
         """Trains from `state` on; returns the last state, which is saved, and whether it stopped.
 
         It stops early if any process was asked to, all of them after the same step, and ends early
-        if validation says so. The memory of `state` is used for the next one. Raises `InputError`
-        for a loss that is not finite, or a file that cannot be written.
+        if validation says so. The memory of `state` is used for the next one; `log` is None on
+        processes that do not write. Raises `InputError` for a loss that is not finite, or a file
+        that cannot be written.
         """
         agreement, pending = Agreement(self.mesh), None
         reported, waited = time.perf_counter(), 0.0  # when a row was last made; for data since
@@ -100,10 +84,10 @@ class Loop:
                 row |= losses
                 now = time.perf_counter()  # the next step's time must not include it
             reported, waited = now, 0.0
-            if job.log:
-                job.log.write(row)
-            stop, late = np.asarray(done.flags).tolist()
-            return stop, late
+            if log:
+                log.write(row)
+            stopping, late = np.asarray(done.flags).tolist()
+            return stopping, late
 
         for step in range(int(state.step), self.last_step):
             if self._is_over(best):
@@ -119,21 +103,21 @@ class Loop:
             ends = self.schedule.ends_stage(step + 1)
             if ends:
                 state = self.end_stage(state, step + 1 < self.schedule.steps)
-            flags = agreement(job.stop.is_set(), job.saved.is_late())
+            flags = agreement(stop.is_set(), saved.is_late())
             where = {"step": step + 1, "epoch": epoch, "stage": number}
-            stop, late = settle(pending)
+            stopping, late = settle(pending)
             pending = _Pending(where, metrics, batch, flags)
-            due = ends or step + 1 == self.last_step or job.saved.is_due(step + 1)
-            save = stop or late or due
+            due = ends or step + 1 == self.last_step or saved.is_due(step + 1)
+            save = stopping or late or due
             validate = self.validator is not None and self.validator.is_due(step + 1)
             if save or validate:
-                stop |= settle(pending, validate)[0]
+                stopping |= settle(pending, validate)[0]
                 pending = None
-            if save or stop or self._is_over(best):
+            if save or stopping or self._is_over(best):
                 if is_first():
-                    job.claim.check_still_there()
-                job.saved.save(state, data, best)
-            if stop:
+                    claim.check_still_there()
+                saved.save(state, data, best)
+            if stopping:
                 return state, best, True
         return state, best, False
 

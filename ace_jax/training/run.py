@@ -20,8 +20,6 @@ from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import AdapterCard, Scores
 from ace_jax.model.sharding import gathered, make_mesh, replicated
-from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import Prompt as Tokens
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.recipe import Recipe, load_config
 from ace_jax.runtime.claim import Claim
@@ -33,14 +31,13 @@ from ace_jax.survey.split import Split
 from ace_jax.training.checkpoints import Checkpoints, Policy
 from ace_jax.training.data import (
     Collate,
-    Examples,
     Source,
     TrainingData,
     Units,
     training_batches,
     training_data,
 )
-from ace_jax.training.loop import Job, Loop
+from ace_jax.training.loop import Loop
 from ace_jax.training.step import (
     Schedule,
     initial_lora,
@@ -85,11 +82,10 @@ def fine_tune(
 ) -> Run:
     """Trains a LoRA adapter on a survey's answers; goes on where a run in `workdir` stopped.
 
+    The adapter comes to lie in workdir/adapter. What `split` holds out is not trained on.
+
     Args:
       model: the base model, and how cells are put to it.
-      survey: what to learn from.
-      split: what training must not see.
-      workdir: of the run; the adapter comes to lie in workdir/adapter.
       recipe: a method of configs/methods.py, or a config.
       seed: of initialisation, dropout and order.
       max_steps: ends training early.
@@ -125,13 +121,8 @@ def train(
 ) -> Run:
     """Trains as a config says, in a directory that no other job has.
 
-    Args:
-      config: configs/ace.py has every field.
-      claim: of the run directory.
-      model: the base model, if it is open already.
-      source: the survey, if it is open already.
-      split: what training must not see; None: `data.holdout`, drawn by the config's seed.
-      stop: set when this process is asked to end.
+    Base model, survey and split are the config's (configs/ace.py has every field) where they are
+    not given. `stop` is set when this process is asked to end.
 
     Raises:
       InputError: found before the first compilation, or a loss that is not finite.
@@ -156,32 +147,22 @@ def train(
         mesh=make_mesh(**config.mesh),
     )
     mesh = model.mesh
-    adapted = abstract_model(
-        model.checkpoint.config,
-        recipe.lora,
-        base_dtype(model.dtype),
-        config.model.remat,
-        model.quantization,
-    )
+    dtype, remat = base_dtype(model.dtype), config.model.remat
+    architecture = model.checkpoint.config
+    adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    prompts, shapes = _prompts(model, data.train, recipe)
-    collate = Collate(data.train, prompts, shapes, units.max_pairs)
+    sizes = recipe.batch.size, recipe.batch.row_lengths
+    prompts = model.tokenize(data.train.prompts)
+    collate = Collate(data.train, prompts, model.shapes(prompts, *sizes), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
     held_out = []
     if data.validation:
-        unseen = _prompts(model, data.validation, recipe)
-        held_out = validation_batches(data.validation, *unseen, collate.max_cells)
-    experiment = Experiment(
-        model.record,
-        data.survey,
-        split,
-        data.held_out,
-        Prompt.of(model.style),
-        recipe,
-        config.seed,
-        versions(),
-    )
+        unseen = model.tokenize(data.validation.prompts)
+        shapes = model.shapes(unseen, *sizes)
+        held_out = validation_batches(data.validation, unseen, shapes, collate.max_cells)
+    said = data.survey, split, data.held_out, Prompt.of(model.style), recipe, config.seed
+    experiment = Experiment(model.record, *said, versions())
     on_first(lambda: claim.check(experiment))
     agreement = Agreement(mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
@@ -191,7 +172,7 @@ def train(
         start = Path(recipe.init_from)
         lora = peft.load_adapter(start, adapted.lora, mesh, model.record.fingerprint)
     else:
-        lora = initial_lora(model.checkpoint.config, recipe.lora, mesh, key)
+        lora = initial_lora(architecture, recipe.lora, mesh, key)
     on_first(lambda: claim.take(experiment))
     optimizer = make_optimizer(recipe.optimizer)
     shardings = state_shardings(lora, optimizer, mesh)
@@ -201,31 +182,19 @@ def train(
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
         validator = Validator(recipe.validation, score, model.base, held_out, mesh, schedule)
-    loop = Loop(
-        make_train_step(adapted.graph, optimizer, anchor, recipe.lora.dropout, shardings, mesh),
-        make_stage_end(recipe.optimizer, shardings),
-        model.base,
-        schedule,
-        validator,
-        last_step,
-        data.train.pairs,
-        mesh,
-    )
+    dropout, pairs = recipe.lora.dropout, data.train.pairs
+    step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
+    end = make_stage_end(recipe.optimizer, shardings)
+    loop = Loop(step_of, end, model.base, schedule, validator, last_step, pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
         fresh_best = Best.none_yet(state.lora) if validator else None
         state, best = saved.restore(state, batches, fresh_best)
-        first_step = int(state.step)
-        log(f"training: step {first_step} of {last_step}, {len(schedule.stages)} stage(s)")
-        settings = experiment.to_json()
-        with (
-            MetricsLog(claim.workdir, first_step, last_step, config.log.wandb, settings)
-            if is_first()
-            else nullcontext()
-        ) as metrics:
-            job = Job(claim, saved, metrics, stop)
-            state, best, stopped = loop.run(state, best, batches, job)
+        log(f"training: step {int(state.step)} of {last_step}, {len(schedule.stages)} stage(s)")
+        logged = (claim.workdir, int(state.step), last_step, config.log.wandb, experiment.to_json())
+        with MetricsLog(*logged) if is_first() else nullcontext() as metrics:
+            state, best, stopped = loop.run(state, best, batches, claim, saved, metrics, stop)
     raise_if(stopped, f"at step {int(state.step)}")
 
     lora, step = state.lora, int(state.step)
@@ -249,49 +218,29 @@ def write_adapter(
 ) -> None:
     """Writes an adapter with its model card and its experiment's record."""
     base = peft.BaseModel(experiment.model.name, experiment.model.fingerprint)
-    shape, facts = experiment.recipe.lora, facts_of(experiment, step)
-    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
-    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
-
-
-def facts_of(experiment: Experiment, step: int) -> dict[str, str]:
-    """Returns what a model card says of the training."""
-    prompt = experiment.prompt
-    return {
+    facts = {
         "survey": experiment.survey.described(),
         "held out": experiment.held_out.describe(),
-        "prompt": prompt.described(),
+        "prompt": experiment.prompt.described(),
         "recipe": experiment.recipe.described(),
         "steps": str(step),
         "seed": str(experiment.seed),
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
+    shape = experiment.recipe.lora
+    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
+    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
 
 
 def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:
     pairs = data.train.pairs
-    log(
-        f"survey: {config.data.path}, {len(pairs)} pairs in {pairs['context'].nunique()} contexts "
-        f"of {pairs['question_id'].nunique()} questions"
-    )
+    of = f"{pairs['question_id'].nunique()} questions in {pairs['context'].nunique()} contexts"
+    log(f"survey: {config.data.path}, {len(pairs)} pairs of {of}")
     log(f"held out ({config.data.holdout}): {data.held_out.describe()}")
     if data.validation:
-        unseen = data.validation.pairs
-        log(
-            f"validation: {len(unseen)} held-out pairs of {unseen['question_id'].nunique()} "
-            f"questions, every {config.validation.every_steps} steps and at the end of a stage"
-        )
+        every = config.validation.every_steps
+        log(f"validation: {len(data.validation.pairs)} held-out pairs every {every} steps")
     if last_step < schedule.steps:
-        _, number, _ = schedule.at(last_step - 1)
-        log(
-            f"warning: max_steps ends training after {last_step} of {schedule.steps} steps, in "
-            f"stage {number} of {len(schedule.stages)}"
-        )
-
-
-def _prompts(
-    model: LanguageModel, examples: Examples, recipe: Recipe
-) -> tuple[list[Tokens], Shapes]:
-    """Returns the tokens of the examples, and the shapes that their batches have."""
-    prompts = model.tokenize(examples.prompts)
-    return prompts, model.shapes(prompts, recipe.batch.size, recipe.batch.row_lengths)
+        _, stage, _ = schedule.at(last_step - 1)
+        where = f"{last_step} of {schedule.steps} steps, in stage {stage}"
+        log(f"warning: max_steps ends training after {where} of {len(schedule.stages)}")

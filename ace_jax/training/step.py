@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
+from optax import GradientTransformation
 
 from ace_jax.errors import check_positive
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities, option_mass
@@ -28,19 +29,13 @@ from ace_jax.recipe import Optimizer, Stage
 class TrainState:
     """Everything a resumed run needs besides the data's position.
 
-    Attributes:
-      step: number of steps done, an int32 scalar.
-      lora: adapter parameters, float32.
-      optimizer: its moments.
-      key: root of every dropout mask; step i draws from `fold_in(key, i)`.
-
-    The fields are untyped where trees of shardings and of shapes take the arrays' place.
+    Trees of shardings and of shapes take the arrays' place, so fields are untyped.
     """
 
-    step: Any
-    lora: nnx.State
-    optimizer: PyTree
-    key: Any
+    step: Any  # number of steps done, an int32 scalar
+    lora: nnx.State  # adapter parameters, float32
+    optimizer: PyTree  # its moments
+    key: Any  # root of every dropout mask; step i draws from fold_in(key, i)
 
 
 Metrics = dict[str, Array]
@@ -100,7 +95,7 @@ def initial_lora(
     return jax.jit(draw, out_shardings=shardings)(key)
 
 
-def make_optimizer(settings: Optimizer) -> optax.GradientTransformation:
+def make_optimizer(settings: Optimizer) -> GradientTransformation:
     """AdamW with optional clipping of the gradient's global norm.
 
     With `accumulation` k, the mean gradient of k steps makes one update.
@@ -111,21 +106,13 @@ def make_optimizer(settings: Optimizer) -> optax.GradientTransformation:
     return optax.MultiSteps(rule, settings.accumulation).gradient_transformation()
 
 
-def _update_rule(settings: Optimizer) -> optax.GradientTransformation:
-    adamw = optax.adamw(
-        settings.learning_rate,
-        b1=settings.b1,
-        b2=settings.b2,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
-    clip = settings.grad_clip
+def _update_rule(settings: Optimizer) -> GradientTransformation:
+    rate, decay, clip = settings.learning_rate, settings.weight_decay, settings.grad_clip
+    adamw = optax.adamw(rate, settings.b1, settings.b2, settings.eps, weight_decay=decay)
     return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adamw)
 
 
-def state_shardings(
-    lora: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def state_shardings(lora: nnx.State, optimizer: GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns a `TrainState` of shardings: parameters and moments by table, the rest replicated."""
     parameters, everywhere = parameter_shardings(lora, mesh), replicated(mesh)
     moments = optax.tree_map_params(
@@ -139,27 +126,25 @@ def state_shardings(
 
 
 def initial_state(
-    lora: nnx.State, optimizer: optax.GradientTransformation, key: Key[Array, ""], mesh: Mesh
+    lora: nnx.State, optimizer: GradientTransformation, key: Key[Array, ""], mesh: Mesh
 ) -> TrainState:
     """Returns the state of step 0; the moments lie where their parameters lie."""
-    create = partial(_fresh_state, optimizer)
-    return jax.jit(create, out_shardings=state_shardings(lora, optimizer, mesh))(lora, key)
+    return _state_maker(lora, optimizer, mesh)(lora, key)
 
 
-def abstract_state(
-    lora: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
+def abstract_state(lora: nnx.State, optimizer: GradientTransformation, mesh: Mesh) -> TrainState:
     """Returns shapes and shardings of a state whose adapter has the shapes of `lora`."""
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(partial(_fresh_state, optimizer), lora, key),
-        state_shardings(lora, optimizer, mesh),
-    )
+    return jax.eval_shape(_state_maker(lora, optimizer, mesh), lora, key)
 
 
-def _fresh_state(optimizer: optax.GradientTransformation, lora: nnx.State, key: Any) -> TrainState:
-    return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
+def _state_maker(
+    lora: nnx.State, optimizer: GradientTransformation, mesh: Mesh
+) -> Callable[[nnx.State, Any], TrainState]:
+    def create(lora: nnx.State, key: Any) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), lora, optimizer.init(lora), key)
+
+    return jax.jit(create, out_shardings=state_shardings(lora, optimizer, mesh))
 
 
 def objective(
@@ -195,7 +180,7 @@ def objective(
 
 def make_train_step(
     graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
+    optimizer: GradientTransformation,
     anchor: Anchor,
     dropout: float,
     shardings: TrainState,
