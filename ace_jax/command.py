@@ -50,9 +50,13 @@ def run_with_config(
         flags.mark_flag_as_required("config")
     for name in ("config", *(flag.name for flag in others)):  # --help shows the main program's own
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+    try:
+        argv = _with_config(sys.argv, default)
+    except InputError as error:
+        _fail(str(error))
     app.run(
         lambda _: run(lambda: main(config.value)),
-        argv=_with_config(sys.argv, default),
+        argv=argv,
         flags_parser=lambda argv: _parse(argv, config),
     )
 

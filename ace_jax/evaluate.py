@@ -8,9 +8,9 @@ What a flag or config contradicts is refused; `--allow-mismatch FIELD` (model, s
 split, prompt) lets it through and marks the output. The second form is for base models.
 
 WORKDIR gets predictions.parquet (a row a cell), answers.csv (a row a cell and option), scores.csv,
-scores.png, questions.parquet and run.json. With --config.audit=True, audit.csv has the same cells
-asked in other ways. With --config.reference=NAME (uniform, mean, no_effect), a reference answers
-instead of a model. Run it again with the same WORKDIR to go on where it stopped.
+scores.png, questions.parquet and run.json; audit.csv with --config.audit=True, which asks the same
+cells in other ways. With --config.reference=NAME (uniform, mean, no_effect) a reference answers.
+Run it again with the same WORKDIR to go on where it stopped.
 """
 
 import threading
@@ -23,10 +23,10 @@ from ml_collections import ConfigDict
 from ace_jax import command
 from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import Answers
-from ace_jax.evaluation.output import result_tables, write_output
+from ace_jax.evaluation.output import result_tables, shown, write_output
 from ace_jax.evaluation.pitfalls import UNALTERED, Variant, alterations
-from ace_jax.evaluation.record import EvaluationSet, requested_set, run_record
-from ace_jax.evaluation.references import reference_answers
+from ace_jax.evaluation.record import EvaluationSet, requested_model, requested_set, run_record
+from ace_jax.evaluation.references import reference_answers, unknown_scales
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
@@ -35,8 +35,6 @@ from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.processes import on_first, start, stop_on_sigterm
 from ace_jax.runtime.progress import log
 from ace_jax.runtime.saved_answers import SavedAnswers, delete_saved
-
-Result = tuple[dict[str, Answers], dict[str, Any]]  # answers by way of asking, and run.json
 
 
 def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> None:
@@ -51,18 +49,23 @@ def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> No
     with Claim(workdir) as claim:
         on_first(claim.hold)
         if config.reference is not None:
-            name = config.reference
             answers, run = ask_reference(config, scored, claim)
         else:
-            name = "adapter" if adapter else "base model"
-            model = LanguageModel.requested(config, record, allowed, make_mesh(**config.mesh))
-            answers, run = ask_model(model, config, scored, allowed, claim, stop)
+            settings = requested_model(config, record)
+            model = LanguageModel.from_pretrained(
+                adapter or settings["base"],
+                **settings,
+                mesh=make_mesh(**config.mesh),
+                rebased="model" in allowed,
+            )
+            marks = model.marks(scored, allowed)
+            answers, run = ask_model(model, config, scored, marks, claim, stop)
         tables = result_tables(scored, answers)
         on_first(lambda: write_output(workdir, tables, run))
+        name = config.reference or ("adapter" if adapter else "base model")
         on_first(lambda: score_by_granularity({name: tables["scores.csv"]}, workdir / "scores.png"))
         on_first(lambda: delete_saved(workdir))
-    for shown in tables.keys() & {"scores.csv", "audit.csv"}:
-        print(tables[shown].to_string(index=False, float_format="{:.4f}".format))
+    on_first(lambda: print(shown(tables)))
     log(f"predictions and scores: {workdir}")
 
 
@@ -70,12 +73,11 @@ def ask_model(
     model: LanguageModel,
     config: ConfigDict,
     scored: EvaluationSet,
-    allowed: tuple[str, ...],
+    marks: tuple[str, ...],
     claim: Claim,
     stop: threading.Event,
-) -> Result:
-    """Returns a model's answers; saves them meanwhile."""
-    marks = model.marks(scored, allowed)
+) -> tuple[dict[str, Answers], dict[str, Any]]:
+    """Returns a model's answers by way of asking, and run.json; saves the answers meanwhile."""
     log(f"model: {model}")
     ways = {UNALTERED: Variant(model.style)}
     if config.audit:
@@ -87,17 +89,21 @@ def ask_model(
     key = run | {"audit": config.audit, "batch": config.batch.to_dict()}
     saved = SavedAnswers(claim.workdir, key)
     saved.check()
+    model.load()
     on_first(claim.make)
     answers = model.ask(prompts, **config.batch, saved=saved, stop=stop)
     return {name: way.in_order(answers[name]) for name, way in ways.items()}, run
 
 
-def ask_reference(config: ConfigDict, scored: EvaluationSet, claim: Claim) -> Result:
-    """Returns the answers of `reference`, which needs no model."""
+def ask_reference(
+    config: ConfigDict, scored: EvaluationSet, claim: Claim
+) -> tuple[dict[str, Answers], dict[str, Any]]:
+    """Returns the answers of `reference`, which needs no model, and run.json."""
     if config.audit or config.adapter.path:
-        raise InputError("audit, adapter.path: need a model; leave both out where reference is set")
+        raise InputError("audit, adapter.path: need a model; leave both out beside reference")
     answers = reference_answers(config.reference, scored.cells, scored.dataset, scored.seen)
-    run = run_record(scored, reference=config.reference)
+    marks = unknown_scales(config.reference, scored.cells, scored.dataset, scored.seen)
+    run = run_record(scored, reference=config.reference, marks=marks)
     SavedAnswers(claim.workdir, run).check()
     on_first(claim.make)
     return {UNALTERED: answers}, run
@@ -112,8 +118,7 @@ def cli() -> None:
     )
 
     def run(config: ConfigDict) -> None:
-        if adapter.value:
-            config.adapter.path = adapter.value
+        config.adapter.path = adapter.value or config.adapter.path
         main(config, command.directory(workdir), tuple(allowed.value))
 
     command.run_with_config(run, workdir, adapter, allowed, default="evaluate:record")

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import cattrs
+
 from ace_jax.errors import InputError
 from ace_jax.model.formats import peft
 from ace_jax.prompts.encode import PromptStyle
@@ -24,6 +26,7 @@ FILE = "experiment.json"
 PROTECTED = ("model", "survey", "questions", "split", "prompt")
 VERSIONED = ("ace_jax", "jax", "flax", "optax", "transformers", "numpy")
 SHOWN = 12  # digits of a digest in a message
+CONVERTER = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
 
 
 @dataclass(frozen=True)
@@ -149,20 +152,10 @@ class Experiment:
         Raises `InputError` naming `where` it lies, unless it is a whole record.
         """
         try:
-            survey, split = saved["survey"], dict(saved["split"])
-            held_out = split.pop("held_out")
-            attributes = {name: tuple(levels) for name, levels in survey["attributes"].items()}
-            return cls(
-                model=Model(**saved["model"]),
-                survey=Survey(**_tuples(survey) | {"attributes": attributes}),
-                split=Split(**split),
-                held_out=HeldOut(**_tuples(held_out)),
-                prompt=Prompt(**saved["prompt"]),
-                recipe=Recipe.from_json(saved["recipe"]),
-                seed=int(saved["seed"]),
-                versions=dict(saved["versions"]),
-            )
-        except (AttributeError, LookupError, TypeError, ValueError, InputError) as error:
+            split = dict(saved["split"])
+            flat = {**saved, "split": split, "held_out": split.pop("held_out")}
+            return CONVERTER.structure(flat, cls)
+        except Exception as error:  # a foreign file can be wrong in any way
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{where}: not a whole experiment record ({reason:.200}); restore the file, or "
@@ -199,8 +192,9 @@ def read_experiment(file: Path) -> Experiment:
 def adapter_experiment(directory: Path) -> Experiment | None:
     """Returns the record in an adapter's directory; None if it has none (an imported adapter).
 
-    Raises `InputError` for a damaged record.
+    Raises `InputError` for a damaged record, or a directory without an adapter.
     """
+    peft.base_of(directory)
     saved = peft.read_record(directory)
     return None if saved is None else Experiment.from_json(saved, directory / peft.RECORD)
 
@@ -266,12 +260,6 @@ def _split(split: Split, held_out: HeldOut) -> str:
 
 def _listed(questions: tuple[str, ...]) -> str:
     return f"the questions {', '.join(questions)}" if questions else "all questions"
-
-
-def _tuples(saved: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()
-    }
 
 
 def _compared(experiment: Experiment) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError, check_positive
 from ace_jax.evaluation.answers import Answers, predictions_table, shifts_table
@@ -28,8 +27,6 @@ from ace_jax.evaluation.record import (
     NOT_RECORDED,
     EvaluationSet,
     evaluation_set,
-    given,
-    requested_style,
     run_record,
 )
 from ace_jax.experiment import Experiment, Model, Prompt, adapter_experiment
@@ -66,8 +63,8 @@ class LanguageModel:
       dtype: of the base weights.
       quantization: of the base's kernels.
       mesh: devices.
-      adapter: PEFT directory; None for the base model.
-      experiment: the adapter's record; None for a base model, or if the adapter has none.
+      adapter: PEFT directory; None: the base model alone.
+      experiment: the adapter's record; None if there is none.
       rebased: whether an adapter trained on another base is accepted.
     """
 
@@ -85,73 +82,48 @@ class LanguageModel:
         cls,
         path: str | Path,
         *,
+        base: str | None = None,
         prompt: PromptStyle | str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
         mesh: Mesh | None = None,
+        rebased: bool = False,
     ) -> "LanguageModel":
         """Opens a base model, or an adapter with the base and the prompt of its record.
 
         Args:
           path: what `model.path` takes (built-in name, directory, .gguf file, hub id), or the
             directory of an adapter.
+          base: the base model; None: the adapter's.
           prompt: a style, or the name of a template; None: the adapter's, or `persona_first`.
           dtype: `float32` or `bfloat16`; None: the adapter's, or float32 on a CPU and bfloat16
             elsewhere.
           quantization: `none`, `int8` or `nf4`; None: the adapter's, or none.
           mesh: devices; None: all, each with a copy of the model.
+          rebased: accept an adapter that was trained on another base.
 
         Raises:
-          InputError: no such model, damaged files, or an adapter of another base model.
+          InputError: no such model, or damaged files. That the adapter belongs to the base is
+            checked when it is first used.
         """
-        directory = Path(path)
-        is_adapter = (directory / peft.CONFIG).is_file()
-        record = adapter_experiment(directory) if is_adapter else None
-        base = str(path)
-        if is_adapter:
-            base = record.model.name if record else peft.base_of(directory).name
+        adapter = Path(path) if (Path(path) / peft.CONFIG).is_file() else None
+        record = adapter_experiment(adapter) if adapter else None
+        usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = peft.base_of(adapter).name if adapter else str(path)
+        recorded = record.model if record else Model(name, "", usual, "none")
         if record and prompt is None:
             prompt = record.prompt.style()
         elif not isinstance(prompt, PromptStyle):
             prompt = PromptStyle.of(prompt or "persona_first", "number")
-        on_cpu = jax.default_backend() == "cpu"
-        usual = Model(base, "", "float32" if on_cpu else "bfloat16", "none")
-        told = record.model if record else usual
-        model = cls(
-            checkpoint=open_checkpoint(base),
-            style=prompt,
-            dtype=dtype or told.dtype,
-            quantization=quantization or told.quantization,
-            mesh=mesh or make_mesh(data=-1, fsdp=1, tensor=1),
-            adapter=directory if is_adapter else None,
-            experiment=record,
-        )
-        if record and record.model.fingerprint != model.record.fingerprint:
-            raise InputError(
-                f"{path}: was trained on {record.model.described()}, but there is now "
-                f"{model.record.described()}; bring the base back, or bind the adapter to this one "
-                "with `ace-jax convert import-adapter`"
-            )
-        return model
-
-    @classmethod
-    def requested(
-        cls, config: ConfigDict, record: Experiment | None, allowed: Sequence[str], mesh: Mesh
-    ) -> "LanguageModel":
-        """Opens what a config of `evaluate` names; the adapter's record fills what is None.
-
-        `allowed` names the fields of the record that may be contradicted.
-        """
-        recorded = record.model if record else None
         return cls(
-            checkpoint=open_checkpoint(given(config, "model.path", recorded and recorded.name)),
-            style=requested_style(config, record),
-            dtype=given(config, "model.dtype", recorded and recorded.dtype),
-            quantization=given(config, "model.quantization", recorded and recorded.quantization),
-            mesh=mesh,
-            adapter=Path(config.adapter.path) if config.adapter.path else None,
+            checkpoint=open_checkpoint(base or recorded.name),
+            style=prompt,
+            dtype=dtype or recorded.dtype,
+            quantization=quantization or recorded.quantization,
+            mesh=mesh or make_mesh(data=-1, fsdp=1, tensor=1),
+            adapter=adapter,
             experiment=record,
-            rebased="model" in allowed,
+            rebased=rebased,
         )
 
     def __str__(self) -> str:
@@ -186,6 +158,11 @@ class LanguageModel:
             return self.abstract.lora
         identity = None if self.rebased else self.record.fingerprint
         return peft.load_adapter(self.adapter, self.abstract.lora, self.mesh, identity)
+
+    def load(self) -> "LanguageModel":
+        """Reads the weights now; raises `InputError` for files that do not fit."""
+        _ = self.lora, self.base
+        return self
 
     @cached_property
     def step(self) -> ScoringStep:
@@ -303,7 +280,9 @@ class LanguageModel:
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
         asked = [(persona, question) for question in questions for persona in personas]
-        texts = [question_prompt(question, persona, self.style) for persona, question in asked]
+        texts = [
+            question_prompt(question, persona, names, self.style) for persona, question in asked
+        ]
         answers = self.ask({"": self.tokenize(texts)}, size=batch_size)[""]
         rows = [
             {

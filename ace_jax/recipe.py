@@ -6,7 +6,6 @@ found before anything is loaded.
 
 import math
 import runpy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,24 +186,6 @@ class Recipe:
             validation=Validation(**config.validation),
             min_n=config.data.min_n,
             shuffle=config.data.shuffle,
-        )
-
-    @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "Recipe":
-        """Reads what `dataclasses.asdict` made of a recipe."""
-        objective = saved["objective"]
-        stages = tuple(Stage(**stage) for stage in objective["stages"])
-        batch = saved["batch"] | {"row_lengths": tuple(saved["batch"]["row_lengths"])}
-        lora = saved["lora"] | {"targets": tuple(saved["lora"]["targets"])}
-        return cls(
-            lora=LoRAConfig(**lora),
-            init_from=saved["init_from"],
-            objective=Objective(stages, Anchor(**objective["anchor"]), objective["pair_weight"]),
-            optimizer=Optimizer(**saved["optimizer"]),
-            batch=Batch(**batch),
-            validation=Validation(**saved["validation"]),
-            min_n=saved["min_n"],
-            shuffle=saved["shuffle"],
         )
 
     def described(self) -> str:

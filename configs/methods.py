@@ -1,12 +1,13 @@
-"""Methods to compare, each of them a few fields of the quickstart, and all of six epochs.
+"""Methods to compare. Each is a few fields of the quickstart, and all train for six epochs.
 
     python -m ace_jax.train --config configs/methods.py:forward-kl --workdir runs/forward-kl/train
-    python -m ace_jax.evaluate --config configs/evaluate.py:methods:forward-kl \
-        --workdir runs/forward-kl/scored --config.adapter.path=runs/forward-kl/train/adapter
+    python -m ace_jax.evaluate --adapter runs/forward-kl/train/adapter \
+        --workdir runs/forward-kl/scored
 
-`base` and `adprompt` have nothing to train. Personas never seen in training (paper, Fig. 4) are
---config.data.holdout=persona:paper, for both commands. launch/results.sh runs all of it. Where time
-is short, `ace@2` is `ace` in two epochs instead of six, shared among its stages alike.
+`base` and `adprompt` have nothing to train: score them with configs/evaluate.py:methods:adprompt.
+--config.data.holdout=persona:paper holds out the paper's unseen personas (Fig. 4) instead of
+questions. launch/results.sh runs all methods but `joint`. `ace@2` is `ace` in two epochs instead of
+six, shared equally among its stages.
 
 The two losses of `ace-joint` differ in scale: on the training contexts of seed 0, before the first
 update, the anchor loss is 2.80 and the effect loss 0.0493 on average. Beta makes them equal.
@@ -38,6 +39,13 @@ METHODS: dict[str, dict[str, object]] = {
     },
     # The whole distribution of answers in the place of its mode, as SubPOP (Suh et al., 2025).
     "forward-kl": {"objective.anchor": "forward_kl", "objective.stages": ((1.0, 0.0, 6),)},
+    # Both losses together, at a usual rate: the default of `ace_jax.fine_tune`.
+    "joint": {
+        "objective.anchor": "forward_kl",
+        "objective.stages": ((1.0, 10.0, 6),),
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.grad_clip": 1.0,
+    },
     # What Eq. 15 measures, as the loss.
     "wasserstein": {"objective.anchor": "wasserstein", "objective.stages": ((1.0, 0.0, 6),)},
 }

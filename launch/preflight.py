@@ -23,7 +23,8 @@ from jax.experimental import multihost_utils
 from ace_jax import command
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import make_mesh, replicated
-from ace_jax.runtime.processes import join, leads
+from ace_jax.runtime.processes import start
+from ace_jax.runtime.progress import log
 
 MEGABYTES_SENT = 64  # about a gradient's size
 LEAST_FREE_GB = 5
@@ -32,19 +33,19 @@ MOST_SECONDS_APART = 5  # clocks; files' times and logs are compared by them
 
 def main(args: argparse.Namespace) -> None:
     """Runs all checks; the first that fails ends it."""
-    join(args.distributed, args.coordinator, args.num_processes, args.process_id)
+    start(args.distributed, args.coordinator, args.num_processes, args.process_id)
     versions = " ".join(
         f"{name} {version(name)}" for name in ("ace_jax", "jax", "flax", "orbax-checkpoint")
     )
-    say(f"python {sys.version.split()[0]}, {versions}")
+    log(f"preflight: python {sys.version.split()[0]}, {versions}")
     kinds = sorted({device.device_kind for device in jax.devices()})
-    say(
+    log(
         f"{jax.device_count()} device(s) of {jax.process_count()} process(es), "
         f"{jax.local_device_count()} here: {', '.join(kinds)}"
     )
-    say(f"all-reduce of {MEGABYTES_SENT} MB: {all_reduce():.2f} GB/s")
-    say(f"{args.workdir}: {free(args.workdir):.0f} GB free, can be written")
-    say(f"clocks: {clocks_apart():.2f} s apart")
+    log(f"preflight: all-reduce of {MEGABYTES_SENT} MB: {all_reduce():.2f} GB/s")
+    log(f"preflight: {args.workdir}: {free(args.workdir):.0f} GB free, can be written")
+    log(f"preflight: clocks: {clocks_apart():.2f} s apart")
 
 
 def all_reduce() -> float:
@@ -95,12 +96,6 @@ def clocks_apart() -> float:
     if apart > MOST_SECONDS_APART:
         raise InputError(f"clocks: are {apart:.0f} s apart; synchronise them (NTP)")
     return apart
-
-
-def say(message: str) -> None:
-    """Tells it once, however many processes there are."""
-    if leads():
-        command.say(f"preflight: {message}")
 
 
 def parse() -> argparse.Namespace:

@@ -17,7 +17,7 @@ from test_evaluate import config_for
 from test_families import family  # noqa: F401 - a fixture
 from test_gguf import write_gguf
 from test_llama import logits, prompt, torch_logits, trie_of
-from test_train import quick_commands, small_config
+from test_train import SMALL, quick_commands, small_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ace_jax import convert, evaluate, train
@@ -202,7 +202,8 @@ def test_a_run_gives_the_adapter_that_it_wrote(finished, tmp_path):
     assert adapter_files(tmp_path / "adapter") == adapter_files(finished / "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert card == (finished / "adapter" / "README.md").read_text()
-    assert "- survey: gss2018\n- held out: none\n- steps: 12\n" in card
+    assert "- survey: gss2018 (digest " in card
+    assert "- held out: nothing held out\n" in card and "- steps: 12\n" in card
 
 
 def test_a_run_that_was_stopped_gives_an_adapter_too(tiny_checkpoint, finished, tmp_path):
@@ -222,7 +223,8 @@ def scores(finished, tiny_checkpoint, tmp_path_factory):
         tiny_checkpoint,
         "gss2018",
         adapter__path=str(finished / "adapter"),
-        data__questions=("abany", "natspac"),
+        data__questions=SMALL["data.questions"],
+        prompt__template="question_first",
     )
     evaluate.main(config, out)
     return out
@@ -341,9 +343,10 @@ def test_inspect_tells_of_an_adapter_and_of_a_run(finished, tiny_checkpoint, cap
 
 def test_inspect_reads_the_experiment_of_a_run(tmp_path, capsys):
     experiment = {
-        "model": {"name": "some/llama", "path": "models/llama"},
+        "model": {"name": "some/llama"},
         "survey": {"name": "wvs7"},
-        "split": {"holdout": "question:0.2"},
+        "split": {"spec": "question:0.2"},
+        "prompt": {"template": "question_first"},
         "seed": 3,
     }
     (tmp_path / "experiment.json").write_text(json.dumps(experiment))
@@ -353,6 +356,7 @@ def test_inspect_reads_the_experiment_of_a_run(tmp_path, capsys):
         "model": "some/llama",
         "survey": "wvs7",
         "hold-out": "question:0.2",
+        "template": "question_first",
         "steps done": 0,
         "checkpoints": [],
         "adapter": "not written yet",
@@ -371,7 +375,7 @@ def test_inspect_reads_the_experiment_of_a_run(tmp_path, capsys):
     ("arguments", "message"),
     [
         ("export-adapter --run {run} --step 3", r"--step 3: .* has .*12"),
-        ("export-adapter --run {tiny}", r"not a run of ace_jax\.train"),
+        ("export-adapter --run {tiny}", r"is not a run of train"),
         (
             "export-adapter --run {run} --scores {run}",
             r"not an output of ace_jax\.evaluate, run\.json is missing",

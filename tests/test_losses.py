@@ -145,7 +145,8 @@ def test_objective_and_gradient_equal_the_reference(
 
     @jax.jit
     def value_and_gradient(lora, base, scoring, targets):
-        arguments = (base, graph, scoring, targets, alpha, beta, normalizer, None)
+        weights, anchor = (alpha, beta), Anchor(normalizer=normalizer)
+        arguments = (base, graph, scoring, targets, weights, anchor)
         return jax.value_and_grad(objective, has_aux=True)(lora, *arguments)
 
     (loss, parts), gradient = value_and_gradient(lora, base, batch.scoring, batch.targets)

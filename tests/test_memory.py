@@ -10,6 +10,7 @@ import qwix
 from flax import nnx
 
 from ace_jax.errors import InputError
+from ace_jax.losses import Anchor
 from ace_jax.model.abstract import abstract_model
 from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import open_checkpoint
@@ -39,7 +40,7 @@ def gradient_of(model, survey):
 
     @jax.jit
     def run(lora, base, scoring, targets):
-        arguments = (base, model.graph, scoring, targets, 0.7, 1.3, "options", None)
+        arguments = (base, model.graph, scoring, targets, (0.7, 1.3), Anchor())
         (loss, _), gradient = jax.value_and_grad(objective, has_aux=True)(lora, *arguments)
         return loss, gradient
 

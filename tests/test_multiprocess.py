@@ -51,6 +51,7 @@ def test_two_processes_do_what_one_does(runs):
 def test_one_process_writes_and_speaks(runs):
     _, together, (first, second) = runs
     assert len(list(together.glob("events.out.tfevents.*"))) == 1
+    assert "8 cpu device(s) of 2 process(es)" in first
     assert "training: step 0 of 8" in first
     assert "survey:" not in second and "train" not in second
 
@@ -87,6 +88,6 @@ def test_what_one_process_refuses_ends_all(runs, tiny_checkpoint, cache):
     said = ended(both)
     assert statuses(both) == [1, 1]
     for line in said:
-        assert line.splitlines()[-1].startswith(f"error: {alone} holds a run with another ")
+        assert line.splitlines()[-1].startswith(f"error: {alone} holds a run with another seed")
         assert "Traceback" not in line
     assert (alone / "experiment.json").read_text() == before

@@ -15,7 +15,7 @@ CELLS = GSS.cells[GSS.cells["granularity"] == 4].reset_index(drop=True)
 
 def ways_to_ask(template, option_style):
     style = PromptStyle.of(template, option_style)
-    return {UNALTERED: Variant(style)} | alterations(style, template)
+    return {UNALTERED: Variant(style)} | alterations(style)
 
 
 def lines_of(variant):

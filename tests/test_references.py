@@ -11,7 +11,7 @@ from test_train import ROOT
 
 from ace_jax import evaluate
 from ace_jax.errors import InputError
-from ace_jax.evaluation.references import REFERENCES, reference_answers, without_mean
+from ace_jax.evaluation.references import REFERENCES, reference_answers, unknown_scales
 from ace_jax.survey.dataset import read_dataset, select_questions
 from ace_jax.survey.split import Split
 
@@ -89,16 +89,18 @@ def test_the_mean_sees_nothing_that_training_may_not_see(holdout):
     assert not any(np.array_equal(*pair) for pair in zip(before, seen, strict=True))
 
 
-def test_a_scale_that_training_does_not_have_is_answered_uniformly(tmp_path, capsys):
+def test_a_scale_that_training_does_not_have_is_answered_uniformly(tmp_path):
     """One of the two questions is held out, and the other has another number of options."""
     sizes = GSS.questions.set_index("question_id")["option_codes"].map(len)
     two = tuple(sizes.drop_duplicates().index[:2])
     dataset = select_questions(GSS, two)
     held_out = Split("question:0.5").held_out(dataset).cells(dataset)
     (unseen,) = dataset.cells.loc[held_out, "question_id"].unique()
-    assert without_mean(dataset.cells, dataset, ~held_out) == [unseen]
+    said = f"uniform where training has no scale of that size: {unseen}"
+    assert unknown_scales("mean", dataset.cells, dataset, ~held_out) == (said,)
+    assert unknown_scales("uniform", dataset.cells, dataset, ~held_out) == ()
     evaluate.main(config_for("mean", data__questions=two, data__holdout="question:0.5"), tmp_path)
-    assert f"uniform where training has no scale of that size: {unseen}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run.json").read_text())["marks"] == [said]
     for p in pd.read_parquet(tmp_path / "predictions.parquet")["p_model"]:
         np.testing.assert_array_equal(p, np.full(sizes[unseen], 1 / sizes[unseen]))
 
@@ -108,6 +110,7 @@ def test_a_reference_writes_what_a_model_writes(name, tmp_path):
     evaluate.main(config_for(name), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "predictions.parquet",
+        "answers.csv",
         "questions.parquet",
         "scores.csv",
         "scores.png",
@@ -127,8 +130,8 @@ def test_a_reference_writes_what_a_model_writes(name, tmp_path):
     ("changes", "message"),
     [
         ({"reference": "median"}, r"reference: 'median' is not one of uniform, mean, no_effect"),
-        ({"audit": True}, r"audit: is of a model; leave it out where reference is set"),
-        ({"adapter__path": "/some"}, r"adapter\.path: is of a model"),
+        ({"audit": True}, r"audit, adapter\.path: need a model; leave both out"),
+        ({"adapter__path": "/some"}, r"/some: not a PEFT adapter, "),
     ],
 )
 def test_what_a_reference_cannot_do_is_refused(changes, message, tmp_path):

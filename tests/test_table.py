@@ -5,7 +5,6 @@ import pandas as pd
 import pyreadstat
 import pytest
 
-from ace_jax import train
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
@@ -155,16 +154,14 @@ def test_no_respondent_reaches_the_output(tmp_path, answers):
 
 
 def test_training_reads_own_attributes_and_fills_in_the_country(tmp_path, answers, tiny_checkpoint):
+    from ace_jax.training.examples import training_data
     from test_train import small_config
 
     comma(answers, tmp_path / "a.csv")
     prepared(tmp_path, tmp_path / "a.csv", "--estimator", "shrunk")
     own = {"data.path": str(tmp_path / "dataset"), "data.questions": (), "data.min_n": 10}
-    own |= {"objective.pair_weight": "precision"}
-    examples = train.read_examples(small_config(tiny_checkpoint, **own))
+    examples = training_data(small_config(tiny_checkpoint, **own)).train
     assert len(examples.pairs) == 4 * 9
-    assert examples.pairs["weight"].mean() == pytest.approx(1)
-    assert examples.pairs["weight"].nunique() > 4
     texts = [prompt.text for prompt in examples.prompts]
     assert sum("trust France's parliament" in text for text in texts) == 6
     assert sum("Middle-aged" in text for text in texts) == len(texts) / 3

@@ -96,7 +96,7 @@ def test_the_adapter_is_that_of_the_last_stages_best_step(run, tiny_checkpoint, 
     assert best < 12
     train.main(config_of(tiny_checkpoint, max_steps=best), tmp_path)
     assert adapter_of(run) == adapter_of(tmp_path)
-    assert f"{best} steps" in (run / "adapter" / "README.md").read_text()
+    assert f"- steps: {best}\n" in (run / "adapter" / "README.md").read_text()
 
 
 def test_without_select_best_it_is_the_last(run, tiny_checkpoint, tmp_path):

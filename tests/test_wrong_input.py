@@ -52,7 +52,10 @@ def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
         ({"data.questions": ("god",)}, r"data\.questions: no question 'god' in this dataset"),
         ({"data.min_n": 10**6}, r"no pair among 240 cells: .* n >= 1000000 .* smaller minimum"),
         ({"data.holdout": "region:0.2"}, r"data\.holdout is 'region:0\.2'; use none, question:"),
-        ({"data.holdout": "country:FRA"}, r"data\.holdout country:FRA: .* has no 'FRA'; .* USA"),
+        (
+            {"data.holdout": "country:FRA"},
+            r"data\.holdout country:FRA: .* no 'FRA'; .* USA",
+        ),
         ({"data.holdout": "country:USA"}, r"data\.holdout country:USA leaves none of \d+ pairs"),
         ({"data.holdout": "question:0.9"}, r"data\.holdout question:0\.9 holds out all 3"),
         ({"prompt.template": "nowhere"}, r"prompt\.template: 'nowhere' is neither a file nor"),
@@ -68,7 +71,10 @@ def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
         ({"objective.stages": ((0.0, 0.0, 1),)}, r"objective\.stages: .* not both 0"),
         ({"objective.stages": ((1.0, 0.0, 1.5),)}, r"objective\.stages: .* a whole number"),
         ({"objective.stages": ((float("nan"), 1.0, 1),)}, r"objective\.stages: .* finite"),
-        ({"objective.anchor_normalizer": "words"}, r"anchor_normalizer: 'words' is not options or"),
+        (
+            {"objective.anchor_normalizer": "words"},
+            r"normalizer: 'words' is not one of options",
+        ),
         ({"optimizer.accumulation": 0}, r"optimizer\.accumulation: 0 is not a positive number"),
         ({"max_steps": 0}, r"max_steps: 0 is not a positive number"),
         ({"checkpoint.every_steps": 0}, r"checkpoint\.every_steps: 0 is not a positive number"),
@@ -108,7 +114,7 @@ def test_an_option_set_of_one(refuses_to_train, dataset):
         gss.questions.at[0, "option_labels"] = ["Yes"]
 
     path = dataset(change)
-    refuses_to_train("question natspac has an option set of one", data__path=path)
+    refuses_to_train("question natspac has one option; give it at least two", data__path=path)
 
 
 def test_nan_among_the_answers(refuses_to_train, tiny_checkpoint, dataset, tmp_path):
@@ -281,10 +287,17 @@ def test_a_run_that_was_killed_while_it_wrote_a_line_goes_on(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 2.0}\n'
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "null"])
-def test_a_config_json_that_is_not_ours(tiny_checkpoint, tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"config\.json"):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("experiment.json", "{", r"experiment\.json: cannot be read .* another --workdir"),
+        ("experiment.json", "[1]", r"experiment\.json: not a whole experiment record"),
+        ("config.json", "{}", "holds a run of an older version of ace_jax; choose another"),
+    ],
+)
+def test_a_record_that_is_not_ours(tiny_checkpoint, tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
         train.main(small_config(tiny_checkpoint), tmp_path)
 
 

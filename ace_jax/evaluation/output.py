@@ -50,3 +50,10 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
             f"{workdir}: cannot be written ({error.strerror or error}); make room and run the "
             "same command again"
         ) from None
+
+
+def shown(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Returns the scores, and the audit if there is one, as text."""
+    names = [name for name in ("scores.csv", "audit.csv") if name in tables]
+    texts = [tables[name].to_string(index=False, float_format="{:.4f}".format) for name in names]
+    return "\n\n".join(texts)

@@ -163,17 +163,24 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
     )
 
 
-def requested_style(config: ConfigDict, record: Experiment | None) -> PromptStyle:
-    """Returns the prompt that a config of `evaluate` names; the record fills what is None."""
-    if record and config.prompt.template is None:
+def requested_model(config: ConfigDict, record: Experiment | None) -> dict[str, Any]:
+    """Returns base, prompt, dtype and quantization that a config of `evaluate` names.
+
+    None stands for what the record says. Raises `InputError` naming a field that neither gives.
+    """
+    model, prompt = config.model, config.prompt
+    if record and prompt.template is None:
         template = record.prompt.style().template
     else:
         template = PromptTemplate.load(given(config, "prompt.template", None))
-    return PromptStyle(
-        template,
-        given(config, "prompt.option_style", record and record.prompt.option_style),
-        given(config, "prompt.chat", record.prompt.chat if record else None),
-    )
+    style = given(config, "prompt.option_style", record and record.prompt.option_style)
+    chat = given(config, "prompt.chat", record.prompt.chat if record else None)
+    return {
+        "base": given(config, "model.path", record and record.model.name),
+        "prompt": PromptStyle(template, style, chat),
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+    }
 
 
 def given(config: ConfigDict, field: str, recorded: Any) -> Any:

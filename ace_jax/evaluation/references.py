@@ -48,13 +48,15 @@ def reference_answers(
     return Answers(p, np.ones(len(cells)))
 
 
-def without_mean(
-    cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
-) -> list[str]:
-    """Returns the ids of questions with no training question of their size (`mean` is uniform)."""
-    means = mean_answers(dataset, seen)
-    unknown = cells.loc[~cells["p"].map(len).isin(means), "question_id"]
-    return [str(question) for question in unknown.unique()]
+def unknown_scales(
+    name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
+) -> tuple[str, ...]:
+    """Returns a mark naming the questions that `mean` answers uniformly, if there are any."""
+    means = mean_answers(dataset, seen) if name == "mean" else None
+    if means is None or (known := cells["p"].map(len).isin(means)).all():
+        return ()
+    unknown = ", ".join(map(str, cells.loc[~known, "question_id"].unique()))
+    return (f"uniform where training has no scale of that size: {unknown}",)
 
 
 def marginals(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_"]]:

@@ -66,8 +66,11 @@ def attributes_named(
 
 
 def question_prompt(
-    question: Question, persona: Mapping[str, str], style: PromptStyle
+    question: Question, persona: Mapping[str, str], names: Sequence[str], style: PromptStyle
 ) -> PromptText:
-    """Returns the prompt that asks one persona one question."""
-    levels = {name: level for name, level in persona.items() if name != "country"}
+    """Returns the prompt that asks one persona one question.
+
+    The attributes are named in the order of `names`, as in training.
+    """
+    levels = {name: persona[name] for name in names if name in persona}
     return render(persona["country"], levels, question.text, question.options, style)

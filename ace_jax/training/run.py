@@ -167,6 +167,7 @@ def train(
     agreement = Agreement(mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
+    base = model.load().base
     key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
     if recipe.init_from:
         start = Path(recipe.init_from)
@@ -181,11 +182,11 @@ def train(
     validator = None
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
-        validator = Validator(recipe.validation, score, model.base, held_out, mesh, schedule)
+        validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
     dropout, pairs = recipe.lora.dropout, data.train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
     end = make_stage_end(recipe.optimizer, shardings)
-    loop = Loop(step_of, end, model.base, schedule, validator, last_step, pairs, mesh)
+    loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:

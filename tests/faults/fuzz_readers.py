@@ -199,7 +199,7 @@ READERS = {
     "issp dta": Reader("issp", {"ZA7650.dta": "bytes"}, _survey("issp", "ZA7650.dta")),
     "run": Reader(
         "run",
-        {"run/config.json": "json", "run/metrics.jsonl": "lines"},
+        {"run/experiment.json": "json", "run/metrics.jsonl": "lines"},
         lambda at: _run(at / "run"),
     ),
     "evaluation": Reader(
