@@ -80,10 +80,7 @@ class Topology:
         return (TPUS | GPUS).get(self.kind)
 
     def devices(self) -> Sequence[jax.Device]:
-        """Returns the devices to compile for: those of a TPU slice, otherwise of the CPU.
-
-        Raises `InputError` if libtpu is missing or does not know the slice.
-        """
+        """Returns those to compile for, of a TPU slice or the CPU; raises `InputError` without."""
         if self.kind in TPUS:
             return self._tpu_devices()
         with suppress(RuntimeError):  # JAX has started, and its devices can no longer change

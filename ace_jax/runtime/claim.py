@@ -25,10 +25,7 @@ class Claim:
         self._lock: TextIO | None = None
 
     def check(self, experiment: Experiment) -> None:
-        """Locks the directory if it is there, and checks that a run in it is this experiment.
-
-        Raises `InputError` if another job holds it, or the run there is another experiment.
-        """
+        """Raises `InputError` if another job holds the directory, or it has another experiment."""
         self.hold()
         file = self.workdir / FILE
         if file.exists() and (differing := read_experiment(file).differences(experiment)):
@@ -37,10 +34,7 @@ class Claim:
             )
 
     def take(self, experiment: Experiment) -> None:
-        """Makes the directory this experiment's: locked, with experiment.json in it.
-
-        Raises `InputError` as `check` does, or if it cannot be written.
-        """
+        """Makes the directory, locks it and writes experiment.json; raises `InputError`."""
         self.check(experiment)
         self.make()
         content = json.dumps(experiment.to_json(), indent=2) + "\n"

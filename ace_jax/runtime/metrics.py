@@ -71,10 +71,7 @@ class MetricsLog:
         self._progress = progress("train", "step", first_step, last_step)
 
     def write(self, row: Mapping[str, int | float]) -> None:
-        """Records one step; `row` holds at least step, loss and pairs_per_second.
-
-        Raises `InputError` where it cannot be written.
-        """
+        """Records a row with step, loss and pairs_per_second; raises `InputError` if it cannot."""
         try:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()

@@ -65,10 +65,7 @@ class SavedAnswers:
         on_first(self._read)
 
     def restore(self, empty: Progress) -> Progress:
-        """Returns what was saved, on every process; `empty` if nothing was.
-
-        Raises `InputError` as `check`.
-        """
+        """Returns what was saved, on every process, or `empty`; raises `InputError` as `check`."""
         found = on_first(self._read) or empty
         p, mass, batches = from_first((found.p, found.option_mass, np.int32(found.batches)))
         return Progress(np.array(p), np.array(mass), int(batches))

@@ -43,10 +43,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A survey, split: its record, the ids held out, and the examples of both sides.
-
-    `validation` is None without validation.
-    """
+    """A survey, split: its record, the ids held out, and the examples of both sides."""
 
     survey: Survey
     held_out: HeldOut
@@ -245,15 +242,12 @@ class Units:
 
 @dataclass(frozen=True)
 class Collate:
-    """Rows of the pairs table to arrays of fixed shapes; `prompts` are those of the examples.
-
-    `max_pairs` is Q. C is twice as many, or the number of endpoints there are if that is less.
-    """
+    """Rows of the pairs table to arrays of fixed shapes; `prompts` are the examples', tokenised."""
 
     examples: Examples
     prompts: list[Prompt]
     shapes: Shapes
-    max_pairs: int
+    max_pairs: int  # Q
 
     @property
     def max_cells(self) -> int:

@@ -91,8 +91,7 @@ def fine_tune(
       max_steps: ends training early.
       changes: fields of the config, for example {"optimizer.learning_rate": 1e-3}.
 
-    Raises:
-      InputError: settings that cannot be, or another run in `workdir`.
+    Raises `InputError` for settings that cannot be, or another run in `workdir`.
     """
     if model.adapter is not None:
         raise InputError(
@@ -122,11 +121,8 @@ def train(
     """Trains as a config says, in a directory that no other job has.
 
     Base model, survey and split are the config's (configs/ace.py has every field) where they are
-    not given. `stop` is set when this process is asked to end.
-
-    Raises:
-      InputError: found before the first compilation, or a loss that is not finite.
-      Stopped: `stop` was set; everything is saved.
+    not given. Raises `InputError` before the first compilation, or for a loss that is not finite,
+    and `Stopped` when everything is saved after `stop` was set.
     """
     stop, split = stop or threading.Event(), split or Split(config.data.holdout, config.seed)
     on_first(claim.hold)
