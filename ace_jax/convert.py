@@ -34,7 +34,7 @@ from ace_jax.model.sharding import make_mesh
 from ace_jax.runtime.progress import log
 from ace_jax.training.checkpoints import read_state
 from ace_jax.training.run import write_adapter
-from ace_jax.training.state import abstract_state, make_optimizer
+from ace_jax.training.step import abstract_state, make_optimizer
 
 FLOAT32 = base_dtype("float32")
 

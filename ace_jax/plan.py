@@ -4,8 +4,7 @@
 
 Compiles the steps of `train` and `evaluate` from shapes alone. A TPU slice needs `ace_jax[tpu]` but
 no TPU; `host:8` is this machine's CPU. Compiling for a GPU needs a GPU, so `h100:2` compiles for
-the CPU and compares the result with a GPU's figures. Prints memory, operations, collectives and an
-estimate of the time, with its assumptions.
+the CPU and compares with a GPU's figures. Prints memory, operations, collectives and the time.
 """
 
 import json
@@ -20,13 +19,11 @@ from ace_jax import command
 from ace_jax.errors import InputError, check_positive
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.collectives import by_kind
+from ace_jax.planning.cost import by_kind
 from ace_jax.planning.devices import HOST, TPUS, Topology
-from ace_jax.planning.estimate import ASSUMPTIONS, seconds, verdict
 from ace_jax.planning.program import Program, model_of, scoring_program, train_program
-from ace_jax.planning.report import text
-from ace_jax.planning.stand_in import describe_for_plan
-from ace_jax.planning.workload import workload
+from ace_jax.planning.report import ASSUMPTIONS, seconds, text, verdict
+from ace_jax.planning.workload import describe_for_plan, workload
 from ace_jax.runtime.progress import log
 
 
@@ -48,18 +45,11 @@ def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None
 def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
     """Compiles both steps and returns the plan, as `--json` writes it.
 
-    Args:
-      config: the config of `train`.
-      topology: the devices.
-      cells: number of cells that evaluation scores at a time.
-
-    Returns:
-      `facts` and `assumptions` in words, and `steps`: for `train` and `score` the bytes a device
-      (`arguments`, `temporaries`, `peak`), `flops`, `collectives`, `seconds` and `verdict`. A step
-      that the compiler cannot fit into memory has no collectives and no seconds.
-
-    Raises:
-      InputError: the config does not fit the devices, or `train` refuses it.
+    It has `facts` and `assumptions` in words, and `steps`: for `train` and `score` the bytes a
+    device (`arguments`, `temporaries`, `peak`), `flops`, `collectives`, `seconds` and `verdict`. A
+    step that the compiler cannot fit into memory has no collectives and no seconds. Evaluation
+    scores so many `cells` at a time. Raises `InputError` if the config does not fit the devices, or
+    `train` refuses it.
     """
     mesh = make_mesh(**config.mesh, devices=topology.devices())
     description, source = describe_for_plan(config.model.path)
@@ -74,9 +64,9 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
 
     def step(program: Program, passes: int, unit: str, count: int) -> dict[str, Any]:
         chip, found = topology.chip, program.collectives
-        estimate = None
-        if chip is not None and found is not None:
-            estimate = seconds(program, chip, mesh.shape, passes)
+        estimate = (
+            seconds(program, chip, mesh.shape, passes) if chip and found is not None else None
+        )
         return {
             "arguments": program.arguments,
             "temporaries": program.temporaries,
@@ -92,14 +82,13 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
             "compile_seconds": program.compile_seconds,
         }
 
-    def size(tree: Any) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
+    parts = model.base, model.lora
+    base, adapter = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
     shape = ", ".join(f"{axis}={number}" for axis, number in mesh.shape.items())
     return {
         "facts": {
             "model": f"{description.name} in {config.model.dtype}",
-            "parameters": f"{size(model.base):,} of the base, {size(model.lora):,} of LoRA "
+            "parameters": f"{base:,} of the base, {adapter:,} of LoRA "
             f"(rank {lora.rank} on {', '.join(lora.targets)})",
             "devices": f"{topology.count} of {topology.name}, mesh {shape}",
         },
@@ -118,15 +107,11 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
 
 def _compiler(topology: Topology) -> str:
     if topology.kind in TPUS:
-        return (
-            "XLA for TPU at its least effort, without the devices; the compiler takes longer in a "
-            "run and may order operations better"
-        )
-    if topology.kind == HOST:
-        return "XLA for this machine's CPU, which computes bfloat16 in float32"
+        return "XLA for TPU at its least effort; in a run it may order operations better"
+    stands_in = "" if topology.kind == HOST else f" stands in for that of {topology.name}"
     return (
-        f"XLA for this machine's CPU stands in for that of {topology.name}; it computes bfloat16 "
-        "in float32, so temporaries and what is sent come out too large"
+        f"XLA for this machine's CPU{stands_in}; it computes bfloat16 in float32, so temporaries "
+        "and what is sent come out too large"
     )
 
 

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from workload import CONFIGS, machine
 
-from ace_jax.training.examples import training_data
+from ace_jax.training.data import training_data
 
 QUICKSTART = CONFIGS / "quickstart.py"
 OUTPUT = Path(__file__).parent / "results" / "checkpoint_cost.json"

@@ -42,7 +42,7 @@ from workload import Pairs, alternate, machine, matmul_rate, pairs_of, ratios
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hf import Index
 from ace_jax.planning.devices import GPUS
-from ace_jax.planning.stand_in import MODELS
+from ace_jax.planning.workload import MODELS
 
 NEIGHBOURS = 8
 TINY = {

@@ -20,12 +20,11 @@ from workload import machine, shapes, style, survey
 
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.planning.devices import GPUS
-from ace_jax.planning.stand_in import MODELS, stand_in_tokenizer
+from ace_jax.planning.workload import MODELS, stand_in_tokenizer
 from ace_jax.prompts.encode import encode
 from ace_jax.recipe import ROW_LENGTHS, Batch
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.examples import of_dataset
-from ace_jax.training.pipeline import Collate, Units, training_batches
+from ace_jax.training.data import Collate, Units, of_dataset, training_batches
 
 CONTEXTS, NEIGHBOURS, COUNTED = 16, 8, 60
 

@@ -26,14 +26,18 @@ from ace_jax.model.formats.hf import TensorSource, load_base
 from ace_jax.model.formats.peft import load_adapter
 from ace_jax.model.lora import ATTENTION_TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring
-from ace_jax.planning.flops import matmul_flops
+from ace_jax.planning.cost import matmul_flops
 from ace_jax.prompts.batches import Scoring, Targets
 from ace_jax.prompts.encode import Prompt
 from ace_jax.recipe import Optimizer
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import TrainingBatch
-from ace_jax.training.state import initial_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step, objective
+from ace_jax.training.data import Examples, TrainingBatch
+from ace_jax.training.step import (
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    objective,
+    state_shardings,
+)
 
 ADAMW = {"learning_rate": 2e-5, "weight_decay": 0.01, "b1": 0.9, "b2": 0.999, "eps": 1e-8}
 ALPHA = BETA = 1.0

@@ -25,7 +25,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from ace_jax.model.formats.hub import Checkpoint
-from ace_jax.planning.stand_in import stand_in_tokenizer
+from ace_jax.planning.workload import stand_in_tokenizer
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode
 from ace_jax.recipe import ROW_LENGTHS, Batch
@@ -33,8 +33,7 @@ from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
-from ace_jax.training.examples import Examples, of_dataset
-from ace_jax.training.pipeline import Collate, TrainingBatch, Units
+from ace_jax.training.data import Collate, Examples, TrainingBatch, Units, of_dataset
 
 MODEL = "smollm2-135m-instruct"
 CONFIGS = Path(__file__).parents[1] / "configs"

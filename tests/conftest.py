@@ -39,8 +39,7 @@ from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import mode
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import Collate, TrainingBatch
+from ace_jax.training.data import Collate, Examples, TrainingBatch
 
 # Before the first use of a device; tests of sharding need more than one.
 jax.config.update("jax_num_cpu_devices", 8)

@@ -19,7 +19,7 @@ from ace_jax import train
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import make_mesh, replicated
 from ace_jax.training.checkpoints import Checkpoints, Policy
-from ace_jax.training.state import TrainState
+from ace_jax.training.step import TrainState
 
 CLOCKED = ("seconds", "pairs_per_second", "tokens_per_second", "data_wait")
 
@@ -127,7 +127,7 @@ def test_state_and_data_come_back_as_they_were(tmp_path):
             saved.save(state_at(step), data)  # once more changes nothing
     fresh = numbers()
     with checkpoints(tmp_path / "c") as saved:
-        state = saved.restore(state_at(0), fresh)
+        state, _ = saved.restore(state_at(0), fresh)
     assert next(fresh) == 3
     assert (
         jax.random.key_data(state.key).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
@@ -151,7 +151,7 @@ def test_state_comes_back_on_another_mesh(tmp_path):
     fresh = jax.device_put(state_at(0), replicated(mesh))
     fresh = replace(fresh, lora=jax.device_put(nnx.State({"a": 0 * values}), split))
     with checkpoints(tmp_path) as saved:
-        state = saved.restore(fresh, numbers())
+        state, _ = saved.restore(fresh, numbers())
     assert state.lora["a"].sharding == split
     assert state.step.sharding == replicated(mesh)
     np.testing.assert_array_equal(state.lora["a"], values)
@@ -164,7 +164,7 @@ def test_a_half_written_checkpoint_is_not_there(tmp_path):
     torn = tmp_path / "3.orbax-checkpoint-tmp"  # what a killed process leaves behind
     shutil.copytree(tmp_path / "2", torn)
     with checkpoints(tmp_path, keep=5) as saved:
-        assert int(saved.restore(state_at(0), numbers()).step) == 2
+        assert int(saved.restore(state_at(0), numbers())[0].step) == 2
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_without_a_checkpoint_the_state_is_the_one_given(tmp_path):
     data, state = numbers(), state_at(0)
     with checkpoints(tmp_path) as saved:
-        assert saved.restore(state, data) is state
+        assert saved.restore(state, data)[0] is state
     assert next(data) == 0
 
 

@@ -22,10 +22,14 @@ from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_sha
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.recipe import Batch, Optimizer
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import Collate, Units
-from ace_jax.training.state import initial_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step, objective
+from ace_jax.training.data import Collate, Examples, Units
+from ace_jax.training.step import (
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    objective,
+    state_shardings,
+)
 
 CONFIG = LlamaConfig(
     vocab_size=11,

@@ -16,7 +16,7 @@ from ace_jax.prompts.encode import PromptStyle
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.examples import of_dataset, training_data
+from ace_jax.training.data import of_dataset, training_data
 
 GSS = read_dataset("gss2018")
 PAIRS = toggle_pairs(GSS.cells, GSS.attributes, min_n=10)

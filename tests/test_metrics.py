@@ -82,11 +82,10 @@ def test_a_start_that_is_killed_loses_no_row(tmp_path, monkeypatch):
         for row in ROWS:
             log.write(row)
 
-    def killed(path, _):
-        path.open("w").close()
+    def killed(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr("os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         MetricsLog(tmp_path, 3, 3)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -8,8 +8,7 @@ from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.recipe import Batch
 from ace_jax.survey.pairs import mode
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import Collate, Units, training_batches
+from ace_jax.training.data import Collate, Examples, Units, training_batches
 
 # Three contexts; the cells of one are paired in a chain.
 ENDS = [(0, 1), (1, 2), (2, 3), (10, 11), (11, 12), (20, 21), (21, 22), (22, 23), (23, 24)]

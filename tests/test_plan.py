@@ -10,7 +10,7 @@ from test_train import ROOT, small_config
 
 from ace_jax import plan
 from ace_jax.errors import InputError
-from ace_jax.planning.stand_in import describe_for_plan
+from ace_jax.planning.workload import describe_for_plan
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from ace_jax.losses import Anchor
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.collectives import Collective, by_kind, collectives
+from ace_jax.planning.cost import Collective, by_kind, collectives, matmul_flops
 from ace_jax.planning.devices import Chip, Topology
-from ace_jax.planning.estimate import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
-from ace_jax.planning.flops import matmul_flops
 from ace_jax.planning.program import (
     Program,
     array_bytes,
@@ -25,6 +23,7 @@ from ace_jax.planning.program import (
     model_of,
     train_program,
 )
+from ace_jax.planning.report import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
 from ace_jax.planning.workload import workload
 from ace_jax.training.step import objective
 

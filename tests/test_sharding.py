@@ -26,9 +26,14 @@ from ace_jax.model.sharding import (
 )
 from ace_jax.prompts.batches import Shapes
 from ace_jax.recipe import Optimizer
-from ace_jax.training.pipeline import Collate
-from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step
+from ace_jax.training.data import Collate
+from ace_jax.training.step import (
+    initial_lora,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    state_shardings,
+)
 
 # One of each kind of split; every target more is compiled longer.
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "o_proj", "down_proj"))

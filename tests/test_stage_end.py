@@ -1,4 +1,4 @@
-"""The border between two stages: no gradient of one reaches into the other."""
+"""Stages one after the other: no gradient of one reaches into the next."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import optax
 import pytest
 from flax import nnx
 
-from ace_jax.recipe import Optimizer
-from ace_jax.training.state import TrainState, make_optimizer, make_stage_end
+from ace_jax.recipe import Optimizer, Stage
+from ace_jax.training.step import Schedule, TrainState, make_optimizer, make_stage_end
 
 DEVICE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -85,3 +85,16 @@ def test_moments_are_reset_only_if_asked_for_and_another_stage_follows(reset):
 
     assert (moment(True) == 0) == reset
     assert moment(False) > 0
+
+
+SCHEDULE = Schedule((Stage(1.0, 0.0, 2), Stage(0.5, 1.0, 1)), steps_per_epoch=3)
+
+
+def test_stages_follow_each_other_by_epochs():
+    anchor, both = SCHEDULE.stages
+    assert (SCHEDULE.epochs, SCHEDULE.steps) == (3, 9)
+    assert [SCHEDULE.at(step) for step in range(9)] == (
+        [(1, 1, anchor)] * 3 + [(2, 1, anchor)] * 3 + [(3, 2, both)] * 3
+    )
+    with pytest.raises(IndexError):
+        SCHEDULE.at(9)

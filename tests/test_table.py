@@ -157,7 +157,7 @@ def test_no_respondent_reaches_the_output(tmp_path, answers):
 def test_training_reads_own_attributes_and_fills_in_the_country(tmp_path, answers, tiny_checkpoint):
     from test_train import small_config
 
-    from ace_jax.training.examples import training_data
+    from ace_jax.training.data import training_data
 
     comma(answers, tmp_path / "a.csv")
     prepared(tmp_path, tmp_path / "a.csv", "--estimator", "shrunk")

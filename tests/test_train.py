@@ -32,7 +32,7 @@ from ace_jax.runtime.progress import show_messages
 from ace_jax.survey.dataset import read_dataset, select_questions
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training import run as run_module
-from ace_jax.training.examples import digest
+from ace_jax.training.data import digest
 
 ROOT = Path(__file__).parents[1]
 # Holds the run directory that it is given, until it is killed.

@@ -18,8 +18,13 @@ from ace_jax.model.formats.peft import WEIGHTS, BaseModel, export_adapter, read_
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import place_scoring
 from ace_jax.recipe import Optimizer
-from ace_jax.training.state import initial_lora, initial_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step
+from ace_jax.training.step import (
+    initial_lora,
+    initial_state,
+    make_optimizer,
+    make_train_step,
+    state_shardings,
+)
 
 ADAMW = {"learning_rate": 1e-3, "eps": 1e-8}
 # Rows of the pairs: of either question, of both, and with a shared endpoint.

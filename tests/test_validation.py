@@ -18,7 +18,7 @@ from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import encode
 from ace_jax.recipe import Validation
 from ace_jax.training import run as run_module
-from ace_jax.training.examples import training_data
+from ace_jax.training.data import training_data
 from ace_jax.training.validation import Best, validation_batches
 
 LOSSES = ("validation_loss", "validation_anchor_loss", "validation_effect_loss")
@@ -158,11 +158,12 @@ def test_the_best_comes_back_as_it_was(tmp_path):
     best = Best.none_yet(lora)
     assert best.loss == math.inf
     with checkpoints(tmp_path) as saved:
-        assert saved.restore_best(best) is best
+        assert saved.restore(state_at(0), numbers(), best)[1] is best
         saved.save(state_at(3), numbers(), best.after(0.1, {"step": 2, "stage": 1}, lora))
         saved.save(state_at(4), numbers(), best)
     with checkpoints(tmp_path) as saved:
-        assert saved.restore_best(Best(0.0, 0, 0, 0, state_at(0).lora)).loss == math.inf
+        other = Best(0.0, 0, 0, 0, state_at(0).lora)
+        assert saved.restore(state_at(0), numbers(), other)[1].loss == math.inf
 
 
 def test_held_out_pairs_are_others_than_those_learnt_from(tiny_checkpoint):

@@ -16,23 +16,17 @@ import jax
 from jax.experimental import topologies
 
 from ace_jax.errors import InputError
+from ace_jax.files import reason
 
 
 @dataclass(frozen=True)
 class Chip:
-    """The maker's figures of one device.
+    """The maker's figures of one device."""
 
-    Attributes:
-      memory: bytes that a program can use. For a TPU this is what XLA leaves to the program.
-      flops: peak operations a second, dense bfloat16.
-      memory_rate: bytes a second to and from the device's memory.
-      link_rate: bytes a second in one direction, over one link of a TPU or all of NVLink.
-    """
-
-    memory: float
-    flops: float
-    memory_rate: float
-    link_rate: float
+    memory: float  # bytes; of a TPU those that XLA leaves to a program
+    flops: float  # peak a second, dense bfloat16
+    memory_rate: float  # bytes a second to and from the device's memory
+    link_rate: float  # bytes a second one way, over one link of a TPU or all of NVLink
 
 
 GIB = 1 << 30
@@ -62,13 +56,7 @@ LIBTPU_SETTINGS = {
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices of one kind.
-
-    Attributes:
-      name: for example `v5e:4x4`.
-      kind: a key of `TPUS` or `GPUS`, or `host`.
-      count: number of devices.
-    """
+    """Devices of one kind, a key of `TPUS` or `GPUS`, or `host`."""
 
     name: str
     kind: str
@@ -78,8 +66,7 @@ class Topology:
     def parse(cls, name: str) -> "Topology":
         """Reads a topology's name; raises `InputError` if it is not one."""
         kind, _, layout = name.partition(":")
-        many = r"[1-9]\d*"
-        pattern = rf"{many}(x{many})*" if kind in TPUS else many
+        pattern = r"[1-9]\d*" + r"(x[1-9]\d*)*" * (kind in TPUS)
         if kind not in {*TPUS, *GPUS, HOST} or not re.fullmatch(pattern, layout):
             raise InputError(
                 f"--topology {name}: write a TPU slice as v5e:4x4 ({', '.join(TPUS)}), GPUs as "
@@ -93,12 +80,9 @@ class Topology:
         return (TPUS | GPUS).get(self.kind)
 
     def devices(self) -> Sequence[jax.Device]:
-        """Returns the devices to compile for: those of a TPU slice, otherwise of the CPU.
-
-        Raises `InputError` if libtpu is missing or does not know the slice.
-        """
+        """Returns those to compile for, of a TPU slice or the CPU; raises `InputError` without."""
         if self.kind in TPUS:
-            return _tpu_devices(self.name)
+            return self._tpu_devices()
         with suppress(RuntimeError):  # JAX has started, and its devices can no longer change
             count = max(self.count, jax.config.values["jax_num_cpu_devices"])
             jax.config.update("jax_num_cpu_devices", count)
@@ -110,14 +94,12 @@ class Topology:
             )
         return devices[: self.count]
 
-
-def _tpu_devices(name: str) -> Sequence[jax.Device]:
-    if importlib.util.find_spec("libtpu") is None:
-        raise InputError(f"--topology {name}: needs libtpu: pip install 'ace_jax[tpu]'")
-    for variable, value in LIBTPU_SETTINGS.items():
-        os.environ.setdefault(variable, value)
-    try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--topology {name}: libtpu refuses it ({reason})") from None
+    def _tpu_devices(self) -> Sequence[jax.Device]:
+        if importlib.util.find_spec("libtpu") is None:
+            raise InputError(f"--topology {self.name}: needs libtpu: pip install 'ace_jax[tpu]'")
+        os.environ.update(LIBTPU_SETTINGS | os.environ)
+        try:
+            return topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices
+        except (RuntimeError, ValueError) as error:
+            why = reason(error)
+            raise InputError(f"--topology {self.name}: libtpu refuses it ({why})") from None

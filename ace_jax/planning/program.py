@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
@@ -16,13 +17,11 @@ from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
-from ace_jax.planning.collectives import Collective, collectives
-from ace_jax.planning.flops import matmul_flops
+from ace_jax.planning.cost import Collective, collectives, matmul_flops
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
-from ace_jax.training.pipeline import TrainingBatch
-from ace_jax.training.state import abstract_state, make_optimizer, state_shardings
-from ace_jax.training.step import make_train_step
+from ace_jax.training.data import TrainingBatch
+from ace_jax.training.step import abstract_state, make_optimizer, make_train_step, state_shardings
 
 # XLA says one of these of a program that does not fit: "Used 20.5G of 15.75G hbm", or "the total
 # memory required for HLO temporaries (37.29G) exceeds available HBM (15.75G)".
@@ -32,21 +31,13 @@ UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T")
 
 @dataclass(frozen=True)
 class Program:
-    """The cost of one call of a compiled program.
+    """The cost of one call of a compiled program."""
 
-    Attributes:
-      arguments: bytes that a device holds of each part of the arguments.
-      peak: bytes that a device needs at once.
-      flops: operations of the matrix products, on all devices together.
-      collectives: None if the compiler stopped because the program does not fit.
-      compile_seconds: wall-clock time on this machine.
-    """
-
-    arguments: dict[str, int]
-    peak: int
-    flops: int
-    collectives: list[Collective] | None
-    compile_seconds: float
+    arguments: dict[str, int]  # bytes that a device holds of each part
+    peak: int  # bytes that a device needs at once
+    flops: int  # of the matrix products, on all devices together
+    collectives: list[Collective] | None  # None: the compiler stopped, as it does not fit
+    compile_seconds: float  # wall-clock time on this machine
 
     @property
     def temporaries(self) -> int:
@@ -56,39 +47,26 @@ class Program:
 
 def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) -> AbstractModel:
     """Returns the shapes of the model that `train` builds from a config."""
-    fields = config.model
-    dtype = base_dtype(fields.dtype)
+    dtype, fields = base_dtype(config.model.dtype), config.model
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
 def train_program(
     config: ConfigDict, model: AbstractModel, batch: TrainingBatch, mesh: Mesh
 ) -> Program:
-    """Compiles the training step.
+    """Compiles the training step for the shapes of a batch, on a mesh that need not exist.
 
-    Args:
-      config: the config of `train`.
-      model: the shapes that `model_of` returns.
-      batch: only its shapes are used.
-      mesh: its devices need not exist.
-
-    Raises:
-      InputError: `train` refuses a field of the config.
+    Raises `InputError` if `train` refuses a field of the config.
     """
     optimizer = make_optimizer(Optimizer(**config.optimizer))
     state = abstract_state(model.lora, optimizer, mesh)
-    base = _placed(model.base, parameter_shardings(model.base, mesh))
+    base = _placed(model.base, mesh)
     scoring = _placed_scoring(batch.scoring, mesh)
     targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
-    step = make_train_step(
-        model.graph,
-        optimizer,
-        Objective.of(config.objective).anchor,
-        config.lora.dropout,
-        state_shardings(model.lora, optimizer, mesh),
-        mesh,
-    )
+    anchor, dropout = Objective.of(config.objective).anchor, config.lora.dropout
+    shardings = state_shardings(model.lora, optimizer, mesh)
+    step = make_train_step(model.graph, optimizer, anchor, dropout, shardings, mesh)
     parts = {
         "base": base,
         "LoRA": state.lora,
@@ -101,8 +79,8 @@ def train_program(
 def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:
     """Compiles the step of evaluation, with an adapter; the arguments are as in `train_program`."""
     parts = {
-        "LoRA": _placed(model.lora, parameter_shardings(model.lora, mesh)),
-        "base": _placed(model.base, parameter_shardings(model.base, mesh)),
+        "LoRA": _placed(model.lora, mesh),
+        "base": _placed(model.base, mesh),
         "batch": _placed_scoring(scoring, mesh),
     }
     return compile_step(make_scoring_step(model.graph, mesh), tuple(parts.values()), parts)
@@ -115,10 +93,11 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     """
     traced = cast(jax.stages.Wrapped, step).trace(*arguments)
     flops = matmul_flops(traced.jaxpr.jaxpr)
-    held = {
-        name: sum(array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in leaves)
-        for name, leaves in ((name, jax.tree.leaves(part)) for name, part in parts.items())
-    }
+
+    def shard_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+        return array_bytes(leaf.sharding.shard_shape(leaf.shape), leaf.dtype)
+
+    held = {name: sum(map(shard_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
     begin = time.perf_counter()
     try:
         compiled = traced.lower().compile()
@@ -140,8 +119,8 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     return Program(held, peak, flops, collectives(compiled.as_text()), seconds)
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(_shape, tree, shardings)
+def _placed(parameters: nnx.State, mesh: Mesh) -> Any:
+    return jax.tree.map(_shape, parameters, parameter_shardings(parameters, mesh))
 
 
 def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:

@@ -1,40 +1,74 @@
-"""The batches to plan for: of the config's survey, or of a stand-in if it is not here."""
+"""The batches to plan for, and stand-ins for a model, a survey or a tokenizer not on this machine.
 
-from collections.abc import Iterator
+The stand-in survey has the questions of the World Values Survey's codebook, each asked of all
+personas of one country. Its answers are uniform: they do not change the shapes of a batch.
+"""
+
+import json
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from ml_collections import ConfigDict
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ace_jax.planning.stand_in import stand_in_survey, stand_in_tokenizer
+from ace_jax.errors import InputError
+from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.formats.hub import Description, describe
 from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
-from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, encode, render_cells
+from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.recipe import Batch
-from ace_jax.survey.dataset import dataset_directory
+from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.dataset import Dataset, dataset_directory, question_table
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.survey.personas import ATTRIBUTES, personas
 from ace_jax.survey.readers.release_train import is_release_train
 from ace_jax.survey.readers.sources import load_survey
-from ace_jax.training.examples import Examples, of_dataset, training_data
-from ace_jax.training.pipeline import Collate, TrainingBatch, Units, training_batches
+from ace_jax.training.data import (
+    Collate,
+    Examples,
+    TrainingBatch,
+    Units,
+    of_dataset,
+    training_batches,
+    training_data,
+)
 
+MODELS = Path(__file__).parent / "models"
 BATCHES = 8  # laid out; the largest is planned for
+# A batch holds neighbouring questions of a country, and seldom two groups of one country.
+COUNTRIES = ("AND", "BRA", "CAN", "EGY", "JPN", "KEN", "NZL", "USA")
+# Words of more than nine letters count as two: Llama 3 makes about as many tokens of them.
+WORDS = Regex(r"\n+|\w{1,9}|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the two steps compute.
-
-    Attributes:
-      training: the batch of the training step.
-      scoring: the batch of evaluation.
-      assumptions: one sentence each.
-    """
+    """The batches of the training step and of evaluation, and the assumptions behind them."""
 
     training: TrainingBatch
     scoring: Scoring
     assumptions: tuple[str, ...]
+
+
+def describe_for_plan(path: str) -> tuple[Description, str]:
+    """Returns the description of the model at `model.path`, and where it was found.
+
+    Raises `InputError` if neither the model nor this package has its config.json.
+    """
+    try:
+        return describe(path), "the model's config.json"
+    except InputError:
+        carried = MODELS / f"{path}.json"
+        if not carried.is_file():
+            raise
+    architecture = LlamaConfig.from_hf(json.loads(carried.read_text()))
+    return Description(path, architecture, None, None), (
+        "the config.json in this package; the model itself is not on this machine"
+    )
 
 
 def workload(
@@ -42,14 +76,8 @@ def workload(
 ) -> Workload:
     """Lays out the first batches of a config and returns the largest.
 
-    Args:
-      config: the config of `train`.
-      tokenizer: the model's; None if it is not here.
-      row_shards: number of devices that share the rows of a batch.
-      cells: number of cells that evaluation scores at a time.
-
-    Raises:
-      InputError: `train` refuses the data, the prompts or the batches.
+    `row_shards` devices share the rows of a batch; evaluation scores so many `cells` at a time.
+    Raises `InputError` if `train` refuses the data, the prompts or the batches.
     """
     examples, scored, survey = _read(config, BATCHES * cells)
     words = "the model's tokenizer"
@@ -65,7 +93,10 @@ def workload(
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
     training = max(islice(batches, BATCHES), key=lambda batch: _size(batch.scoring))
-    layouts = _scoring_batches(encode(scored, tokenizer, chat=chat), shapes, cells)
+    asked = encode(scored, tokenizer, chat=chat)
+    options = max(len(prompt.options) for prompt in asked)
+    wide = replace(shapes, options=max(options, shapes.options))
+    layouts = [scoring([asked[row] for row in rows], wide, cells) for rows in alike(asked, cells)]
 
     tokens = np.mean([len(prompt.tokens) for prompt in prompts])
     rows = " rows of ".join(map(str, training.scoring.tokens.shape))
@@ -101,12 +132,31 @@ def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], st
     return examples, render_cells(survey.cells.iloc[:most], survey, style), name
 
 
-def _scoring_batches(prompts: list[Prompt], shapes: Shapes, cells: int) -> Iterator[Scoring]:
-    options = max(len(prompt.options) for prompt in prompts)
-    shapes = replace(shapes, options=max(options, shapes.options))
-    for rows in alike(prompts, cells):
-        yield scoring([prompts[row] for row in rows], shapes, cells)
-
-
 def _size(batch: Scoring) -> tuple[int, int]:
     return batch.tokens.size, batch.stems.size
+
+
+def stand_in_survey() -> Dataset:
+    """Returns a cell for every question and persona; each country has a share of the questions."""
+    questions = read_codebook(BUILTIN / "wvs7.toml").questions
+    share = -(-len(questions) // len(COUNTRIES))
+    cells = [
+        {"question_id": question.question_id, "country": COUNTRIES[number // share]}
+        | {"granularity": granularity, **persona}
+        | {"p": np.full(len(question.option_codes), 1 / len(question.option_codes))}
+        for number, question in enumerate(questions)
+        for granularity in range(1, len(ATTRIBUTES) + 1)
+        for persona in personas(ATTRIBUTES, granularity)
+    ]
+    table = pd.DataFrame(cells).assign(source="wvs7", n=1000, effective_n=1000.0)
+    return Dataset(question_table(questions), table, {})
+
+
+def stand_in_tokenizer(prompts: list[PromptText]) -> PreTrainedTokenizerFast:
+    """Returns a tokenizer that knows every word and punctuation mark of some prompts."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(WORDS, "removed", invert=True)
+    texts = {text for prompt in prompts for text in (prompt.text, *prompt.labels)}
+    trainer = trainers.WordLevelTrainer(special_tokens=["?"], show_progress=False)
+    tokenizer.train_from_iterator(sorted(texts), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")

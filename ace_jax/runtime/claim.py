@@ -5,13 +5,11 @@ import json
 import os
 import socket
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE, Experiment, read_experiment
 
-LOCK = "lock"
 OTHER_WORKDIR = "choose another --workdir"
 
 
@@ -27,37 +25,20 @@ class Claim:
         self._lock: TextIO | None = None
 
     def check(self, experiment: Experiment) -> None:
-        """Locks the directory if it is there, and checks that a run in it is this experiment.
-
-        Raises `InputError` if another job holds it, or the run there is another experiment.
-        """
+        """Raises `InputError` if another job holds the directory, or it has another experiment."""
         self.hold()
         file = self.workdir / FILE
-        if not file.exists():
-            if (self.workdir / "config.json").exists():
-                raise InputError(
-                    f"{self.workdir} holds a run of an older version of ace_jax; {OTHER_WORKDIR}"
-                )
-            return
-        before = read_experiment(file)
-        if differing := before.differences(experiment):
+        if file.exists() and (differing := read_experiment(file).differences(experiment)):
             raise InputError(
                 f"{self.workdir} holds a run with another {', '.join(differing)}; {OTHER_WORKDIR}"
             )
 
     def take(self, experiment: Experiment) -> None:
-        """Makes the directory this experiment's: locked, with experiment.json in it.
-
-        Raises `InputError` as `check` does, or if it cannot be written.
-        """
+        """Makes the directory, locks it and writes experiment.json; raises `InputError`."""
         self.check(experiment)
         self.make()
-        whole = self.workdir / f"{FILE}.new"
-        try:
-            whole.write_text(json.dumps(experiment.to_json(), indent=2) + "\n")
-            whole.replace(self.workdir / FILE)
-        except OSError as error:
-            raise InputError(f"{self.workdir}: cannot be written ({error.strerror})") from None
+        content = json.dumps(experiment.to_json(), indent=2) + "\n"
+        write_whole(self.workdir / FILE, content.encode())
 
     def check_still_there(self) -> None:
         """Raises `InputError` if the directory was moved or deleted under the run."""
@@ -79,25 +60,19 @@ class Claim:
         """Locks the directory if it is there; raises `InputError` if another job holds it."""
         if self._lock is not None or not self.workdir.is_dir():
             return
-        path = self.workdir / LOCK
+        path = self.workdir / "lock"
         try:
             lock = path.open("a+")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
+            holder = path.read_text().strip() or "another process"
             raise InputError(
                 f"{self.workdir} is in use by {holder}; wait for it, or {OTHER_WORKDIR}"
             ) from None
         except OSError as error:
-            lock.close()
             raise InputError(
-                f"{path}: this file system cannot lock files ({error.strerror}); put --workdir on "
-                "one that can (Lustre: mount with flock)"
+                f"{path}: cannot be written or locked ({error.strerror}); put --workdir on a file "
+                "system that can lock files (Lustre: mount with flock)"
             ) from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -107,11 +82,22 @@ class Claim:
     def __enter__(self) -> "Claim":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Replaces a file: a crash leaves the old one or the new one. Raises `InputError`."""
+    whole = file.with_suffix(".new")
+    try:
+        with whole.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        whole.replace(file)
+    except OSError as error:
+        raise InputError(
+            f"{whole}: cannot be written ({error.strerror}); make room and run the same command "
+            "again"
+        ) from None

@@ -5,15 +5,13 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from ace_jax.errors import InputError
+from ace_jax.runtime.claim import write_whole
 from ace_jax.runtime.progress import progress
-
-Row = Mapping[str, int | float]
 
 
 def check_wandb(project: str | None) -> None:
@@ -44,14 +42,8 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Writes a row a step to metrics.jsonl and TensorBoard, and shows progress.
 
-    Rows of steps that a resumed run will do again are dropped first.
-
-    Args:
-      directory: of the run.
-      first_step: how many steps are done.
-      last_step: how many there are to be.
-      wandb: a Weights & Biases project to log to as well.
-      settings: what Weights & Biases shows as the run's config.
+    Rows of steps that a resumed run will do again, those after `first_step`, are dropped first.
+    `wandb` is a Weights & Biases project to log to as well, which shows `settings`.
     """
 
     def __init__(
@@ -64,19 +56,22 @@ class MetricsLog:
     ):
         path = directory / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row["step"] <= first_step]
-        whole = path.with_name(f"{path.name}.new")  # a kill in between must not lose all rows
-        whole.write_text("".join(f"{json.dumps(row)}\n" for row in kept))
-        whole.replace(path)
+        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in kept).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(directory), purge_step=first_step + 1)
-        self._wandb = _wandb_run(wandb, directory, settings) if wandb else None
+        self._wandb: Any = None
+        if wandb:
+            self._wandb = importlib.import_module("wandb").init(
+                project=wandb,
+                dir=directory,
+                id=f"{directory.name}-{directory.stat().st_ino}",  # a resumed run goes on
+                resume="allow",
+                config=settings,
+            )
         self._progress = progress("train", "step", first_step, last_step)
 
-    def write(self, row: Row) -> None:
-        """Records one step; `row` holds at least step, loss and pairs_per_second.
-
-        Raises `InputError` where it cannot be written.
-        """
+    def write(self, row: Mapping[str, int | float]) -> None:
+        """Records a row with step, loss and pairs_per_second; raises `InputError` if it cannot."""
         try:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
@@ -85,41 +80,23 @@ class MetricsLog:
                 f"{self._file.name}: cannot be written ({error.strerror}); nothing was saved since "
                 "the last checkpoint; make room and run the same command again"
             ) from None
-        values = {name: value for name, value in row.items() if name != "step"}
+        step, values = int(row["step"]), {key: row[key] for key in row if key != "step"}
         for name, value in values.items():
-            self._board.add_scalar(name, value, int(row["step"]))
+            self._board.add_scalar(name, value, step)
         if self._wandb:
-            self._wandb.log(values, step=int(row["step"]))
+            self._wandb.log(values, step=step)
         speed = f"{row['pairs_per_second']:.1f} pairs/s"
         self._progress.set_postfix_str(f"loss {row['loss']:.4f}, {speed}", refresh=False)
-        self._progress.update(int(row["step"]) - self._progress.n)
+        self._progress.update(step - self._progress.n)
 
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._progress.close()
         if self._wandb:
             self._wandb.finish(exit_code=int(kind is not None))
-        # On a full disk these fail again; why the run ended has been said.
-        with suppress(OSError) if kind else nullcontext():
-            self._board.close()
-        with suppress(OSError) if kind else nullcontext():
-            self._file.close()
-
-
-def _wandb_run(project: str, directory: Path, settings: dict[str, Any] | None) -> Any:
-    import wandb  # optional; `check_wandb` has found it
-
-    return wandb.init(
-        project=project,
-        dir=directory,
-        id=f"{directory.name}-{directory.stat().st_ino}",  # a resumed run goes on
-        resume="allow",
-        config=settings,
-    )
+        for output in (self._board, self._file):
+            # On a full disk this fails again; why the run ended has been said.
+            with suppress(OSError) if kind else nullcontext():
+                output.close()

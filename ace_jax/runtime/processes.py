@@ -1,8 +1,7 @@
 """Several processes of one job: how they start, what process 0 does alone, what all agree on.
 
-Every process builds the same batches from the same seed and puts its own devices' rows on them
-(`model.sharding.place_scoring`). Laying out a batch takes milliseconds, so there is no second data
-position to keep, and a job may go on with another number of processes.
+Every process builds the same batches from the same seed and puts its own devices' rows on them, so
+a job may go on with another number of processes.
 """
 
 import signal
@@ -32,16 +31,9 @@ def start(
     """Joins the other processes of the job where `distributed.initialize` is set.
 
     Call it before anything touches a device. Under SLURM, on TPU VMs and in a Kubernetes JobSet,
-    jax finds whatever is None by itself.
-
-    Args:
-      initialize: whether there are several processes.
-      coordinator: host:port on which process 0 listens.
-      num_processes: of the job.
-      process_id: 0, 1, ...; process 0 writes.
-
-    Raises:
-      InputError: a field is missing, is set without `initialize`, or the others cannot be reached.
+    jax finds whatever is None by itself. `coordinator` is the host:port on which process 0 listens.
+    Raises `InputError` if a field is missing, is set without `initialize`, or the others cannot be
+    reached.
     """
     given = (coordinator, num_processes, process_id)
     if not initialize:
@@ -89,10 +81,7 @@ def from_first(arrays: PyTree) -> Any:
 
 
 class Agreement:
-    """Turns the flags of any process into those of all, at the same step.
-
-    The flags are reduced on the devices together with the step, so nothing waits for them.
-    """
+    """Turns the flags of any process into those of all, at the same step, without waiting."""
 
     def __init__(self, mesh: Mesh):
         self._alone = jax.process_count() == 1

@@ -44,15 +44,9 @@ class _Lines:
 
 
 def progress(name: str, unit: str, done: int, total: int) -> Any:
-    """Returns a tqdm bar on process 0: a bar in a terminal, lines elsewhere.
+    """Returns a tqdm bar on process 0, silent where messages are: lines where there is no terminal.
 
-    It is silent where messages are.
-
-    Args:
-      name: what is going on.
-      unit: what is counted.
-      done: how many are done already.
-      total: how many there will be.
+    `name` is what is going on, `unit` what is counted, `done` of `total` are done already.
     """
     shown: dict[str, Any] = {"dynamic_ncols": True}
     if not sys.stderr.isatty():

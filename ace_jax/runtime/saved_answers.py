@@ -1,7 +1,6 @@
 """The answers of an evaluation that is not done, saved in its directory to go on from."""
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from safetensors.numpy import save
 from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import Answers
 from ace_jax.prompts.encode import Prompt
+from ace_jax.runtime.claim import write_whole
 from ace_jax.runtime.processes import from_first, on_first
 
 FILE = "answers.partial"
@@ -23,17 +23,11 @@ EVERY_SECONDS = 120  # between two saves
 
 @dataclass
 class Progress:
-    """Answers to the prompts of the first batches; zeros for the others.
+    """Answers to the prompts of the first batches; zeros for the others."""
 
-    Attributes:
-      p: the distribution over each prompt's options, zeros beyond them.
-      option_mass: probability of the options before renormalising.
-      batches: how many are answered.
-    """
-
-    p: Float[np.ndarray, "prompts K"]
-    option_mass: Float[np.ndarray, "prompts"]
-    batches: int
+    p: Float[np.ndarray, "prompts K"]  # zeros beyond a prompt's options
+    option_mass: Float[np.ndarray, "prompts"]  # before renormalising
+    batches: int  # how many are answered
 
     @classmethod
     def empty(cls, prompts: int, options: int) -> "Progress":
@@ -57,11 +51,8 @@ class Progress:
 class SavedAnswers:
     """The file with the answers so far; only process 0 reads and writes it.
 
-    It belongs to one evaluation, and is complete or absent: a new one replaces the old one.
-
-    Args:
-      workdir: where it lies.
-      key: everything that the answers depend on, as JSON holds it; only process 0's counts.
+    It belongs to one evaluation, and is complete or absent: a new one replaces the old one. `key`
+    is everything that the answers depend on, as JSON holds it; only process 0's counts.
     """
 
     def __init__(self, workdir: Path, key: Mapping[str, object]):
@@ -71,14 +62,11 @@ class SavedAnswers:
 
     def check(self) -> None:
         """Raises `InputError` for a file that is damaged or of another evaluation."""
-        on_first(self._check)
+        on_first(self._read)
 
     def restore(self, empty: Progress) -> Progress:
-        """Returns what was saved, on every process; `empty` if nothing was.
-
-        Raises `InputError` as `check`.
-        """
-        found = on_first(lambda: self._read(empty)) or empty
+        """Returns what was saved, on every process, or `empty`; raises `InputError` as `check`."""
+        found = on_first(self._read) or empty
         p, mass, batches = from_first((found.p, found.option_mass, np.int32(found.batches)))
         return Progress(np.array(p), np.array(mass), int(batches))
 
@@ -89,60 +77,29 @@ class SavedAnswers:
     def save(self, progress: Progress) -> None:
         """Saves the answers so far; called by all processes. Raises `InputError` if it cannot."""
         self._last = time.monotonic()
-        on_first(lambda: self._write(progress))
+        arrays = {name: np.asarray(value) for name, value in vars(progress).items()}
+        record = {"key": json.dumps(self._key)}
+        on_first(lambda: write_whole(self._file, save(arrays, record)))
 
-    def _check(self) -> None:
+    def _read(self) -> Progress | None:
         if not self._file.is_file():
-            return
+            return None
         try:
             with safe_open(self._file, "numpy") as saved:
                 key = dict(json.loads(saved.metadata()["key"]))
+                p, mass, batches = map(saved.get_tensor, ("p", "option_mass", "batches"))
         except (OSError, LookupError, SafetensorError, TypeError, ValueError) as error:
-            raise self._damaged(error) from None
-        differing = sorted(
-            name for name in key.keys() | self._key.keys() if key.get(name) != self._key.get(name)
-        )
-        if differing:
+            raise InputError(
+                f"{self._file}: cannot be read ({error}); delete it to start again"
+            ) from None
+        names = sorted(key.keys() | self._key.keys())
+        if differing := [name for name in names if key.get(name) != self._key.get(name)]:
             raise InputError(
                 f"{self._file} has the answers of a stopped evaluation with another "
                 f"{', '.join(differing)}; go on with that one, choose another --workdir, or delete "
                 "the file"
             )
-
-    def _read(self, empty: Progress) -> Progress:
-        self._check()
-        if not self._file.is_file():
-            return empty
-        try:
-            with safe_open(self._file, "numpy") as saved:
-                arrays = [saved.get_tensor(name) for name in ("p", "option_mass", "batches")]
-        except (OSError, SafetensorError, TypeError, ValueError) as error:
-            raise self._damaged(error) from None
-        if (arrays[0].shape, arrays[1].shape) != (empty.p.shape, empty.option_mass.shape):
-            raise self._damaged("of other shapes")
-        return Progress(arrays[0], arrays[1], int(arrays[2]))
-
-    def _write(self, progress: Progress) -> None:
-        arrays = {
-            "p": progress.p,
-            "option_mass": progress.option_mass,
-            "batches": np.array(progress.batches, np.int32),
-        }
-        whole = self._file.with_suffix(".new")
-        try:
-            with whole.open("wb") as file:
-                file.write(save(arrays, {"key": json.dumps(self._key)}))
-                file.flush()
-                os.fsync(file.fileno())
-            whole.replace(self._file)
-        except OSError as error:
-            raise InputError(
-                f"{whole}: cannot be written ({error.strerror}); make room and run the same "
-                "command again"
-            ) from None
-
-    def _damaged(self, reason: object) -> InputError:
-        return InputError(f"{self._file}: cannot be read ({reason}); delete it to start again")
+        return Progress(p, mass, int(batches))
 
 
 def delete_saved(workdir: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import grain
@@ -18,7 +17,8 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from ace_jax.errors import InputError, check_positive
-from ace_jax.training.state import TrainState
+from ace_jax.files import reason
+from ace_jax.training.step import TrainState
 from ace_jax.training.validation import Best
 
 SPARE = 2  # of room for each byte of a checkpoint: its files have more in them than arrays
@@ -26,14 +26,9 @@ SPARE = 2  # of room for each byte of a checkpoint: its files have more in them 
 
 @dataclass(frozen=True)
 class Policy:
-    """When a run is saved, besides the ends of its stages.
+    """When a run is saved, besides the ends of its stages, and how many checkpoints it keeps.
 
-    Attributes:
-      every_steps: steps between two checkpoints.
-      every_minutes: minutes after which one is due all the same; inf: never.
-      keep: how many are kept, the latest.
-
-    Raises `InputError` for numbers that are not positive.
+    Raises `InputError` for numbers that are not positive; `every_minutes` may be inf.
     """
 
     every_steps: int
@@ -50,12 +45,7 @@ class Policy:
 
 
 class Checkpoints:
-    """A run's checkpoints; makes the directory.
-
-    Args:
-      directory: of the checkpoints.
-      policy: when to save, how many to keep.
-    """
+    """A run's checkpoints in a directory, which it makes."""
 
     def __init__(self, directory: Path, policy: Policy):
         _quiet()
@@ -78,49 +68,36 @@ class Checkpoints:
     def save(
         self, state: TrainState, data: grain.DatasetIterator, best: Best | None = None
     ) -> None:
-        """Saves the state and the data's position, in the background, unless this step is saved.
+        """Saves the state, the data's position and the best validation, in the background.
 
-        So is the best validation so far, where there is any. Raises `InputError` where the disk is
-        full, or it or the save before could not be written.
+        A step that is saved is left. Raises `InputError` where the disk is full, or this save or
+        the one before could not be written.
         """
         step = int(state.step)
         self._last = time.monotonic()
         if self._orbax.latest is None or self._orbax.latest.step != step:
-            content = {"state": state, "data": data.get_state()} | ({"best": best} if best else {})
             arrays = jax.tree.leaves((state, best and best.lora))
             self._check_space(sum(leaf.nbytes for leaf in arrays))
             with self._one_line("written"):
+                content = _content(state, data, best)
                 self._orbax.save_checkpointables_async(step, content, force=True)
 
-    def restore(self, state: TrainState, data: grain.DatasetIterator) -> TrainState:
-        """Returns the latest checkpoint's state and moves `data` to its position.
+    def restore(
+        self, state: TrainState, data: grain.DatasetIterator, best: Best | None = None
+    ) -> tuple[TrainState, Best | None]:
+        """Returns what the latest checkpoint has, and moves `data` to its position.
 
-        Args:
-          state: of step 0: what to return where there is no checkpoint; also shapes and shardings,
-            which need not be those it was saved with.
-          data: a fresh iterator.
-
-        Raises:
-          InputError: the checkpoint is damaged.
+        The arguments are a fresh run's: they come back where there is no checkpoint, and say which
+        shapes and shardings to restore to, which need not be those that were saved. Raises
+        `InputError` if the checkpoint is damaged.
         """
-        loaded = self._load({"state": state, "data": data.get_state()})
-        if loaded is None:
-            return state
-        data.set_state(loaded["data"])
-        return loaded["state"]
-
-    def restore_best(self, best: Best) -> Best:
-        """Returns the latest checkpoint's best validation; arguments and errors as of `restore`."""
-        loaded = self._load({"best": best})
-        return best if loaded is None else loaded["best"]
-
-    def _load(self, like: dict[str, Any]) -> dict[str, Any] | None:
-        """Returns parts of the latest checkpoint, with shapes and shardings as given; or None."""
         if self._orbax.latest is None:
-            return None
-        step = self._orbax.latest.step
+            return state, best
+        step, like = self._orbax.latest.step, jax.tree.map(_abstract, _content(state, data, best))
         with self._one_line(f"read; delete {self._directory / str(step)} to go on before it"):
-            return self._orbax.load_checkpointables(step, jax.tree.map(_abstract, like))
+            loaded = self._orbax.load_checkpointables(step, like)
+        data.set_state(loaded["data"])
+        return loaded["state"], loaded.get("best")
 
     def _check_space(self, needed: int) -> None:
         # orbax finds out in a thread, and a process with such a thread takes minutes to end.
@@ -137,25 +114,16 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise InputError(
-                f"{self._directory}: a checkpoint cannot be {done} ({reason})"
+                f"{self._directory}: a checkpoint cannot be {done} ({reason(error)})"
             ) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:  # what ended the run says more than what follows from it
-            with suppress(Exception):
-                self._orbax.close()
-            return
-        with self._one_line("written"):
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What ended the run says more than what follows from it.
+        with suppress(Exception) if kind else self._one_line("written"):
             self._orbax.close()
 
 
@@ -164,6 +132,10 @@ def read_state(directory: Path, step: int, abstract: TrainState) -> TrainState:
     _quiet()
     with ocp.training.Checkpointer(directory.absolute()) as checkpoints:
         return checkpoints.load_checkpointables(step, {"state": abstract})["state"]
+
+
+def _content(state: TrainState, data: grain.DatasetIterator, best: Best | None) -> dict[str, Any]:
+    return {"state": state, "data": data.get_state()} | ({"best": best} if best else {})
 
 
 def _abstract(leaf: Any) -> Any:

@@ -15,13 +15,11 @@ from ml_collections import ConfigDict
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.abstract import AbstractModel, abstract_model
+from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import AdapterCard, Scores
 from ace_jax.model.sharding import gathered, make_mesh, replicated
-from ace_jax.prompts.batches import Shapes
-from ace_jax.prompts.encode import Prompt as Tokens
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.recipe import Recipe, load_config
 from ace_jax.runtime.claim import Claim
@@ -31,37 +29,30 @@ from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
 from ace_jax.training.checkpoints import Checkpoints, Policy
-from ace_jax.training.examples import Examples, Source, TrainingData, training_data
-from ace_jax.training.loop import Job, Loop
-from ace_jax.training.pipeline import Collate, Units, training_batches
-from ace_jax.training.schedule import Schedule
-from ace_jax.training.state import (
+from ace_jax.training.data import (
+    Collate,
+    Source,
+    TrainingData,
+    Units,
+    training_batches,
+    training_data,
+)
+from ace_jax.training.loop import Loop
+from ace_jax.training.step import (
+    Schedule,
     initial_lora,
     initial_state,
     make_optimizer,
     make_stage_end,
+    make_train_step,
     state_shardings,
 )
-from ace_jax.training.step import make_train_step
-from ace_jax.training.validation import (
-    Best,
-    Validator,
-    make_validation_step,
-    validation_batches,
-)
-
-BEFORE_FIRST_STEP = "before the first step"
+from ace_jax.training.validation import Best, Validator, make_validation_step, validation_batches
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run.
-
-    Attributes:
-      workdir: its directory.
-      experiment: its record.
-      step: of the adapter.
-    """
+    """A finished run: its directory, its record and the step that its adapter is of."""
 
     workdir: Path
     experiment: Experiment
@@ -91,21 +82,16 @@ def fine_tune(
 ) -> Run:
     """Trains a LoRA adapter on a survey's answers; goes on where a run in `workdir` stopped.
 
+    The adapter comes to lie in workdir/adapter. What `split` holds out is not trained on.
+
     Args:
       model: the base model, and how cells are put to it.
-      survey: what to learn from.
-      split: what training must not see.
-      workdir: of the run; the adapter comes to lie in workdir/adapter.
       recipe: a method of configs/methods.py, or a config.
       seed: of initialisation, dropout and order.
       max_steps: ends training early.
       changes: fields of the config, for example {"optimizer.learning_rate": 1e-3}.
 
-    Returns:
-      The run, with its experiment's record.
-
-    Raises:
-      InputError: settings that cannot be, or another run in `workdir`.
+    Raises `InputError` for settings that cannot be, or another run in `workdir`.
     """
     if model.adapter is not None:
         raise InputError(
@@ -134,17 +120,9 @@ def train(
 ) -> Run:
     """Trains as a config says, in a directory that no other job has.
 
-    Args:
-      config: configs/ace.py has every field.
-      claim: of the run directory.
-      model: the base model, if it is open already.
-      source: the survey, if it is open already.
-      split: what training must not see; None: `data.holdout`, drawn by the config's seed.
-      stop: set when this process is asked to end.
-
-    Raises:
-      InputError: found before the first compilation, or a loss that is not finite.
-      Stopped: `stop` was set; everything is saved.
+    Base model, survey and split are the config's (configs/ace.py has every field) where they are
+    not given. Raises `InputError` before the first compilation, or for a loss that is not finite,
+    and `Stopped` when everything is saved after `stop` was set.
     """
     stop, split = stop or threading.Event(), split or Split(config.data.holdout, config.seed)
     on_first(claim.hold)
@@ -155,7 +133,7 @@ def train(
     units = Units.cut(data.train, recipe.batch)
     schedule = Schedule(recipe.objective.stages, units.steps_per_epoch)
     last_step = schedule.last_step(config.max_steps)
-    _log_data(data, config, schedule.cut_short(last_step))
+    _log_data(data, config, schedule, last_step)
 
     model = model or LanguageModel.from_pretrained(
         config.model.path,
@@ -165,40 +143,33 @@ def train(
         mesh=make_mesh(**config.mesh),
     )
     mesh = model.mesh
-    adapted = abstract_model(
-        model.checkpoint.config,
-        recipe.lora,
-        base_dtype(model.dtype),
-        config.model.remat,
-        model.quantization,
-    )
+    dtype, remat = base_dtype(model.dtype), config.model.remat
+    architecture = model.checkpoint.config
+    adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    # Prompts and batches.
-    prompts, shapes = _prompts(model, data.train, recipe)
-    collate = Collate(data.train, prompts, shapes, units.max_pairs)
+    sizes = recipe.batch.size, recipe.batch.row_lengths
+    prompts = model.tokenize(data.train.prompts)
+    collate = Collate(data.train, prompts, model.shapes(prompts, *sizes), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
     held_out = []
     if data.validation:
-        unseen = _prompts(model, data.validation, recipe)
-        held_out = validation_batches(data.validation, *unseen, collate.max_cells)
-    experiment = Experiment(
-        model.record,
-        data.survey,
-        split,
-        data.held_out,
-        Prompt.of(model.style),
-        recipe,
-        config.seed,
-        versions(),
-    )
+        unseen = model.tokenize(data.validation.prompts)
+        shapes = model.shapes(unseen, *sizes)
+        held_out = validation_batches(data.validation, unseen, shapes, collate.max_cells)
+    said = data.survey, split, data.held_out, Prompt.of(model.style), recipe, config.seed
+    experiment = Experiment(model.record, *said, versions())
     on_first(lambda: claim.check(experiment))
     agreement = Agreement(mesh)
-    raise_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
+    raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
-    # State: fresh or from an adapter, then as the latest checkpoint has it.
     base = model.load().base
-    lora, key = _first_lora(model, adapted, recipe, config.seed)
+    key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+    if recipe.init_from:
+        start = Path(recipe.init_from)
+        lora = peft.load_adapter(start, adapted.lora, mesh, model.record.fingerprint)
+    else:
+        lora = initial_lora(architecture, recipe.lora, mesh, key)
     on_first(lambda: claim.take(experiment))
     optimizer = make_optimizer(recipe.optimizer)
     shardings = state_shardings(lora, optimizer, mesh)
@@ -208,31 +179,19 @@ def train(
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
-    loop = Loop(
-        make_train_step(adapted.graph, optimizer, anchor, recipe.lora.dropout, shardings, mesh),
-        make_stage_end(recipe.optimizer, shardings),
-        base,
-        schedule,
-        validator,
-        last_step,
-        data.train.pairs,
-        mesh,
-    )
-    raise_if(bool(agreement(stop.is_set()).any()), BEFORE_FIRST_STEP)
+    dropout, pairs = recipe.lora.dropout, data.train.pairs
+    step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
+    end = make_stage_end(recipe.optimizer, shardings)
+    loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
+    raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
-        state = saved.restore(state, batches)
-        best = saved.restore_best(Best.none_yet(state.lora)) if validator else None
-        first_step = int(state.step)
-        log(f"training: step {first_step} of {last_step}, {len(schedule.stages)} stage(s)")
-        settings = experiment.to_json()
-        with (
-            MetricsLog(claim.workdir, first_step, last_step, config.log.wandb, settings)
-            if is_first()
-            else nullcontext()
-        ) as metrics:
-            job = Job(claim, saved, metrics, stop)
-            state, best, stopped = loop.run(state, best, batches, job)
+        fresh_best = Best.none_yet(state.lora) if validator else None
+        state, best = saved.restore(state, batches, fresh_best)
+        log(f"training: step {int(state.step)} of {last_step}, {len(schedule.stages)} stage(s)")
+        logged = (claim.workdir, int(state.step), last_step, config.log.wandb, experiment.to_json())
+        with MetricsLog(*logged) if is_first() else nullcontext() as metrics:
+            state, best, stopped = loop.run(state, best, batches, claim, saved, metrics, stop)
     raise_if(stopped, f"at step {int(state.step)}")
 
     lora, step = state.lora, int(state.step)
@@ -256,57 +215,29 @@ def write_adapter(
 ) -> None:
     """Writes an adapter with its model card and its experiment's record."""
     base = peft.BaseModel(experiment.model.name, experiment.model.fingerprint)
-    shape, facts = experiment.recipe.lora, facts_of(experiment, step)
-    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
-    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
-
-
-def facts_of(experiment: Experiment, step: int) -> dict[str, str]:
-    """Returns what a model card says of the training."""
-    prompt = experiment.prompt
-    return {
+    facts = {
         "survey": experiment.survey.described(),
         "held out": experiment.held_out.describe(),
-        "prompt": prompt.described(),
+        "prompt": experiment.prompt.described(),
         "recipe": experiment.recipe.described(),
         "steps": str(step),
         "seed": str(experiment.seed),
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
+    shape = experiment.recipe.lora
+    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
+    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
 
 
-def _log_data(data: TrainingData, config: ConfigDict, cut_short: str | None) -> None:
+def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:
     pairs = data.train.pairs
-    log(
-        f"survey: {config.data.path}, {len(pairs)} pairs in {pairs['context'].nunique()} contexts "
-        f"of {pairs['question_id'].nunique()} questions"
-    )
+    of = f"{pairs['question_id'].nunique()} questions in {pairs['context'].nunique()} contexts"
+    log(f"survey: {config.data.path}, {len(pairs)} pairs of {of}")
     log(f"held out ({config.data.holdout}): {data.held_out.describe()}")
     if data.validation:
-        unseen = data.validation.pairs
-        log(
-            f"validation: {len(unseen)} held-out pairs of {unseen['question_id'].nunique()} "
-            f"questions, every {config.validation.every_steps} steps and at the end of a stage"
-        )
-    if cut_short:
-        log(f"warning: {cut_short}")
-
-
-def _prompts(
-    model: LanguageModel, examples: Examples, recipe: Recipe
-) -> tuple[list[Tokens], Shapes]:
-    """Returns the tokens of the examples, and the shapes that their batches have."""
-    prompts = model.tokenize(examples.prompts)
-    return prompts, model.shapes(prompts, recipe.batch.size, recipe.batch.row_lengths)
-
-
-def _first_lora(
-    model: LanguageModel, adapted: AbstractModel, recipe: Recipe, seed: int
-) -> tuple[nnx.State, jax.Array]:
-    """Returns the adapter that training starts from, and the key of every dropout mask."""
-    mesh = model.mesh
-    key = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()
-    if recipe.init_from:
-        identity = model.record.fingerprint
-        return peft.load_adapter(Path(recipe.init_from), adapted.lora, mesh, identity), key
-    return initial_lora(model.checkpoint.config, recipe.lora, mesh, key), key
+        every = config.validation.every_steps
+        log(f"validation: {len(data.validation.pairs)} held-out pairs every {every} steps")
+    if last_step < schedule.steps:
+        _, stage, _ = schedule.at(last_step - 1)
+        where = f"{last_step} of {schedule.steps} steps, in stage {stage}"
+        log(f"warning: max_steps ends training after {where} of {len(schedule.stages)}")

@@ -24,11 +24,8 @@ from ace_jax.prompts.batches import Scoring, Shapes, Targets
 from ace_jax.prompts.encode import Prompt
 from ace_jax.recipe import Validation
 from ace_jax.runtime.processes import from_first
-from ace_jax.training.examples import Examples
-from ace_jax.training.pipeline import Collate, TrainingBatch
-from ace_jax.training.schedule import Schedule
-from ace_jax.training.state import TrainState
-from ace_jax.training.step import Metrics, objective
+from ace_jax.training.data import Collate, Examples, TrainingBatch
+from ace_jax.training.step import Metrics, Schedule, TrainState, objective
 
 PARTS = ("anchor_loss", "effect_loss")
 ValidationStep = Callable[[nnx.State, nnx.State, Scoring, Targets], Metrics]
@@ -37,22 +34,12 @@ ValidationStep = Callable[[nnx.State, nnx.State, Scoring, Targets], Metrics]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Best:
-    """The best validation of a stage so far.
-
-    Attributes:
-      loss: the lowest.
-      step: where it was; 0 before the first validation.
-      stage: which stage, from 1.
-      since: how many validations came after it.
-      lora: the adapter there.
-
-    The fields are untyped where a tree of shapes takes the values' place.
-    """
+    """The best validation of a stage so far; untyped, as a tree of shapes takes its place."""
 
     loss: Any
-    step: Any
-    stage: Any
-    since: Any
+    step: Any  # 0 before the first validation
+    stage: Any  # from 1
+    since: Any  # how many validations came after it
     lora: Any
 
     @classmethod
@@ -70,22 +57,12 @@ class Best:
 def copied(lora: nnx.State) -> nnx.State:
     """Returns an adapter with memory of its own: a step takes that of the state before it."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, lora)
-    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-    return copy(lora)
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=shardings)(lora)
 
 
 @dataclass(frozen=True)
 class Validator:
-    """What a run validates with.
-
-    Attributes:
-      policy: when, and what for.
-      step: scores a batch.
-      base: frozen parameters.
-      batches: of the held-out pairs.
-      mesh: where they go.
-      schedule: of the run.
-    """
+    """What a run validates with: `step` scores one of the `batches` of held-out pairs."""
 
     policy: Validation
     step: ValidationStep
@@ -109,15 +86,11 @@ class Validator:
 
         All processes return what process 0 computes. Raises `InputError` where one is not finite.
         """
-        scored = [
-            self.step(
-                lora,
-                self.base,
-                place_scoring(batch.scoring, self.mesh),
-                place_everywhere(batch.targets, self.mesh),
-            )
-            for batch in self.batches
-        ]
+        scored = []
+        for batch in self.batches:
+            targets = place_everywhere(batch.targets, self.mesh)
+            scoring = place_scoring(batch.scoring, self.mesh)
+            scored.append(self.step(lora, self.base, scoring, targets))
         rows = np.array([[row[name] for name in PARTS] for row in jax.device_get(scored)])
         sizes = [len(batch.rows) for batch in self.batches]
         anchor, effect = from_first(np.average(rows, axis=0, weights=sizes)).tolist()
@@ -132,11 +105,7 @@ class Validator:
         return dict(zip(names, (loss, anchor, effect), strict=True))
 
     def chosen(self, state: TrainState, best: Best) -> tuple[nnx.State, int]:
-        """Returns the run's adapter and the step it is of.
-
-        That is the last one where the best is not asked for, or the stage has none yet because
-        max_steps ended it before its first validation.
-        """
+        """Returns the adapter and its step: the best if asked for and the stage has one."""
         step = int(state.step)
         _, stage, _ = self.schedule.at(step - 1)
         if self.policy.select_best and best.step and best.stage == stage:
@@ -147,10 +116,7 @@ class Validator:
 def validation_batches(
     examples: Examples, prompts: list[Prompt], shapes: Shapes, most: int
 ) -> list[TrainingBatch]:
-    """Lays out all pairs in the table's order, in batches of at most so many prompts.
-
-    Pairs of a context follow one another and share their prompts.
-    """
+    """Lays out all pairs in the table's order, in batches of at most so many prompts."""
     batches: list[list[int]] = [[]]
     cells: set[int] = set()
     for row, ends in enumerate(examples.pairs[["cell_0", "cell_1"]].to_numpy().tolist()):

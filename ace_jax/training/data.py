@@ -1,0 +1,284 @@
+"""What is learned from: pairs, the prompts and answers of their endpoints, and batches of them."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import grain
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from ml_collections import ConfigDict
+
+from ace_jax.errors import InputError
+from ace_jax.experiment import Survey
+from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
+from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
+from ace_jax.recipe import PAIR_WEIGHTS, Batch
+from ace_jax.survey.dataset import Dataset, select_questions
+from ace_jax.survey.estimators import pair_precision
+from ace_jax.survey.pairs import mode, toggle_pairs
+from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
+from ace_jax.survey.readers.sources import load_survey
+from ace_jax.survey.split import HeldOut, Split
+
+Source = Dataset | ReleasePairs
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pairs, and by endpoint, each once, its prompt, the survey's answer and its mode (Eq. 13).
+
+    `pairs` has columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1),
+    `country`, `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
+    """
+
+    pairs: pd.DataFrame
+    prompts: list[PromptText]
+    answers: list[Float[np.ndarray, "_"]]
+    modes: list[int]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A survey, split: its record, the ids held out, and the examples of both sides."""
+
+    survey: Survey
+    held_out: HeldOut
+    train: Examples
+    validation: Examples | None
+
+
+def training_data(
+    config: ConfigDict, split: Split | None = None, source: Source | None = None
+) -> TrainingData:
+    """Splits a survey into what training sees and what it does not.
+
+    `split` and `source` are those of the config where they are not given. Raises `InputError` for
+    settings that do not fit the survey, or nothing left to train or validate on.
+    """
+    path, split = config.data.path, split or Split(config.data.holdout, config.seed)
+    if source is None:
+        source = read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
+    weight = config.objective.pair_weight
+    if isinstance(source, Dataset):
+        dataset = select_questions(source, config.data.questions)
+        style = PromptStyle.of(**config.prompt)
+        held_out = split.held_out(dataset)
+        pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
+        ends = pairs[["cell_0", "cell_1"]].to_numpy()
+        unseen = held_out.cells(dataset)[ends].any(axis=1)
+        survey = Survey.of(source, path, tuple(config.data.questions))
+        examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
+    else:
+        if config.data.questions:
+            raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
+        pairs = source.pairs
+        unseen = split.held_out_of_pairs(pairs)
+        held_out = _ids_of(pairs, unseen)
+        survey = Survey(
+            name=Path(path).name,
+            path=path,
+            digest=digest(of_release(source, pairs, "none")),
+            questions=(),
+            attributes={},
+            countries=tuple(sorted(map(str, pairs["country"].unique()))),
+        )
+        examples = partial(of_release, source, pair_weight=weight)
+    train = examples(_kept(pairs, ~unseen, "leaves none of", config))
+    validation = None
+    if config.validation.every_steps is not None:
+        drawn = _drawn(_kept(pairs, unseen, "holds out none of", config), config)
+        validation = examples(drawn)
+    learned = "-".join(digest(each) for each in (train, validation) if each)
+    return TrainingData(replace(survey, examples=learned), held_out, train, validation)
+
+
+def of_dataset(
+    dataset: Dataset, pairs: pd.DataFrame, style: PromptStyle, pair_weight: str
+) -> Examples:
+    """Returns the examples of some pairs of a dataset (`toggle_pairs`), in the table's order.
+
+    `pair_weight` is `none`, or `precision` for the inverse variance of a pair's effect; raises
+    `InputError` for another.
+    """
+    endpoints, (cell_0, cell_1) = _endpoints(pairs)
+    cells = dataset.cells.iloc[endpoints]
+    answers = list(dataset.learnt.iloc[endpoints])
+    sizes = cells["effective_n"].to_numpy()
+    return Examples(
+        pairs=pairs.assign(
+            cell_0=cell_0, cell_1=cell_1, weight=_weights(pair_weight, sizes[cell_0], sizes[cell_1])
+        ),
+        prompts=render_cells(cells, dataset, style),
+        answers=answers,
+        modes=[mode(answer) for answer in answers],
+    )
+
+
+def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> Examples:
+    """Returns the examples of some pairs of the authors' training file, with its own prompts.
+
+    Raises `InputError` for pair weights: the file does not say how many respondents answered.
+    """
+    if pair_weight != "none":
+        raise InputError(
+            f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
+            "respondents; set it to none, or train on a DATASET"
+        )
+    endpoints, (cell_0, cell_1) = _endpoints(pairs)
+    return Examples(
+        pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
+        prompts=[PromptText(release.texts[cell], release.labels[cell]) for cell in endpoints],
+        answers=[release.answers[cell] for cell in endpoints],
+        modes=[release.modes[cell] for cell in endpoints],
+    )
+
+
+def digest(examples: Examples) -> str:
+    """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
+    hashed = hashlib.sha256()
+    for prompt, answer in zip(examples.prompts, examples.answers, strict=True):
+        hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
+        hashed.update(np.asarray(answer, np.float64).tobytes())
+    for name in ("cell_0", "cell_1", "weight"):
+        hashed.update(examples.pairs[name].to_numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def _kept(
+    pairs: pd.DataFrame, which: Bool[np.ndarray, "pairs"], otherwise: str, config: ConfigDict
+) -> pd.DataFrame:
+    if not which.any():
+        raise InputError(
+            f"data.holdout {config.data.holdout} {otherwise} {len(pairs)} pairs; hold out "
+            f"{'less' if 'leaves' in otherwise else 'more'}"
+        )
+    return pairs[which].reset_index(drop=True)
+
+
+def _drawn(pairs: pd.DataFrame, config: ConfigDict) -> pd.DataFrame:
+    """Returns at most `validation.pairs` pairs: whole contexts in an order that the seed draws."""
+    order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
+    rank = pd.Series(np.arange(len(order)), index=order)
+    drawn = pairs["context"].map(rank).sort_values(kind="stable").index[: config.validation.pairs]
+    return pairs.loc[drawn].reset_index(drop=True)
+
+
+def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:
+    """Returns the questions and countries of which training sees no pair."""
+    gone = {
+        name: tuple(sorted(set(pairs.loc[unseen, name]) - set(pairs.loc[~unseen, name])))
+        for name in ("question_id", "country")
+    }
+    return HeldOut(questions=gone["question_id"], countries=gone["country"], personas=())
+
+
+def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarray, "2 Q"]]:
+    """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
+    cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
+    return cells, index.reshape(-1, 2).T
+
+
+def _weights(
+    kind: str, size_0: Float[np.ndarray, "Q"], size_1: Float[np.ndarray, "Q"]
+) -> Float[np.ndarray, "Q"]:
+    if kind not in PAIR_WEIGHTS:
+        raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
+    return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One step's data; `rows` are those of the pairs table, to name the batch by."""
+
+    scoring: Scoring
+    targets: Targets
+    rows: Int[np.ndarray, "Q"]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The rows of the pairs table cut into what is shuffled, and how many units make a batch."""
+
+    rows: list[Int[np.ndarray, "_"]]
+    size: int
+
+    @classmethod
+    def cut(cls, examples: Examples, batch: Batch) -> "Units":
+        """Cuts the pairs into what `batch.size` counts: pairs, or contexts.
+
+        With `batch.neighbours`, contexts of one country whose prompts begin alike stay together,
+        and so share a trie: in alphabetical order a prompt stands beside those it shares most with.
+        """
+        pairs = examples.pairs
+        rows = np.arange(len(pairs))
+        if batch.unit == "pair":
+            return cls(list(rows[:, None]), batch.size)
+        starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
+        contexts = np.split(rows, starts[1:])
+        texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
+        groups: list[list[int]] = []
+        countries = pairs["country"].to_numpy()[starts]
+        for country in set(countries):
+            ordered = sorted(np.flatnonzero(countries == country).tolist(), key=texts.__getitem__)
+            cuts = range(0, len(ordered), batch.neighbours)
+            groups += [sorted(ordered[first : first + batch.neighbours]) for first in cuts]
+        grouped = [np.concatenate([contexts[each] for each in group]) for group in sorted(groups)]
+        return cls(grouped, batch.size // batch.neighbours)
+
+    @property
+    def max_pairs(self) -> int:
+        """The most pairs that a batch can have."""
+        return sum(sorted(map(len, self.rows), reverse=True)[: self.size])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return -(-len(self.rows) // self.size)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Rows of the pairs table to arrays of fixed shapes; `prompts` are the examples', tokenised."""
+
+    examples: Examples
+    prompts: list[Prompt]
+    shapes: Shapes
+    max_pairs: int  # Q
+
+    @property
+    def max_cells(self) -> int:
+        """C: endpoints are shared, so at most two a pair and never more than there are."""
+        return min(2 * self.max_pairs, len(self.prompts))
+
+    def __call__(self, units: list[np.ndarray]) -> TrainingBatch:
+        """Lays out the pairs of some units; each endpoint is computed once."""
+        rows = np.concatenate(units)
+        cells, (slot_0, slot_1) = _endpoints(self.examples.pairs.iloc[rows])
+        layout = scoring([self.prompts[cell] for cell in cells], self.shapes, self.max_cells)
+        targets = Targets(
+            p_data=np.zeros((self.max_cells, self.shapes.options), np.float32),
+            mode=np.zeros(self.max_cells, np.int32),
+            pairs=np.zeros((self.max_pairs, 2), np.int32),
+            pair_weight=np.zeros(self.max_pairs, np.float32),
+        )
+        for slot, cell in enumerate(cells):
+            answer = self.examples.answers[cell]
+            targets.p_data[slot, : len(answer)] = answer
+            targets.mode[slot] = self.examples.modes[cell]
+        targets.pairs[: len(rows)] = np.stack([slot_0, slot_1], axis=1)
+        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].to_numpy()[rows]
+        return TrainingBatch(layout, targets, rows)
+
+
+def training_batches(
+    units: Units, collate: Collate, epochs: int, shuffle: bool, seed: int
+) -> grain.DatasetIterator:
+    """Returns a checkpointable iterator over all epochs' batches, each epoch in its own order."""
+    source = grain.MapDataset.source(units.rows).seed(seed)
+    ordered = source.shuffle() if shuffle else source
+    batches = ordered.batch(units.size, batch_fn=list).repeat(epochs).map(collate)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
