@@ -70,20 +70,17 @@ class Targets:
 class Shapes:
     """The fixed sizes that batches are padded to.
 
-    Attributes:
-      row_lengths: allowed numbers of nodes a row, ascending multiples of half a `block`.
-      row_multiple: the number of rows is a multiple of it (the devices that rows are spread over).
-      options: K.
-      block: N / B, the nodes that share one list of ancestors; half as many in rows that are
-        not whole blocks.
-
     Raises `InputError` where there are no lengths, they do not ascend or are not whole half blocks.
     """
 
     row_lengths: tuple[int, ...]
+    """Allowed numbers of nodes a row, ascending multiples of half a `block`."""
     row_multiple: int
+    """The number of rows is a multiple of it (the devices that rows are spread over)."""
     options: int
+    """K."""
     block: int = 64
+    """N / B, the nodes that share one list of ancestors; half as many in rows of a half block."""
 
     def __post_init__(self) -> None:
         lengths = (0, *self.row_lengths)

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import AdapterCard, Scores
+from ace_jax.model.formats.cards import Scores, adapter_card
+from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt as Tokens
@@ -256,8 +256,9 @@ def write_adapter(
     """Writes an adapter with its model card and its experiment's record."""
     base = peft.BaseModel(experiment.model.name, experiment.model.fingerprint)
     shape, facts = experiment.recipe.lora, facts_of(experiment, step)
-    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
-    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
+    card = adapter_card(base, shape, facts, scores)
+    factors = peft.factors_of(lora)
+    peft.write_adapter(directory, factors, shape, base, card, experiment.to_json())
 
 
 def facts_of(experiment: Experiment, step: int) -> dict[str, str]:

@@ -118,7 +118,7 @@ def _adapters(directory: Path) -> None:
         f"{prefix}.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()
     }
     base = BaseModel("some/llama", "0" * 64)
-    write_adapter(directory / "adapter" / "peft", factors, LORA, base, "A card.", {"seed": 0})
+    write_adapter(directory / "adapter" / "peft", factors, LORA, base, "A card.")
 
 
 def _datasets(directory: Path) -> None:
@@ -193,16 +193,6 @@ def _outputs(directory: Path) -> None:
     scores = "country,granularity,n_cells,score,ci_low,ci_high\nALL,4,32,0.5,0.4,0.6\n"
     (out / "scores.csv").write_text(scores)
     run = _made(directory / "run" / "run")
-    settings = {
-        "model": {"path": "m", "dtype": "float32"},
-        "data": {"path": "gss2018", "holdout": "none"},
-        "prompt": {"template": "persona_first"},
-        "lora": {"init_from": None, "rank": 4, "alpha": 8.0, "targets": ["q_proj"]},
-        "objective": {"stages": [[1.0, 0.0, 1], [0.0, 1.0, 1]]},
-        "optimizer": {"learning_rate": 1e-5},
-        "seed": 0,
-    }
-    (run / "config.json").write_text(json.dumps(settings))
     lines = [{"step": step, "loss": 1.0 / step, "stage": 1} for step in (1, 2, 3)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
