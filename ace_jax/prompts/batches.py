@@ -127,7 +127,8 @@ def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
     paths = sorted({path for prompt in prompts for path in _paths(prompt)})
     sequences = Sequences.of(paths)
     lengths = [length for length in shapes.row_lengths if length >= sequences.sizes.max()]
-    rows = _rows(len(sequences.rows(lengths[-1])), shapes.row_multiple)
+    multiple = shapes.row_multiple
+    rows = _power_of_two(-(-len(sequences.rows(lengths[-1])) // multiple)) * multiple
     length, runs = next(
         (length, runs)
         for length in lengths
@@ -162,10 +163,6 @@ def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
 def _paths(prompt: Prompt) -> list[Tokens]:
     """Returns the sequences after which an option's tokens follow: the node of each edge."""
     return [prompt.tokens + option[:cut] for option in prompt.options for cut in range(len(option))]
-
-
-def _rows(rows: int, multiple: int) -> int:
-    return _power_of_two(-(-rows // multiple)) * multiple
 
 
 def _power_of_two(count: int, least: int = 1) -> int:

@@ -124,15 +124,12 @@ def attributes_named(
         if "country" not in persona:
             raise InputError(f"persona {dict(persona)}: has no country (ISO 3166-1 alpha-3)")
         check_known(persona["country"], countries, "country")
-        for name in persona.keys() - {"country"}:
-            if known:
-                check_known(name, known, "attribute")
-                check_known(persona[name], known[name], f"level of {name}")
-        named |= dict.fromkeys(name for name in persona if name != "country")
-    return [
-        *(name for name in known if name in named),
-        *(name for name in named if name not in known),
-    ]
+        levels = {name: level for name, level in persona.items() if name != "country"}
+        for name, level in levels.items() if known else ():
+            check_known(name, known, "attribute")
+            check_known(level, known[name], f"level of {name}")
+        named |= dict.fromkeys(levels)
+    return [name for name in {**known, **named} if name in named]
 
 
 def encode(
