@@ -310,7 +310,10 @@ class LanguageModel:
         """
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
-        asked = [(persona, question) for question in questions for persona in personas]
+        # The attributes stand in the survey's order, as the adapter has learned them.
+        fields = ["country", *names]
+        ordered = [{name: one[name] for name in fields if name in one} for one in personas]
+        asked = [(persona, question) for question in questions for persona in ordered]
         texts = [render(each.text, each.options, persona, self.style) for persona, each in asked]
         answers = self.ask({"": self.tokenize(texts)}, size=batch_size)[""]
         rows = [
