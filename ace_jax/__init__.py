@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ace_jax.errors import InputError, Stopped
     from ace_jax.experiment import Experiment
     from ace_jax.language_model import LanguageModel
-    from ace_jax.prompts.asking import Question
+    from ace_jax.prompts.encode import Question
     from ace_jax.recipe import load_config
     from ace_jax.report.compare import Comparison, compare
     from ace_jax.survey.dataset import Dataset
@@ -38,7 +38,7 @@ _HOMES = {
     "Experiment": "experiment",
     "InputError": "errors",
     "LanguageModel": "language_model",
-    "Question": "prompts.asking",
+    "Question": "prompts.encode",
     "Run": "training.run",
     "Split": "survey.split",
     "Stopped": "errors",

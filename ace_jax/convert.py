@@ -11,32 +11,36 @@ name. The output is written completely or not at all. An output that holds files
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
-from ace_jax.experiment import read_experiment
+from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.files import check_free, sha256_of, whole_directory
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import AdapterCard, CheckpointCard, Scores
-from ace_jax.model.formats.hf import fingerprint, own_tensors
-from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.model.formats.inspect import inspect, saved_steps
+from ace_jax.model.formats.cards import Scores, adapter_card, checkpoint_card
+from ace_jax.model.formats.hf import SafetensorsSource, fingerprint, own_tensors
+from ace_jax.model.formats.hub import describe, open_checkpoint
 from ace_jax.model.formats.merge import DTYPES, LowRank, write_description, write_weights
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import TARGETS
 from ace_jax.model.sharding import make_mesh
+from ace_jax.runtime.metrics import read_rows
 from ace_jax.runtime.progress import log
 from ace_jax.training.checkpoints import read_state
 from ace_jax.training.run import write_adapter
 from ace_jax.training.step import abstract_state, make_optimizer
 
 FLOAT32 = base_dtype("float32")
+
+Facts = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,38 +74,29 @@ def export_adapter(args: argparse.Namespace) -> None:
 
 
 def merge(args: argparse.Namespace) -> None:
-    """Writes a model as a Hugging Face checkpoint, with an adapter merged into it if one is given.
-
-    Raises `InputError` where the model or the adapter cannot be used, or nothing can be written.
-    """
+    """Writes a model as a Hugging Face checkpoint, with an adapter merged into it if given."""
     checkpoint = open_checkpoint(args.model)
-    identity = fingerprint(checkpoint.source)
+    base = peft.BaseModel(checkpoint.name, fingerprint(checkpoint.source))
     lora_config, adapter = None, None
     if args.adapter:
         lora_config = peft.read_lora_config(args.adapter)
         model = abstract_model(checkpoint.config, lora_config, FLOAT32)
-        factors = peft.read_factors(args.adapter, model.lora, identity)
+        factors = peft.read_factors(args.adapter, model.lora, base.fingerprint)
         adapter = LowRank(factors, lora_config.scale)
     names = own_tensors(abstract_model(checkpoint.config, None, FLOAT32).base, checkpoint.source)
     log(f"model: {checkpoint.name}, {len(names)} tensors; adapter: {args.adapter or 'none'}")
     dtype = DTYPES[args.dtype] if args.dtype else None
     with whole_directory(args.output) as directory:
         write_description(directory, checkpoint, dtype)
-        size_of = write_weights(
-            directory, checkpoint.source, names, adapter, dtype, args.shard_size
-        )
+        dtypes = write_weights(directory, checkpoint.source, names, adapter, dtype, args.shard_size)
         name = args.adapter and args.adapter.name
-        card = CheckpointCard(checkpoint.name, identity, tuple(size_of), name, lora_config)
-        (directory / "README.md").write_text(card.text())
-    sizes = ", ".join(f"{size:,} bytes of {name}" for name, size in size_of.items())
-    log(f"checkpoint: {args.output} ({sizes})")
+        card = checkpoint_card(base, dtypes, name, lora_config)
+        (directory / "README.md").write_text(card)
+    log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")
 
 
 def import_adapter(args: argparse.Namespace) -> None:
-    """Checks that an adapter fits a base model, and writes it as an adapter of that model.
-
-    Raises `InputError` where it does not fit, or nothing can be written.
-    """
+    """Checks that an adapter fits a base model, and writes it as an adapter of that model."""
     checkpoint = open_checkpoint(args.model)
     config = peft.read_lora_config(args.adapter)
     # peft stores targets as a set, in any order.
@@ -115,41 +110,94 @@ def import_adapter(args: argparse.Namespace) -> None:
     if record and before.fingerprint != base.fingerprint:
         log(f"{peft.RECORD} is left out: it records no training on {base.name}")
         record = None
-    card = AdapterCard(base.name, base.fingerprint, config, facts={}).text()
+    card = adapter_card(base, config, facts={})
     peft.write_adapter(args.output, factors, config, base, card, record)
     log(f"adapter: {args.output} (of {base.name})")
 
 
-def describe(args: argparse.Namespace) -> None:
+def print_facts(args: argparse.Namespace) -> None:
     """Prints what a checkpoint, an adapter or a run is."""
-    facts = inspect(args.path, sha256=args.sha256)
-    print(json.dumps(facts, indent=2) if args.json else _table(facts))
+    facts = inspect(args.path)
+    width = max(map(len, facts)) + 2
+    lines = (f"{name:<{width}}{value}" for name, value in facts.items())
+    print(json.dumps(facts, indent=2) if args.json else "\n".join(lines))
+
+
+def inspect(path: str) -> Facts:
+    """Returns the facts about a RUN directory, a PEFT adapter, or what `model.path` takes.
+
+    Raises `InputError` where the path is none of these, or damaged.
+    """
+    directory = Path(path)
+    if (directory / peft.CONFIG).is_file():
+        return _adapter(directory)
+    return _run(directory) if (directory / EXPERIMENT).is_file() else _checkpoint(path)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Returns the steps of a run's checkpoints in ascending order."""
+    paths = directory.iterdir() if directory.is_dir() else ()
+    return sorted(int(path.name) for path in paths if path.name.isdecimal())
+
+
+def _adapter(directory: Path) -> Facts:
+    config, base = peft.read_lora_config(directory), peft.base_of(directory)
+    record = adapter_experiment(directory)
+    return {
+        "kind": "adapter (PEFT, LoRA)",
+        "base model": base.name,
+        "base fingerprint": base.fingerprint or "not recorded",
+        **(_experiment(record) if record else {}),
+        **vars(config),
+        "scale": config.scale,
+        "sha256": peft.identity_of(directory)["sha256"],
+    }
+
+
+def _run(directory: Path) -> Facts:
+    rows, adapter = read_rows(directory / "metrics.jsonl"), directory / "adapter"
+    return {
+        "kind": "training run (RUN)",
+        **_experiment(read_experiment(directory / EXPERIMENT)),
+        "steps done": rows[-1]["step"] if rows else 0,
+        "checkpoints": saved_steps(directory / "checkpoints"),
+        "adapter": str(adapter) if (adapter / peft.CONFIG).is_file() else "not written yet",
+    }
+
+
+def _experiment(record: Experiment) -> Facts:
+    return {
+        "model": record.model.name,
+        "survey": record.survey.name,
+        "hold-out": record.split.spec,
+        "template": record.prompt.template,
+    }
+
+
+def _checkpoint(path: str) -> Facts:
+    model = describe(path)
+    base, rope = abstract_model(model.config, None, FLOAT32).base, model.config.rope
+    facts = {
+        "kind": "checkpoint (Hugging Face)" if model.directory else "checkpoint (GGUF)",
+        "name": model.name,
+        **vars(model.config),
+        "rope": f"theta {rope.theta:g}, {'plain' if rope.factors is None else 'stretched'}",
+        "tokens": len(model.tokenizer) if model.tokenizer else "no tokenizer",
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(base)),
+    }
+    if model.directory and not any(model.directory.glob("*.safetensors")):
+        return facts | {"weights": "not here"}
+    source = SafetensorsSource(model.directory) if model.directory else open_checkpoint(path).source
+    return facts | {
+        "dtypes": sorted({tensor.dtype for tensor in source.stored.values()}),
+        "fingerprint": fingerprint(source),
+        "files": [file.name for file in source.files],
+    }
 
 
 def _unused(output: str) -> Path:
-    """Returns the output's path; raises `InputError` unless it is free."""
     check_free(Path(output))
     return Path(output)
-
-
-def _table(facts: Mapping[str, Any]) -> str:
-    """Returns aligned lines, one for each fact and each value of a fact with several."""
-    width = max(map(len, facts)) + 2
-    return "\n".join(
-        f"{'' if number else name:<{width}}{text}"
-        for name, value in facts.items()
-        for number, text in enumerate(_texts(value) or ["none"])
-    )
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [f"{name} {part:,}" for name, part in value.items()]
-    parts = value if isinstance(value, list | tuple) else [value]
-    return [
-        "  ".join(map(str, part.values())) if isinstance(part, dict) else str(part)
-        for part in parts
-    ]
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -160,36 +208,20 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    export = commands.add_parser(
-        "export-adapter", help="write a run's checkpoint as a PEFT adapter"
-    )
+    export = commands.add_parser("export-adapter", help="write a run's checkpoint in PEFT format")
     export.set_defaults(command=export_adapter)
     export.add_argument("--run", required=True, type=Path, help="a directory of ace_jax.train")
     export.add_argument("--step", type=int, help="a saved step (default: the latest)")
-    export.add_argument(
-        "--scores",
-        type=Path,
-        metavar="OUT",
-        help="the adapter's scores, a directory of ace_jax.evaluate",
-    )
+    export.add_argument("--scores", type=Path, help="its directory of ace_jax.evaluate")
 
     merging = commands.add_parser("merge", help="write a model and an adapter as one checkpoint")
     merging.set_defaults(command=merge)
     merging.add_argument("--model", required=True, help="the base model")
     merging.add_argument("--adapter", type=Path, metavar="PEFT", help="the adapter to merge")
-    merging.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights written (default: unchanged)"
-    )
-    merging.add_argument(
-        "--shard-size",
-        default="5GB",
-        metavar="SIZE",
-        help="the largest size of a file (default: 5GB)",
-    )
+    merging.add_argument("--dtype", choices=DTYPES, help="of the weights (default: unchanged)")
+    merging.add_argument("--shard-size", default="5GB", help="of a file at most (default: 5GB)")
 
-    importing = commands.add_parser(
-        "import-adapter", help="take over an adapter of another program or another base model"
-    )
+    importing = commands.add_parser("import-adapter", help="bind an adapter to a base model")
     importing.set_defaults(command=import_adapter)
     importing.add_argument("--adapter", required=True, type=Path, metavar="PEFT")
     importing.add_argument("--model", required=True, help="its base model from now on")
@@ -198,12 +230,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         writing.add_argument("--output", required=True, type=_unused, help="directory to write")
 
     inspecting = commands.add_parser("inspect", help="describe a checkpoint, an adapter or a run")
-    inspecting.set_defaults(command=describe)
+    inspecting.set_defaults(command=print_facts)
     inspecting.add_argument("path", help="a RUN, a PEFT adapter or a model")
     inspecting.add_argument("--json", action="store_true", help="print JSON")
-    inspecting.add_argument(
-        "--sha256", action="store_true", help="hash a checkpoint's weight files too"
-    )
     return parser.parse_args(argv)
 
 

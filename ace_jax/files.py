@@ -24,14 +24,9 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 
 def read_object(file: Path, kind: str) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Reads a JSON object; raises `InputError` for a file that holds anything else.
 
-    Args:
-      file: to read.
-      kind: what its directory is not where the file is missing, such as "a PEFT adapter".
-
-    Raises:
-      InputError: the file is missing or cannot be read, or holds anything else.
+    `kind` is what its directory is not where the file is missing, such as "a PEFT adapter".
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -63,12 +58,9 @@ def check_free(directory: Path, replaced: str | None = None) -> None:
 def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]:
     """Gives a new directory to fill, which becomes `output` once the block ends without an error.
 
-    Args:
-      output: the directory's name once it is complete. Its parents are made.
-      replaced: an output that holds a file of this name is replaced. Any other must be free.
+    An output that holds a file named `replaced` is replaced. Any other must be free.
 
-    Raises:
-      InputError: the output is not free or cannot be written.
+    Raises `InputError` where the output is not free or cannot be written.
     """
     final = output.absolute()
     partial = final.with_name(f".{final.name}.{os.getpid()}")

@@ -31,16 +31,24 @@ from ace_jax.evaluation.record import (
 )
 from ace_jax.experiment import Experiment, Model, Prompt, adapter_experiment
 from ace_jax.likelihood import ScoringStep, make_scoring_step
-from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.hf import fingerprint, load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
+from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
-from ace_jax.prompts.asking import Question, attributes_named, question_prompt
 from ace_jax.prompts.batches import Shapes, alike, scoring
 from ace_jax.prompts.encode import Prompt as Tokens
-from ace_jax.prompts.encode import PromptStyle, PromptText, check_prompts, encode, render_cells
+from ace_jax.prompts.encode import (
+    PromptStyle,
+    PromptText,
+    Question,
+    attributes_named,
+    check_prompts,
+    encode,
+    render,
+    render_cells,
+)
 from ace_jax.recipe import ROW_LENGTHS
 from ace_jax.runtime.processes import Agreement, raise_if
 from ace_jax.runtime.progress import log, progress
@@ -279,10 +287,11 @@ class LanguageModel:
         """
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
-        asked = [(persona, question) for question in questions for persona in personas]
-        texts = [
-            question_prompt(question, persona, names, self.style) for persona, question in asked
-        ]
+        # The attributes stand in the survey's order, as the adapter has learned them.
+        fields = ["country", *names]
+        ordered = [{name: one[name] for name in fields if name in one} for one in personas]
+        asked = [(persona, question) for question in questions for persona in ordered]
+        texts = [render(each.text, each.options, persona, self.style) for persona, each in asked]
         answers = self.ask({"": self.tokenize(texts)}, size=batch_size)[""]
         rows = [
             {

@@ -20,10 +20,10 @@ from flax import nnx
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ace_jax.losses import Anchor
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.formats.hf import TensorSource, load_base
 from ace_jax.model.formats.peft import load_adapter
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import ATTENTION_TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.planning.cost import matmul_flops

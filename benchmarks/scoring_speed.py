@@ -30,10 +30,10 @@ from workload import (
 )
 
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import make_mesh, place_scoring
 from ace_jax.planning.cost import matmul_flops
 from ace_jax.prompts.batches import Scoring, scoring

@@ -67,7 +67,7 @@ def shapes(options: int) -> Shapes:
 
 def torch_model(checkpoint: Checkpoint) -> torch.nn.Module:
     """Returns the checkpoint as transformers loads it, in float32."""
-    file = checkpoint.files[0]
+    file = checkpoint.source.files[0]
     gguf = {"gguf_file": file.name} if file.suffix == ".gguf" else {}
     return AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **gguf).eval()
 

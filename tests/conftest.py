@@ -29,11 +29,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
 from ace_jax.model.formats.peft import load_adapter, read_lora_config
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import MESH_AXES
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode, render_cells

@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ace_jax.losses import Anchor
-from ace_jax.model.abstract import abstract_model
-from ace_jax.model.architecture import LlamaConfig
+from ace_jax.model.architecture import LlamaConfig, Rope
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import TARGETS, LoRAConfig
-from ace_jax.model.rope import Rope
 from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_shards
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText

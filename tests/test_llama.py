@@ -65,7 +65,7 @@ def test_logits_equal_those_of_transformers(name, load, tokenizer, request):
 
 
 def test_logits_of_a_real_model_equal_those_of_transformers(load, smollm2):
-    file = smollm2.files[0]
+    file = smollm2.source.files[0]
     gguf = {"gguf_file": file.name} if file.suffix == ".gguf" else {}
     reference = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **gguf)
     tokens = prompt(smollm2.tokenizer)

@@ -29,7 +29,7 @@ import jax, jax.numpy as jnp
 from ace_jax.model.formats.hf import SafetensorsSource, load_base
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.sharding import make_mesh
-from ace_jax.model.abstract import abstract_model
+from ace_jax.model.llama import abstract_model
 
 def resident(line):
     status = Path("/proc/self/status").read_text()

@@ -17,7 +17,13 @@ from torch_reference import (
 )
 
 from ace_jax.losses import Anchor, anchor_loss, effect_loss, forward_kl_loss, wasserstein_loss
-from ace_jax.model.formats.peft import WEIGHTS, BaseModel, export_adapter, read_lora_config
+from ace_jax.model.formats.peft import (
+    WEIGHTS,
+    BaseModel,
+    factors_of,
+    read_lora_config,
+    write_adapter,
+)
 from ace_jax.training.step import objective
 
 # Cells 0 and 1 have three options, 2 and 3 two.
@@ -156,7 +162,7 @@ def test_objective_and_gradient_equal_the_reference(
 
     # A gradient has its parameters' form, so the exporter names and turns it as peft does.
     config = read_lora_config(adapter, 0.0)
-    export_adapter(tmp_path / "gradient", gradient, config, BaseModel("tiny"), "")
+    write_adapter(tmp_path / "gradient", factors_of(gradient), config, BaseModel("tiny"), "")
     found = load_file(tmp_path / "gradient" / WEIGHTS)
     assert len(found) == len(wanted) == 2 * 2 * len(targets)
     for name, reference in wanted.items():

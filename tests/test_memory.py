@@ -11,9 +11,9 @@ from flax import nnx
 
 from ace_jax.errors import InputError
 from ace_jax.losses import Anchor
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.quantization import is_quantized, quantize, widen
 from ace_jax.model.sharding import make_mesh

@@ -18,9 +18,8 @@ from test_llama import logits, prompt, torch_logits, trie_of
 from transformers import AutoModelForCausalLM
 
 from ace_jax.errors import InputError
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.cards import AdapterCard
+from ace_jax.model.formats.cards import adapter_card
 from ace_jax.model.formats.hf import fingerprint
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import (
@@ -29,17 +28,21 @@ from ace_jax.model.formats.peft import (
     WEIGHTS,
     BaseModel,
     adapter_config,
-    export_adapter,
+    factors_of,
     load_adapter,
     read_lora_config,
     read_record,
+    write_adapter,
 )
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS, TARGETS, LoRAConfig, targets_of
 
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "o_proj", "down_proj"))
 BASE = "0123456789abcdef" * 4
 NAME = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
-CARD = AdapterCard("some/llama", BASE, LORA, {"survey": "wvs7", "held out": "question:0.2"})
+CARD = adapter_card(
+    BaseModel("some/llama", BASE), LORA, {"survey": "wvs7", "held out": "question:0.2"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def adapter(abstract, tmp_path):
     """A directory with a random adapter, and its parameters."""
     draw = np.random.default_rng(0)
     lora = jax.tree.map(lambda leaf: draw.normal(size=leaf.shape).astype(np.float32), abstract)
-    export_adapter(tmp_path / "adapter", lora, LORA, BaseModel("some/llama", BASE), CARD.text())
+    write_adapter(tmp_path / "adapter", factors_of(lora), LORA, BaseModel("some/llama", BASE), CARD)
     return tmp_path / "adapter", lora
 
 
@@ -88,7 +91,7 @@ def test_the_card_is_one_that_the_hub_reads(adapter):
     }
     for told in ("- survey: wvs7\n- held out: question:0.2\n", "Rank 4, alpha 8", BASE):
         assert told in card.text
-    bare = AdapterCard("built-in", None, LORA, {}).text()
+    bare = adapter_card(BaseModel("built-in"), LORA, {})
     assert "Training" not in bare and "fingerprint" not in bare and "PeftModel" not in bare
 
 
@@ -97,7 +100,7 @@ def test_an_adapter_is_replaced_as_a_whole(adapter):
     (directory / "from_before").touch()
     record = {"survey": {"name": "wvs7"}, "seed": 3}
     assert read_record(directory) is None
-    export_adapter(directory, lora, LORA, BaseModel("other/llama"), "card", record)
+    write_adapter(directory, factors_of(lora), LORA, BaseModel("other/llama"), "card", record)
     assert {file.name for file in directory.iterdir()} == {CONFIG, WEIGHTS, RECORD, "README.md"}
     assert read_record(directory) == record
     (directory / RECORD).write_text("{")
@@ -105,7 +108,7 @@ def test_an_adapter_is_replaced_as_a_whole(adapter):
         read_record(directory)
     (directory / CONFIG).unlink()
     with pytest.raises(InputError, match="adapter exists and is not empty; choose another"):
-        export_adapter(directory, lora, LORA, BaseModel("other/llama"), "card")
+        write_adapter(directory, factors_of(lora), LORA, BaseModel("other/llama"), "card")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_peft_gives_the_same_logits(targets, rslora, tiny_checkpoint, load, toke
     draw = np.random.default_rng(0)
     lora = jax.tree.map(lambda leaf: draw.normal(0, 0.1, leaf.shape).astype(np.float32), abstract)
     base = BaseModel(str(tiny_checkpoint), fingerprint(checkpoint.source))
-    export_adapter(tmp_path, lora, config, base, "")
+    write_adapter(tmp_path, factors_of(lora), config, base, "")
 
     tokens = prompt(tokenizer)
     bare = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval()
@@ -186,9 +189,7 @@ def change(directory, **fields):
         ({"bias": "all"}, "bias is not supported"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is not supported"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern is not supported"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
-        ({"layers_to_transform": [0]}, "layers_to_transform is not supported"),
-        ({"layers_to_transform": 0}, "layers_to_transform is not supported"),
+        ({"alora_invocation_tokens": 0}, "alora_invocation_tokens is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4 changes the base model too"),
         ({"init_lora_weights": "lora_ga"}, "lora_ga changes the base model too"),
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
@@ -275,11 +276,14 @@ def test_all_that_is_wrong_is_told_at_once(adapter, abstract, mesh):
     with pytest.raises(InputError) as error:
         load_adapter(directory, abstract, mesh)
     _, told = str(error.value).split(": ", 1)
-    prefix = "base_model.model.model.layers.0-1.self_attn"
+    stems = [f"base_model.model.model.layers.{layer}.self_attn" for layer in (0, 1)]
     assert told.split("; ") == [
-        f"missing {prefix}.o_proj.lora_B.weight",
+        *(f"missing {stem}.o_proj.lora_B.weight" for stem in stems),
         "unknown x",
-        f"{prefix}.q_proj.lora_A.weight has shape (4, 63), the model needs (4, 64)",
+        *(
+            f"{stem}.q_proj.lora_A.weight has shape (4, 63), the model needs (4, 64)"
+            for stem in stems
+        ),
     ]
 
 

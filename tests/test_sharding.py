@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from ace_jax.errors import InputError
 from ace_jax.losses import Anchor
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import open_checkpoint
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import (
     PARAMETER_AXES,

@@ -9,7 +9,6 @@ from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.examples import training_data
 
 CODEBOOK = """
 source = "mine"

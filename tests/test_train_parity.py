@@ -12,9 +12,15 @@ from torch_reference import train_adapter
 from transformers import AutoModelForCausalLM
 
 from ace_jax.losses import Anchor
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.model.formats.peft import WEIGHTS, BaseModel, export_adapter, read_lora_config
+from ace_jax.model.formats.peft import (
+    WEIGHTS,
+    BaseModel,
+    factors_of,
+    read_lora_config,
+    write_adapter,
+)
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import place_scoring
 from ace_jax.recipe import Optimizer
@@ -71,7 +77,7 @@ def test_five_steps_equal_the_reference(
     np.testing.assert_allclose(losses, torch_losses, rtol=1e-4)
 
     config = read_lora_config(adapter, dropout=0.0)
-    export_adapter(tmp_path / "trained", state.lora, config, BaseModel("tiny"), "card")
+    write_adapter(tmp_path / "trained", factors_of(state.lora), config, BaseModel("tiny"), "card")
     found = load_file(tmp_path / "trained" / WEIGHTS)
     wanted = {
         name.replace(".default", ""): parameter.detach().numpy()

@@ -1,33 +1,46 @@
-"""The architecture of a model, read from config.json. Each model family is a row of one table."""
+"""The architecture of a model, read from config.json. Each model family is a row of one table.
 
+Rotary position embeddings (Su et al., 2021): channels i and i + half of a head rotate together by
+`position * frequency[i]` radians. This is the channel order of Hugging Face.
+"""
+
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from ace_jax.errors import InputError
+from ace_jax.files import reason
 from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS
-from ace_jax.model.rope import Rope
+
+# The largest value of each size in config.json, far beyond any model. Shapes and names are made
+# from these sizes long before a weight is read, so a huge one would fill the memory.
+LARGEST = {
+    "num_hidden_layers": 1 << 12,
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), 1 << 14),
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 1 << 24),
+    "sliding_window": 1 << 40,
+}
 
 
 @dataclass(frozen=True)
 class Family:
-    """The features in which model families differ.
-
-    Attributes:
-      biases: projections that always have a bias.
-      optional_biases: flag of config.json -> projections that have a bias if the flag is set.
-      qk_norm: whether queries and keys of each head are normalised before they are rotated.
-      window_flag: the flag that turns `sliding_window` on; None if the number alone does.
-      head_dim: channels of a head if config.json has no number; None means hidden_size / heads.
-    """
+    """The features in which model families differ."""
 
     biases: tuple[str, ...] = ()
+    """Projections that always have a bias."""
     optional_biases: Mapping[str, tuple[str, ...]] | None = None
+    """Flag of config.json -> projections that have a bias if the flag is set."""
     qk_norm: bool = False
+    """Whether queries and keys of each head are normalised before they are rotated."""
     window_flag: str | None = None
+    """The flag that turns `sliding_window` on; None if the number alone does."""
     head_dim: int | None = None
+    """Channels of a head if config.json has no number; None means hidden_size / heads."""
 
 
 FAMILIES = {
@@ -45,12 +58,57 @@ FAMILIES = {
         head_dim=128,
     ),
 }
-MODEL_TYPES = {
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """How the channels of queries and keys rotate with their position."""
+
+    theta: float
+    """Base of the geometric series of frequencies."""
+    factors: tuple[float, ...] | None = None
+    """Divisor of each frequency; None means 1."""
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
+        """Reads the RoPE fields of a config.json; raises as `LlamaConfig.from_hf` catches it."""
+        # transformers 5 writes rope_theta inside rope_parameters, older versions at the top level.
+        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+        # Older configs (Llama 2) do not have the key; they mean the default of transformers.
+        theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
+        partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+        if partial != 1.0:
+            raise InputError(f"partial_rotary_factor {partial} is not supported")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind == "default":
+            return cls(theta)
+        if kind == "linear":
+            return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
+        if kind == "llama3":
+            return cls(theta, _llama3(rope, _series(theta, head_dim)))
+        raise InputError(f"rope type {kind!r} is not supported")
+
+    def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
+        """Returns the rotation of each pair of channels, in radians per position."""
+        factors = 1.0 if self.factors is None else np.asarray(self.factors)
+        return np.asarray(_series(self.theta, head_dim) / factors, np.float32)
+
+    def rotation(
+        self, position: Float[Array, "R N"], head_dim: int
+    ) -> Float[Array, "R N 2 {head_dim}//2"]:
+        """Returns the cosines and the sines of every node's angles."""
+        angle = position[:, :, None] * jnp.asarray(self.frequencies(head_dim))[None, None, :]
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
+
+
+def rotate(
+    x: Float[Array, "R N heads channels"], rotation: Float[Array, "R N 2 half"]
+) -> Float[Array, "R N heads channels"]:
+    """Rotates channel i with channel i + half."""
+    cos, sin = rotation[:, :, None, 0], rotation[:, :, None, 1]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -74,60 +132,95 @@ class LlamaConfig:
     """Sliding window of some layer, in tokens. Longer prompts are refused."""
 
     @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "LlamaConfig":
-        """Reads a Hugging Face config.json.
+    def from_hf(cls, config: Mapping[str, Any], where: str = "config.json") -> "LlamaConfig":
+        """Reads the fields of a Hugging Face config.json, whose author may be careless or hostile.
 
-        Raises `InputError` for an unsupported architecture, rope type or activation, and for a
-        missing or impossible field.
+        Raises `InputError`, beginning with `where`, for an unsupported architecture, rope type or
+        activation, and for a field that is missing or has a value that no model has.
         """
-        family = _family(config)
-        if config.get("hidden_act", "silu") != "silu":
-            raise InputError(f"config.json: hidden_act {config['hidden_act']!r} is not supported")
-        for flag in ("attention_bias", "mlp_bias"):
-            if config.get(flag) and flag not in (family.optional_biases or {}):
-                raise InputError(f"config.json: {flag} is not supported")
-        optional = (family.optional_biases or {}).items()
-        biases = [name for flag, names in optional if config.get(flag) for name in names]
-        windowed = family.window_flag is None or config.get(family.window_flag)
         try:
-            heads = config["num_attention_heads"]
-            head_dim = config.get("head_dim") or family.head_dim or config["hidden_size"] // heads
-            return cls(
-                vocab_size=config["vocab_size"],
-                hidden_size=config["hidden_size"],
-                intermediate_size=config["intermediate_size"],
-                num_layers=config["num_hidden_layers"],
-                num_heads=heads,
-                num_kv_heads=config.get("num_key_value_heads") or heads,
-                head_dim=head_dim,
-                rms_norm_eps=float(config["rms_norm_eps"]),
-                rope=Rope.from_hf(config, head_dim),
-                tie_word_embeddings=config.get("tie_word_embeddings", False),
-                biases=(*family.biases, *biases),
-                qk_norm=family.qk_norm,
-                window=config.get("sliding_window") if windowed else None,
-            )
+            return cls._read(config)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         except KeyError as missing:
-            raise InputError(f"config.json: {missing} is missing") from None
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"config.json: a field has an impossible value ({error})") from None
+            raise InputError(f"{where}: {missing} is missing") from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{where}: a field has an impossible value ({reason(error)})"
+            ) from None
 
-
-def _family(config: Mapping[str, Any]) -> Family:
-    named = config.get("architectures") or [config.get("model_type", "unknown")]
-    name = MODEL_TYPES.get(named[0], named[0])
-    if name not in FAMILIES:
-        raise InputError(
-            f"config.json: architecture {named[0]!r} is not supported; {', '.join(FAMILIES)} are"
+    @classmethod
+    def _read(cls, config: Mapping[str, Any]) -> "LlamaConfig":
+        family = _family(config)
+        for name, largest in LARGEST.items():
+            size = config.get(name)
+            # The family decides whether a field may be missing or null.
+            if size is not None and not (type(size) is int and 0 < size <= largest):
+                raise InputError(f"{name} is {size!r:.40}, not a whole number from 1 to {largest}")
+        tied = config.get("tie_word_embeddings", False)
+        if not isinstance(tied, bool):
+            raise InputError(f"tie_word_embeddings is {tied!r:.40}, not true or false")
+        if config.get("hidden_act", "silu") != "silu":
+            raise InputError(f"hidden_act {config['hidden_act']!r} is not supported")
+        optional = family.optional_biases or {}
+        for flag in ("attention_bias", "mlp_bias"):
+            if config.get(flag) and flag not in optional:
+                raise InputError(f"{flag} is not supported")
+        biases = [name for flag in optional if config.get(flag) for name in optional[flag]]
+        windowed = family.window_flag is None or config.get(family.window_flag)
+        heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or family.head_dim or config["hidden_size"] // heads
+        epsilon, rope = float(config["rms_norm_eps"]), Rope.from_hf(config, head_dim)
+        for number in (epsilon, rope.theta, *(rope.factors or ())):
+            if not 0 < number < math.inf:
+                raise InputError(f"the norms or RoPE use {number!r:.40}, not a positive number")
+        return cls(
+            vocab_size=config["vocab_size"],
+            hidden_size=config["hidden_size"],
+            intermediate_size=config["intermediate_size"],
+            num_layers=config["num_hidden_layers"],
+            num_heads=heads,
+            num_kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=head_dim,
+            rms_norm_eps=epsilon,
+            rope=rope,
+            tie_word_embeddings=tied,
+            biases=(*family.biases, *biases),
+            qk_norm=family.qk_norm,
+            window=config.get("sliding_window") if windowed else None,
         )
-    return FAMILIES[name]
+
+
+def architecture_of(model_type: str) -> str:
+    """Returns llama -> LlamaForCausalLM, as config.json names the two."""
+    return f"{model_type.capitalize()}ForCausalLM"
 
 
 def base_dtype(name: str) -> jnp.dtype:
-    """Returns the dtype that `model.dtype` names.
-
-    Raises `InputError` for any other than bfloat16 and float32.
-    """
+    """Returns the dtype that `model.dtype` names; raises `InputError` for an unsupported one."""
     if name not in ("bfloat16", "float32"):
         raise InputError(f"model.dtype: {name!r} is not bfloat16 or float32")
     return jnp.dtype(name)
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    named = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
+    family = FAMILIES.get(named) or FAMILIES.get(architecture_of(named))
+    if family is None:
+        raise InputError(f"architecture {named!r} is not supported; {', '.join(FAMILIES)} are")
+    return family
+
+
+def _series(theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
+    # theta ** (-2i / head_dim) in float32, the precision that models are trained with.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return 1 / np.float32(theta) ** exponent
+
+
+def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> tuple[float, ...]:
+    # Frequencies with fewer than `low` rotations in the original context are divided by `factor`.
+    # Those with more than `high` rotations stay. Those in between are interpolated.
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], float(rope["factor"])
+    times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    keep = np.clip((times - low) / (high - low), 0, 1)
+    return tuple((1 / (keep + (1 - keep) / factor)).tolist())

@@ -9,7 +9,7 @@ last layer only the scored nodes are queries, and only they pass through the MLP
 All constants come from the checkpoint's config.json (`architecture.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -18,10 +18,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from ace_jax.model.architecture import LlamaConfig
+from ace_jax.errors import InputError
+from ace_jax.model.architecture import LlamaConfig, rotate
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
-from ace_jax.model.quantization import widen
-from ace_jax.model.rope import rotate
+from ace_jax.model.quantization import quantized, widen
 from ace_jax.model.sharding import gather_layer, spread_rows
 
 # What a layer keeps for the backward pass, by `model.remat`. The rest is computed again. `full`
@@ -43,15 +43,12 @@ def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[
 
 @dataclass(frozen=True)
 class VisibleKeys:
-    """The nodes that G groups of Q query nodes attend to.
-
-    Attributes:
-      keys: the key nodes of each group, with -1 as padding.
-      mask: [r, g, q, a] is true if key a is query q itself or one of its ancestors.
-    """
+    """The nodes that G groups of Q query nodes attend to."""
 
     keys: Int[Array, "R G A"]
+    """The key nodes of each group, with -1 as padding."""
     mask: Bool[Array, "R G Q A"]
+    """[r, g, q, a] is true if key a is query q itself or one of its ancestors."""
 
     @classmethod
     def find(
@@ -236,15 +233,8 @@ class Llama(nnx.Module):
     ) -> Float[Array, "R S D"]:
         """Returns the last hidden state of the scored nodes, normalised.
 
-        Args:
-          tokens: token id of each node.
-          depth: distance of each node from the root, which is its RoPE position.
-          tin: place of each node in depth-first order.
-          tout: one past the place of the node's last descendant.
-          stems: the ancestors of a block's nodes that lie outside the block, -1 as padding. A
-            single block has none.
-          scored: the nodes to return.
-          key: for LoRA dropout; None turns dropout off.
+        The arrays are those of `prompts.batches.Scoring`; `depth` is the RoPE position. Without
+        `key`, LoRA dropout is off.
         """
         rotation = self.config.rope.rotation(depth.astype(jnp.float32), self.config.head_dim)
         rows, blocks, _ = stems.shape
@@ -283,3 +273,32 @@ class Llama(nnx.Module):
         """Returns unnormalised log-probabilities of the next token, in float32."""
         head = self.embedding if self.head is None else self.head
         return jnp.einsum("...d,vd->...v", hidden, head[...], preferred_element_type=jnp.float32)
+
+
+@dataclass(frozen=True)
+class AbstractModel:
+    """A model without its arrays: shapes and dtypes, which take no memory."""
+
+    graph: nnx.GraphDef
+    lora: nnx.State
+    """The trainable parameters."""
+    base: nnx.State
+    """The frozen parameters."""
+
+
+def abstract_model(
+    config: LlamaConfig,
+    lora: LoRAConfig | None,
+    dtype: jnp.dtype,
+    remat: str = "matmuls",
+    quantization: str = "none",
+) -> AbstractModel:
+    """Returns the model's structure and shapes; `dtype` is that of the frozen parameters.
+
+    Raises `InputError` where `model.remat` or `model.quantization` is unknown.
+    """
+    if remat not in REMAT:
+        raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
+    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat))
+    whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
+    return replace(whole, base=quantized(whole.base, quantization))

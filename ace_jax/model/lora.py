@@ -24,23 +24,16 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """The shape and strength of an adapter.
-
-    Attributes:
-      rank: width of the low-rank product.
-      alpha: numerator of `scale`.
-      dropout: share of the adapter's inputs that training drops.
-      targets: the adapted linear layers, from `TARGETS`.
-      rslora: whether the scale is rank-stabilised.
-
-    Raises `InputError` for an impossible value.
-    """
+    """The shape and strength of an adapter. Raises `InputError` for an impossible value."""
 
     rank: int
     alpha: float
     dropout: float
+    """Share of the adapter's inputs that training drops."""
     targets: tuple[str, ...]
+    """The adapted linear layers, from `TARGETS`."""
     rslora: bool = False
+    """Whether the scale is rank-stabilised."""
 
     def __post_init__(self) -> None:
         unknown = [target for target in self.targets if target not in TARGETS]

@@ -33,13 +33,8 @@ RULES: Rules = {
     "channels": None,
 }
 
-_INTO = {
-    "q_proj": "heads",
-    "k_proj": "heads",
-    "v_proj": "heads",
-    "gate_proj": "mlp",
-    "up_proj": "mlp",
-}
+_INTO = {name: "heads" for name in ("q_proj", "k_proj", "v_proj")}
+_INTO |= {name: "mlp" for name in ("gate_proj", "up_proj")}
 _BACK = {"o_proj": "heads", "down_proj": "mlp"}
 
 PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -126,25 +121,20 @@ def parameter_path(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 def parameter_shardings(state: nnx.State, mesh: Mesh) -> Any:
     """Returns a tree like `state` with the `NamedSharding` of each parameter."""
-
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: parameter_sharding(parameter_path(path), leaf.shape, mesh), state
     )
 
 
 def parameter_sharding(path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of one parameter.
-
-    An axis stays whole if its mesh axes do not divide it.
-    """
+    """Returns the sharding of one parameter. An axis that its mesh axes do not divide is whole."""
     return NamedSharding(mesh, _spec(PARAMETER_AXES[path], shape, mesh, RULES))
 
 
 def gather_layer(weights: nnx.State) -> nnx.State:
-    """Gathers one layer's weights along `fsdp` before they are used.
+    """Gathers one layer's weights along `fsdp`; does nothing outside `use_abstract_mesh`.
 
     Without this, the partitioner may send activations instead where it estimates them smaller.
-    Outside `use_abstract_mesh` the weights are returned unchanged.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -160,10 +150,7 @@ def gather_layer(weights: nnx.State) -> nnx.State:
 
 
 def spread_rows(x: Shaped[Array, "R *_"]) -> Shaped[Array, "R *_"]:
-    """Keeps the rows of a batch split over devices, and every other axis whole.
-
-    Outside `use_abstract_mesh` x is returned unchanged.
-    """
+    """Keeps a batch split by rows only over devices; does nothing outside `use_abstract_mesh`."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["rows"]))

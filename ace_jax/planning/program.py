@@ -13,8 +13,8 @@ from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
 from ace_jax.likelihood import make_scoring_step
-from ace_jax.model.abstract import AbstractModel, abstract_model
 from ace_jax.model.architecture import LlamaConfig, base_dtype
+from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
 from ace_jax.planning.cost import Collective, collectives, matmul_flops

@@ -70,20 +70,17 @@ class Targets:
 class Shapes:
     """The fixed sizes that batches are padded to.
 
-    Attributes:
-      row_lengths: allowed numbers of nodes a row, ascending multiples of half a `block`.
-      row_multiple: the number of rows is a multiple of it (the devices that rows are spread over).
-      options: K.
-      block: N / B, the nodes that share one list of ancestors; half as many in rows that are
-        not whole blocks.
-
     Raises `InputError` where there are no lengths, they do not ascend or are not whole half blocks.
     """
 
     row_lengths: tuple[int, ...]
+    """Allowed numbers of nodes a row, ascending multiples of half a `block`."""
     row_multiple: int
+    """The number of rows is a multiple of it (the devices that rows are spread over)."""
     options: int
+    """K."""
     block: int = 64
+    """N / B, the nodes that share one list of ancestors; half as many in rows of a half block."""
 
     def __post_init__(self) -> None:
         lengths = (0, *self.row_lengths)
@@ -130,7 +127,8 @@ def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
     paths = sorted({path for prompt in prompts for path in _paths(prompt)})
     sequences = Sequences.of(paths)
     lengths = [length for length in shapes.row_lengths if length >= sequences.sizes.max()]
-    rows = _rows(len(sequences.rows(lengths[-1])), shapes.row_multiple)
+    multiple = shapes.row_multiple
+    rows = _power_of_two(-(-len(sequences.rows(lengths[-1])) // multiple)) * multiple
     length, runs = next(
         (length, runs)
         for length in lengths
@@ -165,10 +163,6 @@ def scoring(prompts: Sequence[Prompt], shapes: Shapes, cells: int) -> Scoring:
 def _paths(prompt: Prompt) -> list[Tokens]:
     """Returns the sequences after which an option's tokens follow: the node of each edge."""
     return [prompt.tokens + option[:cut] for option in prompt.options for cut in range(len(option))]
-
-
-def _rows(rows: int, multiple: int) -> int:
-    return _power_of_two(-(-rows // multiple)) * multiple
 
 
 def _power_of_two(count: int, least: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""Cells to token sequences: a prompt and the tokens of each of its options."""
+"""Cells and new questions to token sequences: a prompt and the tokens of each of its options."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,36 @@ import pandas as pd
 import pycountry
 from transformers import PreTrainedTokenizerBase
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.prompts.template import PromptTemplate, in_chat, options_of
 from ace_jax.prompts.trie import Tokens
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that a survey need not have.
+
+    Raises `InputError` for an empty text, or for options that are empty, fewer than two, or repeat.
+    """
+
+    text: str
+    """Its wording; [COUNTRY] stands for the name of the country."""
+    options: tuple[str, ...]
+    """Texts of the answers, in order."""
+    id: str = ""
+    """Names it in tables; the text if empty."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
+        object.__setattr__(self, "id", self.id or self.text)
+        if not self.text.strip():
+            raise InputError(f"question {self.id!r}: has no text")
+        if len(self.options) < 2 or not all(option.strip() for option in self.options):
+            raise InputError(f"question {self.id!r}: needs two options or more, none of them empty")
+        if len(set(self.options)) < len(self.options):
+            raise InputError(f"question {self.id!r}: gives an option twice")
 
 
 @dataclass(frozen=True)
@@ -34,17 +59,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How a cell is put to the model.
-
-    Attributes:
-      template: what the prompt says.
-      option_style: how options are labelled, `number` or `letter`.
-      chat: whether a prompt is a user's turn in the model's chat template.
-    """
+    """How a cell is put to the model."""
 
     template: PromptTemplate
     option_style: str
+    """How options are labelled, `number` or `letter`."""
     chat: bool = False
+    """Whether a prompt is a user's turn in the model's chat template."""
 
     @classmethod
     def of(cls, template: str, option_style: str, chat: bool = False) -> "PromptStyle":
@@ -54,47 +75,61 @@ class PromptStyle:
 
 
 def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> list[PromptText]:
-    """Returns the prompt of each cell, in order.
-
-    Args:
-      cells: columns country (ISO 3166-1 alpha-3), question_id and the attributes.
-      dataset: gives the texts of the questions and the names of the attributes.
-      style: how a cell is put to the model.
-    """
+    """Returns the prompt of each cell (country, question_id and attributes), in order."""
     question_of = {
         row["question_id"]: (row["text"], tuple(row["option_labels"]))
         for row in dataset.questions.to_dict("records")
     }
-    names = [attribute.name for attribute in dataset.attributes]
-    prompts = []
-    for cell in cells.to_dict("records"):
-        persona = {name: cell[name] for name in names if isinstance(cell[name], str)}
-        prompts.append(render(cell["country"], persona, *question_of[cell["question_id"]], style))
-    return prompts
+    names = ["country", *(attribute.name for attribute in dataset.attributes)]
+    return [
+        render(
+            *question_of[cell["question_id"]],
+            {name: cell[name] for name in names if isinstance(cell[name], str)},
+            style,
+        )
+        for cell in cells.to_dict("records")
+    ]
 
 
 def render(
-    country: str,
-    persona: Mapping[str, str],
-    text: str,
-    options: tuple[str, ...],
-    style: PromptStyle,
+    text: str, options: tuple[str, ...], persona: Mapping[str, str], style: PromptStyle
 ) -> PromptText:
-    """Returns the prompt that asks one persona one question.
+    """Returns the prompt that asks one persona one question, given by its text and options.
 
-    Args:
-      country: ISO 3166-1 alpha-3 code; its English name takes the place of [COUNTRY].
-      persona: level by attribute, only those that it names.
-      text: of the question.
-      options: texts, in order.
-      style: how it is put to the model.
+    A persona is its country (ISO 3166-1 alpha-3) and the levels of the attributes that it names.
+    The country's English name takes the place of [COUNTRY].
     """
-    name = country_name(country)
+    levels = dict(persona)
+    name = country_name(levels.pop("country"))
     labelled = options_of(
         tuple(option.replace(COUNTRY, name) for option in options), style.option_style
     )
-    prompt = style.template.render(name, persona, text.replace(COUNTRY, name), labelled)
+    prompt = style.template.render(name, levels, text.replace(COUNTRY, name), labelled)
     return PromptText(prompt, tuple(option.label for option in labelled))
+
+
+def attributes_named(
+    personas: Sequence[Mapping[str, str]], known: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Returns the attributes that personas name, those of a survey first and in its order.
+
+    A persona is its `country` (ISO 3166-1 alpha-3) and levels by attribute. `known` are the levels
+    by attribute of the survey; empty: any are taken.
+
+    Raises `InputError` for a persona without a country, or an unknown country, attribute or level.
+    """
+    countries = {country.alpha_3 for country in pycountry.countries}
+    named: dict[str, None] = {}
+    for persona in personas:
+        if "country" not in persona:
+            raise InputError(f"persona {dict(persona)}: has no country (ISO 3166-1 alpha-3)")
+        check_known(persona["country"], countries, "country")
+        levels = {name: level for name, level in persona.items() if name != "country"}
+        for name, level in levels.items() if known else ():
+            check_known(name, known, "attribute")
+            check_known(level, known[name], f"level of {name}")
+        named |= dict.fromkeys(levels)
+    return [name for name in {**known, **named} if name in named]
 
 
 def encode(
@@ -104,9 +139,8 @@ def encode(
 
     With `chat`, a prompt is a user's turn in the tokenizer's chat template.
 
-    Raises:
-      InputError: an option's label melts into the prompt's last token; no chat template, or one
-        that fails.
+    Raises `InputError` where an option's label melts into the prompt's last token, and for a chat
+    template that is missing or fails.
     """
     texts = [prompt.text for prompt in prompts]
     if chat:
@@ -127,10 +161,8 @@ def encode(
 def check_prompts(prompts: Sequence[Prompt], vocab_size: int, window: int | None) -> None:
     """Raises `InputError` where the model cannot read a prompt as it is meant to be read.
 
-    Args:
-      prompts: tokenised.
-      vocab_size: rows of the model's embedding.
-      window: how many tokens back the model's attention reaches, None for any number.
+    `vocab_size` are the rows of the model's embedding. `window` is how many tokens back its
+    attention reaches, None for any number.
     """
     largest = max(max(tokens) for prompt in prompts for tokens in (prompt.tokens, *prompt.options))
     if largest >= vocab_size:

@@ -6,7 +6,6 @@ trailing blanks removed plus one newline, as in the authors' released code.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
 
-LONGEST = 1 << 20  # characters of a prompt
+BUILT_IN_FILES = Path(__file__).parent / "templates"
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 STYLES = {
     "number": [str(number) for number in range(1, 27)],
@@ -53,18 +52,13 @@ class PromptTemplate:
 
     @classmethod
     def load(cls, name: str) -> "PromptTemplate":
-        """Reads a built-in template or a Jinja file.
-
-        Raises `InputError` if there is no such template or it does not compile.
-        """
-        if name in BUILT_IN:
-            file = resources.files("ace_jax.prompts") / "templates" / f"{name}.j2"
-            return cls.of_source(name, file.read_text(encoding="utf-8"))
-        if not Path(name).is_file():
+        """Reads a built-in template or a Jinja file; raises `InputError` where there is none."""
+        file = BUILT_IN_FILES / f"{name}.j2" if name in BUILT_IN else Path(name)
+        if not file.is_file():
             known = ", ".join(BUILT_IN)
             raise InputError(f"prompt.template: {name!r} is neither a file nor one of {known}")
         try:
-            return cls.of_source(name, Path(name).read_text(encoding="utf-8"))
+            return cls.of_source(name, file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"prompt.template: {name} cannot be read ({error})") from None
 
@@ -84,16 +78,9 @@ class PromptTemplate:
     def render(
         self, country: str, persona: Mapping[str, str], question: str, options: tuple[Option, ...]
     ) -> str:
-        """Returns the prompt for one persona and question.
+        """Returns the prompt for one persona (level by attribute) and question.
 
-        Args:
-          country: English name.
-          persona: level by attribute, only the attributes that the persona names.
-          question: its text.
-          options: in option order.
-
-        Raises:
-          InputError: the template does what the sandbox forbids, fails, or gives too long a text.
+        Raises `InputError` where the template does what the sandbox forbids, or fails.
         """
         variables = {
             "country": country,
@@ -106,19 +93,11 @@ class PromptTemplate:
         except Exception as error:  # a template of the user's can raise anything
             reason = f"{type(error).__name__}: {_one_line(error)}"
             raise InputError(f"prompt.template: {self.name}: {reason}") from None
-        if len(text) > LONGEST:
-            raise InputError(
-                f"prompt.template: {self.name}: a prompt has {len(text)} characters, more than "
-                f"{LONGEST}; shorten the template"
-            )
         return text.rstrip() + "\n"
 
 
 def in_chat(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Returns each text as a user's turn in the model's own chat template (transformers' sandbox).
-
-    Raises `InputError` if there is none or it fails.
-    """
+    """Returns each text as a user's turn in the model's chat template (transformers' sandbox)."""
     if tokenizer.chat_template is None:
         raise InputError("prompt.chat: this model's tokenizer has no chat template")
     turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]

@@ -29,17 +29,13 @@ class Trie:
 
 @dataclass(frozen=True)
 class Sequences:
-    """Distinct token sequences in lexicographic order.
-
-    Attributes:
-      tokens: a row a sequence, -1 beyond its end.
-      sizes: their lengths.
-      shared: how many leading tokens each shares with the one before it.
-    """
+    """Distinct token sequences in lexicographic order."""
 
     tokens: Int[np.ndarray, "S L"]
+    """A row a sequence, -1 beyond its end."""
     sizes: Int[np.ndarray, "S"]
     shared: Int[np.ndarray, "S"]
+    """How many leading tokens each shares with the one before it."""
 
     @classmethod
     def of(cls, ordered: Sequence[Tokens]) -> "Sequences":

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import AdapterCard, Scores
+from ace_jax.model.formats.cards import Scores, adapter_card
+from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.recipe import Recipe, load_config
@@ -225,8 +225,9 @@ def write_adapter(
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
     shape = experiment.recipe.lora
-    card = AdapterCard(base.name, base.fingerprint, shape, facts, scores)
-    peft.export_adapter(directory, lora, shape, base, card.text(), experiment.to_json())
+    card = adapter_card(base, shape, facts, scores)
+    factors = peft.factors_of(lora)
+    peft.write_adapter(directory, factors, shape, base, card, experiment.to_json())
 
 
 def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:
@@ -240,4 +241,6 @@ def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_s
     if last_step < schedule.steps:
         _, stage, _ = schedule.at(last_step - 1)
         where = f"{last_step} of {schedule.steps} steps, in stage {stage}"
-        log(f"warning: max_steps ends training after {where} of {len(schedule.stages)}")
+        left = [f"alpha {each.alpha:g}, beta {each.beta:g}" for each in schedule.stages[stage:]]
+        skipped = f"; left out: {'; '.join(left)}" if left else ""
+        log(f"warning: max_steps ends training after {where} of {len(schedule.stages)}{skipped}")

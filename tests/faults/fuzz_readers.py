@@ -32,16 +32,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own writers
 import transformers
 from faults.mutations import damaged
 
+from ace_jax.convert import inspect
 from ace_jax.errors import InputError
-from ace_jax.model.abstract import abstract_model
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.cards import Scores
 from ace_jax.model.formats.hf import fingerprint, own_tensors
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.model.formats.inspect import inspect
 from ace_jax.model.formats.peft import read_factors, read_lora_config
+from ace_jax.model.llama import abstract_model
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.prompts.template import in_chat, options_of
+from ace_jax.runtime.metrics import read_rows
 from ace_jax.survey.build import build
 from ace_jax.survey.cells import complete_cases, from_table
 from ace_jax.survey.readers import release_eval, release_train, sources
@@ -101,7 +102,7 @@ def _chat(path: Path) -> None:
 
 
 def _inspected(path: Path) -> None:
-    inspect(str(path), sha256=False)
+    inspect(str(path))
 
 
 def _adapter(path: Path) -> None:
@@ -130,10 +131,6 @@ def _survey(
             build(raw, paths, {}, weights)
 
     return read
-
-
-def _run(directory: Path) -> None:
-    _inspected(directory)
 
 
 def _template(directory: Path) -> None:
@@ -197,9 +194,7 @@ READERS = {
     "issp sav": Reader("issp", {"ZA7650.sav": "bytes"}, _survey("issp", "ZA7650.sav")),
     "issp dta": Reader("issp", {"ZA7650.dta": "bytes"}, _survey("issp", "ZA7650.dta")),
     "run": Reader(
-        "run",
-        {"run/experiment.json": "json", "run/metrics.jsonl": "lines"},
-        lambda at: _run(at / "run"),
+        "run", {"run/metrics.jsonl": "lines"}, lambda at: read_rows(at / "run" / "metrics.jsonl")
     ),
     "evaluation": Reader(
         "evaluation",

@@ -32,7 +32,7 @@ from faults.seed_files import save_model
 from processes import start, statuses
 from test_checkpoints import outcome
 
-from ace_jax.model.formats.inspect import saved_steps
+from ace_jax.convert import saved_steps
 
 KINDS = ((SIGKILL, (0,)), (SIGKILL, (1,)), (SIGKILL, (0, 1)), (SIGTERM, (0,)), (SIGTERM, (1,)))
 MOMENTS = ("starting", "compiling", "stepping", "saving", "ending")

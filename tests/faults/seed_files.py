@@ -118,7 +118,7 @@ def _adapters(directory: Path) -> None:
         f"{prefix}.{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()
     }
     base = BaseModel("some/llama", "0" * 64)
-    write_adapter(directory / "adapter" / "peft", factors, LORA, base, "A card.", {"seed": 0})
+    write_adapter(directory / "adapter" / "peft", factors, LORA, base, "A card.")
 
 
 def _datasets(directory: Path) -> None:
@@ -193,13 +193,6 @@ def _outputs(directory: Path) -> None:
     scores = "country,granularity,n_cells,score,ci_low,ci_high\nALL,4,32,0.5,0.4,0.6\n"
     (out / "scores.csv").write_text(scores)
     run = _made(directory / "run" / "run")
-    record = {
-        "model": {"name": "m", "dtype": "float32"},
-        "survey": {"name": "gss2018"},
-        "split": {"spec": "none"},
-        "prompt": {"template": "persona_first"},
-    }
-    (run / "experiment.json").write_text(json.dumps(record))
     lines = [{"step": step, "loss": 1.0 / step, "stage": 1} for step in (1, 2, 3)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -3,15 +3,17 @@
 The `gguf` package reads the file. Tensors get their Hugging Face names, so the rest of the program
 sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two halves of each query
 and key head of a LLaMA; reading undoes that.
+
+The header states how many fields, array items, tensors and bytes follow, and the package makes
+arrays for each. `BoundedReader` compares those numbers with the file's size and with any model's.
 """
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -19,10 +21,8 @@ from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.model.architecture import MODEL_TYPES, LlamaConfig
-from ace_jax.model.formats.descriptions import read_config
-from ace_jax.model.formats.gguf_header import BoundedReader
-from ace_jax.model.formats.hf import Index
+from ace_jax.model.architecture import LlamaConfig, architecture_of
+from ace_jax.model.formats.hf import Index, Stored, TensorSource
 
 # llama.cpp's names of modules, as Hugging Face names them.
 TOP = {
@@ -46,38 +46,69 @@ LAYER = {
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
 
+MOST_FIELDS = 1 << 12
+MOST_TENSORS = 1 << 16
+MOST_DIMENSIONS = 4
+MOST_ITEMS = 1 << 21  # in all arrays; a vocabulary of 256,000 with its merges has 1.3 million
+
 # How `tokenizer.ggml.pre` cuts a text before byte-pair merging.
 LLAMA3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 PRE_TOKENIZERS = {
     "smollm": [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),
     ],
-    **{
-        name: [
-            pre_tokenizers.Split(Regex(words), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-        for name, words in (
-            ("llama-bpe", LLAMA3_WORDS),
-            ("qwen2", LLAMA3_WORDS.replace("{1,3}", "")),
-        )
-    },
+    "llama-bpe": [pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"), BYTES],
+    "qwen2": [pre_tokenizers.Split(Regex(LLAMA3_WORDS.replace("{1,3}", "")), "isolated"), BYTES],
 }
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 
-class GGUFSource:
+class BoundedReader(GGUFReader):
+    """A `GGUFReader` that raises `ValueError` for a header that no model has.
+
+    It overrides the methods through which all reads, arrays, fields and tensors pass. Their numbers
+    are of NumPy's types.
+    """
+
+    data: Any
+    _items = 0
+
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        if isinstance(self.data, np.memmap):  # its slices are slow
+            self.data = self.data.view(np.ndarray)
+        if count > 1:  # a text, a shape or a tensor
+            end = offset + int(count) * np.dtype(dtype).itemsize
+            if end > len(self.data):
+                raise ValueError(f"{count} values end at byte {end} of {len(self.data)}")
+            if dtype is np.uint64:
+                _check_most(count, MOST_DIMENSIONS, "dimensions")
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
+        if raw_type == GGUFValueType.ARRAY:
+            self._items += int(self._get(orig_offs + 4, np.uint64)[0])
+            _check_most(self._items, MOST_ITEMS, "items")
+        return super()._get_field_parts(orig_offs, raw_type)
+
+    def _build_fields(self, offs: Any, count: Any) -> Any:
+        _check_most(count, MOST_FIELDS, "fields")
+        return super()._build_fields(offs, count)
+
+    def _build_tensor_info(self, offs: Any, count: Any) -> Any:
+        _check_most(count, MOST_TENSORS, "tensors")
+        return super()._build_tensor_info(offs, count)
+
+
+class GGUFSource(TensorSource):
     """The weights, config and tokenizer in a GGUF file; weights are dequantised when read.
 
-    Attributes:
-      files: the file.
-      hf_config: the model's config.json, without the RoPE factors.
-      rope_factors: divisors of RoPE's frequencies, one for each, or None.
-      config: architecture.
+    `hf_config` is the model's config.json, without the divisors of RoPE's frequencies, which are
+    `rope_factors`, one for each, or None.
 
     Raises `InputError` for a damaged file, another architecture or an unknown tokenizer.
     """
@@ -99,7 +130,10 @@ class GGUFSource:
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         factors = tensors.pop(ROPE_FACTORS, None)
         self.rope_factors = None if factors is None else factors.data.ravel()
-        self._tensors = {_hf_name(name): tensor for name, tensor in tensors.items()}
+        self.stored = {
+            _hf_name(name): Stored(tuple(map(int, it.shape[::-1])), it.tensor_type.name, it)
+            for name, it in tensors.items()
+        }
         self._architecture = self._field("general.architecture")
         if self._architecture not in ARCHITECTURES:
             raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
@@ -107,21 +141,9 @@ class GGUFSource:
         self.config = self._read_config()
         self._check_tensors()
 
-    def names(self) -> Collection[str]:
-        """Returns every tensor's Hugging Face name."""
-        return self._tensors.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape, [out, in]."""
-        return tuple(int(size) for size in self._tensors[name].shape[::-1])
-
-    def stored(self, name: str) -> tuple[str, int]:
-        """Returns the type of a tensor in the file and the bytes it takes there."""
-        return self._tensors[name].tensor_type.name, int(self._tensors[name].n_bytes)
-
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a dequantised tensor in float32."""
-        tensor = self._tensors[name]
+        tensor = self.stored[name].place
         rows = np.arange(self.shape(name)[0])
         if self._is_interleaved(name):
             rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
@@ -135,10 +157,10 @@ class GGUFSource:
         kind = self._architecture
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
             raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
-        if "model.embed_tokens.weight" not in self._tensors:
+        if "model.embed_tokens.weight" not in self.stored:
             raise InputError(f"{self._path}: no token_embd.weight")
         config = {
-            "architectures": [MODEL_TYPES[kind]],
+            "architectures": [architecture_of(kind)],
             "model_type": kind,
             "vocab_size": self.shape("model.embed_tokens.weight")[0],
             "hidden_size": self._field(f"{kind}.embedding_length"),
@@ -151,12 +173,12 @@ class GGUFSource:
             "rms_norm_eps": self._field(f"{kind}.attention.layer_norm_rms_epsilon"),
             # llama.cpp leaves the key out where the value is its default.
             "rope_theta": self._fields.get(f"{kind}.rope.freq_base", 10000.0),
-            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
+            "tie_word_embeddings": "lm_head.weight" not in self.stored,
         }
         return {name: value for name, value in config.items() if value is not None}
 
     def _read_config(self) -> LlamaConfig:
-        config = read_config(self.hf_config, str(self._path))
+        config = LlamaConfig.from_hf(self.hf_config, str(self._path))
         factors = self.rope_factors
         if factors is None:
             return config
@@ -168,7 +190,7 @@ class GGUFSource:
         return replace(config, rope=replace(config.rope, factors=tuple(factors.tolist())))
 
     def _check_tensors(self) -> None:
-        for kind in {tensor.tensor_type for tensor in self._tensors.values()}:
+        for kind in {tensor.place.tensor_type for tensor in self.stored.values()}:
             try:
                 dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
             except NotImplementedError:
@@ -176,7 +198,7 @@ class GGUFSource:
                     f"{self._path}: tensors of type {kind.name} are not supported; "
                     "take the file in another quantisation"
                 ) from None
-        for name in filter(self._is_interleaved, self._tensors):
+        for name in filter(self._is_interleaved, self.stored):
             if self.shape(name)[0] % self.config.head_dim:
                 raise InputError(
                     f"{self._path}: {name} has shape {self.shape(name)}, not a multiple "
@@ -192,10 +214,7 @@ class GGUFSource:
         return self._fields[name]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Returns the tokenizer in the file, with its chat template.
-
-        Raises `InputError` where the file's fields do not define one.
-        """
+        """Returns the tokenizer in the file; raises `InputError` where its fields define none."""
         try:
             tokenizer = self._tokenizer()
             tokenizer("1")
@@ -286,3 +305,8 @@ def _hf_name(name: str) -> str:
         layer, _, rest = rest.partition(".")
         return f"model.layers.{layer}.{LAYER.get(rest, rest)}.{kind}"
     return f"{TOP.get(module, module)}.{kind}"
+
+
+def _check_most(count: Any, most: int, what: str) -> None:
+    if count > most:
+        raise ValueError(f"{count} {what}, where no model has more than {most}")

@@ -6,16 +6,15 @@ Loading uses every tensor of the checkpoint exactly once and fills every paramet
 """
 
 import hashlib
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from safetensors import SafetensorError, safe_open
 
 from ace_jax.errors import InputError
@@ -38,33 +37,40 @@ MODULES = {
 }
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
-DTYPES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of a value
-LAYER_NUMBER = re.compile(r"(?<=[a-z]\.)(\d+)(?=\.)")
+DTYPES = ("F32", "F16", "BF16")
+SHOWN = 8  # problems in a message
 
 Index = tuple[slice, ...]
 
 
-@runtime_checkable
-class TensorSource(Protocol):
+class Stored(NamedTuple):
+    """A tensor in its file: `place` is what finds it there."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    place: Any
+
+
+class TensorSource:
     """Named tensors of a checkpoint, under their Hugging Face names and in [out, in] order."""
+
+    files: tuple[Path, ...]
+    stored: dict[str, Stored]
 
     def names(self) -> Collection[str]:
         """Returns every tensor's name."""
+        return self.stored.keys()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
+        return self.stored[name].shape
 
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a tensor, reading no more of it than needed."""
+        raise NotImplementedError
 
 
-class _Stored(NamedTuple):
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class SafetensorsSource:
+class SafetensorsSource(TensorSource):
     """The tensors of a directory as the Hugging Face hub lays them out, or of the files given.
 
     A directory's files are the shards that `model.safetensors.index.json` names. Without an index
@@ -76,43 +82,27 @@ class SafetensorsSource:
 
     def __init__(self, directory: Path, files: tuple[Path, ...] = ()):
         self.files = files or _weight_files(directory)
-        self._tensors: dict[str, _Stored] = {}
-        problems = []
+        self.stored = {}
+        doubled, other = [], []
         for file in self.files:
             for name, tensor in _stored_in(file).items():
-                if name in self._tensors:
-                    problems.append(f"{self._tensors[name].file.name} and {file.name} hold {name}")
-                self._tensors[name] = tensor
-        if problems:
-            raise InputError(f"{directory}: {listed(problems)}; leave the files of one model only")
-        other = [
-            f"{name} is {tensor.dtype}"
-            for name, tensor in self._tensors.items()
-            if tensor.dtype not in DTYPES
-        ]
+                if name in self.stored:
+                    doubled.append(f"{self.stored[name].place.name} and {file.name} hold {name}")
+                if tensor.dtype not in DTYPES:
+                    other.append(f"{name} is {tensor.dtype}")
+                self.stored[name] = tensor
+        if doubled:
+            raise InputError(f"{directory}: {listed(doubled)}; leave the files of one model only")
         if other:
             raise InputError(
                 f"{directory}: {listed(other)}; only {', '.join(DTYPES)} are read, "
                 "so take the checkpoint that is not quantised"
             )
 
-    def names(self) -> Collection[str]:
-        """Returns every tensor's name."""
-        return self._tensors.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Returns a tensor's shape."""
-        return self._tensors[name].shape
-
-    def stored(self, name: str) -> tuple[str, int]:
-        """Returns the dtype of a tensor in its file and the bytes it takes there."""
-        tensor = self._tensors[name]
-        return tensor.dtype, DTYPES[tensor.dtype] * int(np.prod(tensor.shape))
-
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a tensor."""
         # Opened for each read: the pages of a mapped file count as this process's memory.
-        with safe_open(self._tensors[name].file, framework="numpy") as handle:
+        with safe_open(self.stored[name].place, framework="numpy") as handle:
             part = handle.get_slice(name)[index]
         # NumPy has no bfloat16, so safetensors may return its bits as V2.
         return part.view(ml_dtypes.bfloat16) if part.dtype == np.dtype("V2") else part
@@ -139,12 +129,12 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
     return files
 
 
-def _stored_in(file: Path) -> dict[str, _Stored]:
+def _stored_in(file: Path) -> dict[str, Stored]:
     try:
         with safe_open(file, framework="numpy") as handle:
             parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
             return {
-                name: _Stored(file, tuple(part.get_shape()), part.get_dtype())
+                name: Stored(tuple(part.get_shape()), part.get_dtype(), file)
                 for name, part in parts.items()
             }
     except (SafetensorError, OSError) as error:
@@ -154,28 +144,24 @@ def _stored_in(file: Path) -> dict[str, _Stored]:
 
 
 def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.State:
-    """Loads the frozen parameters.
+    """Loads the frozen parameters, in the dtypes of `abstract` and sharded over the mesh.
 
-    Args:
-      abstract: shapes and dtypes of the parameters, without LoRA. A kernel that is quantised here
-        is quantised as soon as it is read.
-      source: the checkpoint.
-      mesh: the devices.
+    A kernel that is quantised in `abstract` is quantised as soon as it is read.
 
-    Returns:
-      `abstract` with arrays in its dtypes, sharded as `model/sharding.py` says.
-
-    Raises:
-      InputError: lists every tensor that is missing, unknown or of another shape.
+    Raises `InputError` as `own_tensors` does.
     """
     own_tensors(abstract, source)
 
     def fill(tree_path: Any, leaf: Any) -> Any:
         path = parameter_path(tree_path)
         sharding = parameter_sharding(path, leaf.shape, mesh)
+        index_of = sharding.addressable_devices_indices_map(leaf.shape)
+        devices_of: dict[str, list[jax.Device]] = {}
+        for device, index in index_of.items():
+            devices_of.setdefault(str(index), []).append(device)
         parts: list[jax.Array] = []
-        for index, devices in _places(leaf.shape, sharding):
-            part = _read_part(path, leaf, index, source)
+        for devices in devices_of.values():
+            part = _read_part(path, leaf, index_of[devices[0]] or (), source)
             # The host frees one part before it reads the next.
             parts += jax.block_until_ready([jax.device_put(part, device) for device in devices])
         array = jax.make_array_from_single_device_arrays(leaf.shape, sharding, parts)
@@ -185,10 +171,10 @@ def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.Stat
 
 
 def fingerprint(source: TensorSource) -> str:
-    """Returns the identity of a base model, which is quick to compute for any size.
+    """Returns the identity of a base model: quick to compute, whatever its files' dtype and number.
 
     It is the SHA-256 (hex) over each tensor's name, shape and first row in bfloat16, in the order
-    of names. It does not depend on the files' dtype or number.
+    of names.
     """
     digest = hashlib.sha256()
     for name in sorted(source.names()):
@@ -205,17 +191,6 @@ def hf_names(path: tuple[str, ...], layers: int) -> list[str]:
         return [TOP[path]]
     kind = "bias" if path[-1] == "bias" else "weight"
     return [f"model.layers.{layer}.{MODULES[path[1]]}.{kind}" for layer in range(layers)]
-
-
-def _places(
-    shape: tuple[int, ...], sharding: NamedSharding
-) -> list[tuple[Index, list[jax.Device]]]:
-    """Returns this host's parts of an array, each with its devices."""
-    places: dict[str, tuple[Index, list[jax.Device]]] = {}
-    for device, index in sharding.addressable_devices_indices_map(shape).items():
-        assert index is not None
-        places.setdefault(str(index), (index, []))[1].append(device)
-    return list(places.values())
 
 
 def _read_part(path: tuple[str, ...], leaf: Any, index: Index, source: TensorSource) -> np.ndarray:
@@ -235,12 +210,7 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
 
     They leave out RoPE tables and a head that repeats the embedding: both follow from the rest.
 
-    Args:
-      abstract: shapes of the frozen parameters.
-      source: the checkpoint.
-
-    Raises:
-      InputError: lists every tensor that is missing, unknown or of another shape.
+    Raises `InputError` for tensors that are missing, unknown or of another shape.
     """
     wanted: dict[str, tuple[int, ...]] = {}
     for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract, is_leaf=is_quantized):
@@ -259,10 +229,7 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
 def check_fit(
     source: TensorSource, wanted: Mapping[str, tuple[int, ...]], ignored: set[str], where: str
 ) -> None:
-    """Raises `InputError`, beginning with `where`, unless a source has the tensors wanted.
-
-    It lists every tensor that is missing, unknown (and not ignored) or of another shape.
-    """
+    """Raises `InputError`, beginning with `where`, unless a source has just the tensors wanted."""
     found = set(source.names()) - ignored
     problems = [f"missing {name}" for name in sorted(wanted.keys() - found)]
     problems += [f"unknown {name}" for name in sorted(found - wanted.keys())]
@@ -275,23 +242,9 @@ def check_fit(
         raise InputError(f"{where}: {listed(problems)}")
 
 
-def listed(problems: Iterable[str]) -> str:
-    """Joins problems to one line and merges those that several layers share: `layers.2-31.`."""
-    layers_of: dict[tuple[str, ...], list[int]] = {}
-    for problem in problems:
-        before, *found = LAYER_NUMBER.split(problem, maxsplit=1)
-        layers_of.setdefault((before, *found[1:]), []).extend(map(int, found[:1]))
-    line = "; ".join(_ranges(layers).join(text) for text, layers in layers_of.items())
+def listed(problems: Sequence[str]) -> str:
+    """Joins problems to one line: the first of them, and how many more there are."""
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     # Names come from a file and may hold terminal codes.
+    line = "; ".join([*problems[:SHOWN], *more])
     return "".join(char if char.isprintable() else "?" for char in line)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Returns 0-2,5 for 0, 1, 2, 5."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

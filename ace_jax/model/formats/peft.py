@@ -27,30 +27,19 @@ from ace_jax.model.sharding import parameter_path, parameter_shardings
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RECORD = "ace_experiment.json"
-PREFIX = "base_model.model."
 FINGERPRINT = "base_fingerprint"  # a key in the metadata of the weight file
 LARGEST = 1e9  # beyond any rank or alpha
-FACTORS = {"a": "lora_A", "b": "lora_B"}
 
 # Settings of PEFT that this model cannot follow. False, "none", null and empty mean "not used".
+# Settings that change which tensors there are need no place here: the weights then do not fit.
 REFUSED = (
     "use_dora",
-    "use_qalora",
-    "use_bdlora",
     "fan_in_fan_out",
     "bias",
-    "lora_bias",
     "rank_pattern",
     "alpha_pattern",
-    "modules_to_save",
-    "layers_to_transform",
-    "layer_replication",
-    "exclude_modules",
-    "target_parameters",
-    "trainable_token_indices",
     "alora_invocation_tokens",
     "arrow_config",
-    "kasa_config",
 )
 # Initialisations that also change the base weights, which an adapter does not contain.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -65,31 +54,20 @@ class BaseModel:
 
 
 def adapter_config(fields: ConfigDict) -> LoRAConfig:
-    """Returns the shape of the adapter that a config's `lora` fields ask for.
-
-    With `init_from` it is the shape of that adapter.
-    """
+    """Returns the adapter's shape that a config's `lora` fields ask for, or that of `init_from`."""
     if fields.init_from:
         return read_lora_config(Path(fields.init_from), fields.dropout)
     targets = targets_of(fields.targets)
     return LoRAConfig(fields.rank, fields.alpha, fields.dropout, targets, fields.rslora)
 
 
-def export_adapter(
-    directory: Path,
-    lora: nnx.State,
-    config: LoRAConfig,
-    base: BaseModel,
-    card: str,
-    record: Mapping[str, Any] | None = None,
-) -> None:
-    """Writes trained parameters as a PEFT adapter; the rest is as in `write_adapter`."""
-    factors = {
-        name: np.asarray(stacked)[layer].T
+def factors_of(lora: nnx.State) -> dict[str, Float[np.ndarray, "out in"]]:
+    """Returns A and B of every layer of trained parameters, under their PEFT names."""
+    return {
+        name: np.ascontiguousarray(np.asarray(stacked)[layer].T)
         for path, stacked in jax.tree_util.tree_leaves_with_path(lora)
         for layer, name in enumerate(_names(parameter_path(path), stacked.shape[0]))
     }
-    write_adapter(directory, factors, config, base, card, record)
 
 
 def write_adapter(
@@ -102,19 +80,12 @@ def write_adapter(
 ) -> None:
     """Writes a PEFT adapter, complete or not at all. An adapter that is already there is replaced.
 
-    Args:
-      directory: to write, with its parents.
-      factors: A and B of every layer, under their PEFT names.
-      config: their rank, alpha, dropout and targets.
-      base: the base model; whoever loads the adapter checks the fingerprint.
-      card: text of README.md.
-      record: the experiment, written to ace_experiment.json.
+    `factors` are those of `factors_of`, `card` is the README, and `record` the experiment. Whoever
+    loads the adapter checks the fingerprint of `base`.
 
-    Raises:
-      InputError: the directory holds something else or cannot be written.
+    Raises `InputError` where the directory holds something else or cannot be written.
     """
     identity = {FINGERPRINT: base.fingerprint} if base.fingerprint else {}
-    weights = {name: np.ascontiguousarray(factor) for name, factor in factors.items()}
     description = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -128,7 +99,7 @@ def write_adapter(
         "inference_mode": True,
     }
     with whole_directory(directory, replaced=CONFIG) as partial:
-        file = _in_fixed_order(save(weights, metadata={"format": "pt"} | identity))
+        file = _in_fixed_order(save(dict(factors), metadata={"format": "pt"} | identity))
         (partial / WEIGHTS).write_bytes(file)
         (partial / "README.md").write_text(card)
         if record is not None:
@@ -137,10 +108,7 @@ def write_adapter(
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """Returns the experiment that an adapter was trained in; None where it has no record.
-
-    Raises `InputError` for a damaged record.
-    """
+    """Returns an adapter's experiment, None without one; raises `InputError` for a damaged file."""
     file = directory / RECORD
     return read_object(file, "an adapter of ace_jax") if file.exists() else None
 
@@ -169,14 +137,14 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
         raise InputError(
             f"{file}: target_modules {targets!r} is not a list of layer names or {ALL_LINEAR}"
         )
-    rank: Any = description.get("r")
-    alpha: Any = description.get("lora_alpha")
-    own: Any = description.get("lora_dropout") or 0.0
-    for name, number in (("r", rank), ("lora_alpha", alpha), ("lora_dropout", own)):
+    own = description.get("lora_dropout") or 0.0
+    numbers: list[Any] = [description.get("r"), description.get("lora_alpha"), own]
+    for name, number in zip(("r", "lora_alpha", "lora_dropout"), numbers, strict=True):
         kinds = (int,) if name == "r" else (int, float)
         if type(number) not in kinds or not abs(number) < LARGEST:
             raise InputError(f"{file}: {name} {number!r:.40} is not a number")
-    names = targets_of(targets if isinstance(targets, str) else tuple(map(str, targets)))
+    rank, alpha = numbers[:2]
+    names = targets_of(targets if isinstance(targets, str) else list(map(str, targets)))
     try:
         rslora = bool(description.get("use_rslora"))
         dropout = float(own if dropout is None else dropout)
@@ -191,10 +159,7 @@ def identity_of(directory: Path) -> dict[str, str]:
 
 
 def base_of(directory: Path) -> BaseModel:
-    """Returns an adapter's base model.
-
-    Raises `InputError` for a missing or damaged file.
-    """
+    """Returns an adapter's base model; raises `InputError` for a missing or damaged file."""
     description = read_object(directory / CONFIG, "a PEFT adapter")
     (file,) = _weights(directory).files
     with safe_open(file, framework="numpy") as handle:
@@ -205,18 +170,7 @@ def base_of(directory: Path) -> BaseModel:
 def load_adapter(
     directory: Path, abstract: nnx.State, mesh: Mesh, base_fingerprint: str | None = None
 ) -> nnx.State:
-    """Reads an adapter's weights.
-
-    Args:
-      directory: a PEFT adapter.
-      abstract: shapes of the model's LoRA parameters.
-      mesh: the devices.
-      base_fingerprint: of the base model; without it only shapes are checked.
-
-    Raises:
-      InputError: the adapter belongs to another base model, or its file is damaged; lists every
-        weight that is missing, unknown, or of another shape or dtype.
-    """
+    """Reads an adapter's weights onto the mesh; the rest is as in `read_factors`."""
     factors = read_factors(directory, abstract, base_fingerprint)
 
     def stack(tree_path: Any, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.Array:
@@ -232,7 +186,9 @@ def read_factors(
 ) -> dict[str, Float[np.ndarray, "out in"]]:
     """Returns an adapter's A and B of every layer in float32, under their PEFT names.
 
-    Arguments and errors are those of `load_adapter`.
+    Raises `InputError` where the adapter belongs to another base model than `base_fingerprint`
+    (None: any), its file is damaged, or a weight is missing, unknown, or of another shape than in
+    `abstract`.
     """
     base = base_of(directory)
     if base_fingerprint and base.fingerprint not in (None, base_fingerprint):
@@ -253,16 +209,14 @@ def read_factors(
     return {name: source.read(name, whole).astype(np.float32) for name in shapes}
 
 
-def factor_names(module: str) -> tuple[str, str]:
-    """Returns the PEFT names of a layer's A and B."""
-    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+def factor_names(weight: str) -> tuple[str, str]:
+    """Returns the PEFT names of the A and B that change a weight."""
+    module = f"base_model.model.{weight.removesuffix('.weight')}"
+    return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
 def _in_fixed_order(file: bytes) -> bytes:
-    """Sorts a safetensors file's metadata, which the library writes in random order.
-
-    The same adapter then always is the same bytes.
-    """
+    # The library writes metadata in random order; sorted, the same adapter is the same bytes.
     start, end = 8, 8 + int.from_bytes(file[:8], "little")
     header = json.loads(file[start:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -278,7 +232,6 @@ def _weights(directory: Path) -> SafetensorsSource:
 
 
 def _names(path: tuple[str, ...], layers: int) -> list[str]:
-    """("layers", "q_proj", "lora", "a") -> base_model.model.model.layers.0.self_attn.q_proj..."""
-    factor = FACTORS[path[-1]]
-    modules = (name.removesuffix(".weight") for name in hf_names((*path[:2], "kernel"), layers))
-    return [f"{PREFIX}{module}.{factor}.weight" for module in modules]
+    # ("layers", "q_proj", "lora", "a") -> base_model.model.model.layers.0.self_attn.q_proj...
+    weights = hf_names((*path[:2], "kernel"), layers)
+    return [factor_names(weight)["ab".index(path[-1])] for weight in weights]
