@@ -10,10 +10,15 @@ import pytest
 from scipy.stats import binom
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.evaluation.alignment import alignment_table, scored_cells
+from ace_jax.evaluation.alignment import (
+    Distributions,
+    alignment_distances,
+    alignment_table,
+    sampling_variance,
+    scored_cells,
+)
 from ace_jax.evaluation.ceilings import cell_ceilings
 from ace_jax.evaluation.comparison import gain_table
-from ace_jax.evaluation.distributions import Distributions, alignment_distances, sampling_variance
 from ace_jax.evaluation.effects import effect_summary, effect_table
 from ace_jax.evaluation.uncertainty import averaging
 from ace_jax.survey.personas import ATTRIBUTES

@@ -4,26 +4,103 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.distributions import (
-    Distributions,
-    alignment_distances,
-    sample_sizes,
-    sampling_variance,
-)
 from ace_jax.evaluation.uncertainty import ALL, Average, Averaging, with_all_countries
 from ace_jax.survey.personas import Attribute
 
 
-def alignment_distance(p: Float[np.ndarray, "K"], q: Float[np.ndarray, "K"]) -> float:
-    """Returns `alignment_distances` of a single pair of distributions."""
-    one, other = (Distributions.of(pd.Series([row])) for row in (p, q))
-    return float(alignment_distances(one, other)[0])
+@dataclass(frozen=True)
+class Distributions:
+    """One distribution a row, padded with zeros after its K options.
+
+    Attributes:
+      p: probabilities, float64.
+      options: K of each row.
+    """
+
+    p: Float[np.ndarray, "rows width"]
+    options: Int[np.ndarray, "rows"]
+
+    @classmethod
+    def of(cls, column: pd.Series) -> "Distributions":
+        """Stacks a column of arrays, such as `p_data` of predictions."""
+        values = column.to_numpy()
+        options = np.fromiter(map(len, values), np.int64, len(values))
+        p = np.zeros((len(values), int(options.max(initial=1))))
+        if len(values):
+            p[np.arange(p.shape[1]) < options[:, None]] = np.concatenate(values)
+        return cls(p, options)
+
+    @property
+    def thresholds(self) -> Bool[np.ndarray, "rows width"]:
+        """All options but the last one of each row, where the cumulative share is always 1."""
+        return np.arange(self.p.shape[1]) < self.options[:, None] - 1
+
+    @property
+    def cumulative(self) -> Float[np.ndarray, "rows width"]:
+        """The cumulative shares at the thresholds, zero elsewhere."""
+        return np.cumsum(self.p, axis=1) * self.thresholds
+
+    def take(self, rows: Int[np.ndarray, "chosen"]) -> "Distributions":
+        """Returns some rows, in the given order."""
+        return Distributions(self.p[rows], self.options[rows])
+
+    def drawn(self, n: Int[np.ndarray, "rows"], draws: np.random.Generator) -> "Distributions":
+        """Returns the shares among n answers drawn from each row."""
+        p = self.p / self.p.sum(axis=1, keepdims=True)
+        return Distributions(draws.multinomial(n, p) / n[:, None], self.options)
+
+
+def sample_sizes(predictions: pd.DataFrame) -> Float[np.ndarray, "rows"]:
+    """Returns each cell's effective number of respondents: `effective_n`, or `n` without it."""
+    column = "effective_n" if "effective_n" in predictions else "n"
+    return predictions[column].to_numpy(np.float64)
+
+
+def alignment_distances(one: Distributions, other: Distributions) -> Float[np.ndarray, "rows"]:
+    """Returns the 1-Wasserstein distance over option positions, divided by K - 1 (Eq. 15).
+
+    It is in [0, 1]. Example: all mass on the first of three options against all mass on the second
+    is 1 / 2.
+    """
+    moved = np.abs(one.cumulative - other.cumulative).sum(axis=1)
+    return moved / (one.options - 1)
+
+
+def effect_distances(
+    one: Float[np.ndarray, "rows width"],
+    other: Float[np.ndarray, "rows width"],
+    options: Int[np.ndarray, "rows"],
+) -> Float[np.ndarray, "rows"]:
+    """Returns the distance of two cumulative effects: mean absolute difference (Eq. 11).
+
+    The mean is over the K options. A cumulative effect is `cumulative` at A=1 minus that at A=0.
+    """
+    return np.abs(one - other).sum(axis=1) / options
+
+
+def sampling_variance(
+    slope: Float[np.ndarray, "rows width"], p: Distributions, n: Float[np.ndarray, "rows"]
+) -> Float[np.ndarray, "rows"]:
+    """Returns the variance of sum_k slope_k F_k, with F the cumulative shares of n respondents.
+
+    It is unbiased if p is itself a multinomial sample (hence n - 1).
+
+    Args:
+      slope: zero except at the thresholds.
+      p: the shares.
+      n: respondents; effective ones if they are weighted.
+    """
+    of_answer = np.cumsum(slope[:, ::-1], axis=1)[:, ::-1]
+    mean = (p.p * of_answer).sum(axis=1)
+    spread = (p.p * of_answer**2).sum(axis=1) - mean**2
+    return np.maximum(spread, 0) / np.maximum(n - 1, 1)
 
 
 def scored_cells(
@@ -78,25 +155,14 @@ def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
     return topic
 
 
-def level_cells(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:
-    """Returns one row for each cell and each attribute that its persona names.
-
-    The columns attribute and level replace the columns of the attributes.
-    """
-    names = [attribute.name for attribute in attributes]
-    others = [name for name in cells if name not in names]
-    rows = cells.melt(others, names, var_name="attribute", value_name="level")
-    return rows.dropna(subset="level").reset_index(drop=True)
-
-
 def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = ()) -> pd.DataFrame:
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
     Args:
-      cells: of `scored_cells` or `level_cells`, or a part of them. They may have `ceiling`
+      cells: of `scored_cells`, or a part of them. They may have `ceiling`
         (`ceilings.cell_ceilings`) and `seed`.
       average: `nested` or `flat` (module `uncertainty`).
-      by: further columns that define a mean: topic; attribute and level; persona.
+      by: further columns that define a mean: topic, persona.
 
     Returns:
       Columns average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ace_jax.evaluation.distributions import (
+from ace_jax.evaluation.alignment import (
     Distributions,
     alignment_distances,
     effect_distances,

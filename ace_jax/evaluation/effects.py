@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ace_jax.evaluation.distributions import (
+from ace_jax.evaluation.alignment import (
     Distributions,
     alignment_distances,
     effect_distances,
@@ -89,8 +89,8 @@ def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute", "topic
       Columns country, those of `by`, n_pairs, n_questions; data_effect, data_low, data_high,
       model_effect, model_low, model_high, distance, distance_low, distance_high; data_size,
       model_size (how far the attribute moves answers: Figs. 5, 15), distance_no_effect, and floor
-      if given; data_se (standard error of data_effect
-      from sampling respondents, for these questions only).
+      if given; data_se (standard error of data_effect from sampling respondents, for these
+      questions only).
     """
     variance = pairs["variance"].to_numpy()
     # Sampling respondents changes the survey's answers, not the model's.
@@ -133,49 +133,18 @@ def classify(
     return np.select([aligned, flipped, larger], CLASSES[:3], CLASSES[3])
 
 
-def class_shares(
-    summary: pd.DataFrame, epsilon: float, by: Sequence[str] = ("country",)
-) -> pd.DataFrame:
-    """Returns how many effects are in each class (Figs. 6, 16).
+def class_shares(summary: pd.DataFrame, epsilon: float) -> pd.DataFrame:
+    """Returns how many effects of each country are in each class (Figs. 6, 16).
 
     Args:
       summary: of `effect_summary`; rows `ALL` count as one more country.
       epsilon: threshold in points.
-      by: columns that define a group of effects.
 
     Returns:
-      Columns of `by`, class, n, share (0-100); every class of every group, in the order of CLASSES.
+      Columns country, class, n, share (0-100); every class, in the order of CLASSES.
     """
-    return _counted(summary, {"class": summary}, epsilon, by)
-
-
-def transitions(
-    before: pd.DataFrame, after: pd.DataFrame, epsilon: float, by: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Returns how many effects changed from which class to which.
-
-    Args:
-      before, after: of `effect_summary`, of two runs on the same cells.
-      epsilon: threshold in points.
-      by: columns that define a group of effects.
-
-    Returns:
-      Columns of `by`, before, after, n, share (0-100, of all effects of the group); all 16 rows.
-    """
-    return _counted(before, {"before": before, "after": after}, epsilon, by)
-
-
-def _counted(
-    groups: pd.DataFrame, summaries: dict[str, pd.DataFrame], epsilon: float, by: Sequence[str]
-) -> pd.DataFrame:
-    """Counts every combination of classes, also those without an effect."""
-    classes = {
-        name: pd.Categorical(
-            classify(of["model_effect"].to_numpy(), of["data_effect"].to_numpy(), epsilon), CLASSES
-        )
-        for name, of in summaries.items()
-    }
-    effects = groups[list(by)].reset_index(drop=True).assign(**classes)
-    counts = effects.groupby([*by, *classes], observed=False).size().rename("n").reset_index()
-    total = counts.groupby(list(by))["n"].transform("sum") if by else counts["n"].sum()
-    return counts.assign(share=100 * counts["n"] / total)
+    model, data = (summary[f"{of}_effect"].to_numpy() for of in ("model", "data"))
+    classes = pd.Categorical(classify(model, data, epsilon), CLASSES)
+    effects = summary[["country"]].assign(**{"class": classes})
+    counts = effects.groupby(["country", "class"], observed=False).size().rename("n").reset_index()
+    return counts.assign(share=100 * counts["n"] / counts.groupby("country")["n"].transform("sum"))

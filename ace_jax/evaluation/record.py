@@ -1,5 +1,6 @@
-"""What an evaluation scores, and the record of it that run.json holds."""
+"""What an evaluation scores, and what it writes: the tables and run.json, the record of it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,14 @@ from ml_collections import ConfigDict
 
 from ace_jax import __version__
 from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import score_table
+from ace_jax.evaluation.answers import (
+    UNALTERED,
+    Answers,
+    answers_table,
+    audit_table,
+    predictions_table,
+)
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -32,11 +41,10 @@ class EvaluationSet:
     Attributes:
       dataset: the questions selected and their cells.
       survey: its record.
-      split: hold-out spec and seed.
+      split: hold-out spec and seed, which is that of the report's simulations too.
       held_out: the ids that it holds out.
       part: which cells are scored: `held_out`, `train` or `all`.
       min_n: respondents that both cells of a pair have at least, for statistics of effects.
-      seed: of simulations and permutations in the report.
     """
 
     dataset: Dataset
@@ -45,7 +53,6 @@ class EvaluationSet:
     held_out: HeldOut
     part: str
     min_n: int
-    seed: int
 
     @property
     def seen(self) -> np.ndarray:
@@ -54,10 +61,7 @@ class EvaluationSet:
 
     @property
     def cells(self) -> pd.DataFrame:
-        """The cells to score, however few respondents they have.
-
-        Raises `InputError` for an unknown part, or if there are none.
-        """
+        """The cells to score, however few respondents; `InputError` if there are none."""
         if self.part not in PARTS:
             raise InputError(f"data.split: {self.part!r} is not one of {', '.join(PARTS)}")
         seen = self.seen
@@ -134,7 +138,6 @@ def evaluation_set(
         held_out=drawn,
         part=part,
         min_n=min_n or (record.recipe.min_n if record else MIN_N),
-        seed=split.seed,
     )
 
 
@@ -203,18 +206,13 @@ def run_record(
 ) -> dict[str, Any]:
     """Returns the content of run.json: what was scored, and who answered.
 
-    Args:
-      scored: the cells.
-      reference: name of the reference that answered; None for a model.
-      model: record of the base model.
-      prompt: record of how cells were put to it.
-      adapter: its path and SHA-256.
-      marks: what a reader of the scores must know.
+    That is a reference, by name, or a model: records of base and prompt, the adapter's path and
+    SHA-256. `marks` are what a reader of the scores must know.
     """
     survey = scored.survey
     return {
         "version": __version__,
-        "seed": scored.seed,
+        "seed": scored.split.seed,
         "attributes": {name: list(levels) for name, levels in survey.attributes.items()},
         "reference": reference,
         "model": model,
@@ -231,3 +229,41 @@ def run_record(
         "held_out": {name: list(ids) for name, ids in asdict(scored.held_out).items()},
         "marks": list(marks),
     }
+
+
+def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict[str, pd.DataFrame]:
+    """Returns the tables by file name; audit.csv is there if cells were asked in several ways."""
+    cells, questions = scored.cells, scored.questions_scored
+    predictions = predictions_table(cells, answers[UNALTERED])
+    tables = {
+        "predictions.parquet": predictions,
+        "answers.csv": answers_table(predictions, questions),
+        "scores.csv": score_table(predictions),
+        "questions.parquet": questions,
+    }
+    if len(answers) > 1:
+        tables["audit.csv"] = audit_table(cells, answers)
+    return tables
+
+
+def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping[str, Any]) -> None:
+    """Writes the tables, and run.json last: without it the directory is not complete.
+
+    Raises `InputError` if they cannot be written.
+    """
+    whole = workdir / "run.json.new"
+    try:
+        for before in ("run.json", "audit.csv"):
+            (workdir / before).unlink(missing_ok=True)
+        for name, table in tables.items():
+            if name.endswith(".parquet"):
+                table.to_parquet(workdir / name, index=False)
+            else:
+                table.to_csv(workdir / name, index=False)
+        whole.write_text(json.dumps(run, indent=2) + "\n")
+        whole.replace(workdir / "run.json")
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror or error}); make room and run the "
+            "same command again"
+        ) from None

@@ -1,5 +1,6 @@
 """Compares evaluated runs: which answers most like the survey, by how much, and how surely."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,20 @@ from ace_jax.report.findings import NO_EFFECT, NOISE_FLOOR, Findings, find
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
 from ace_jax.report.runs import RunLike, on_common_cells, read_method
-from ace_jax.report.tables import write_tables
+
+AVERAGE, GAIN = "Avg", "Gain"  # columns of Table 1
+# Names of runs and marks may contain anything; nothing in them may become markup.
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+)
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")  # other markup starts a line or follows one of these
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side. `str()` gives the main tables as text.
-
-    Attributes:
-      findings: all tables, and the methods, questions and notes behind them.
-    """
+    """Runs side by side. `str()` gives the main tables as text."""
 
     findings: Findings
 
@@ -53,7 +58,10 @@ class Comparison:
         directory = Path(directory)
         try:
             (directory / "figures").mkdir(parents=True, exist_ok=True)
-            write_tables(self.findings, directory)
+            for name, table in self.tables.items():
+                table.to_csv(directory / f"{name}.csv", index=False, float_format="%.6g")
+            (directory / "table1.md").write_text(markdown(self.findings), encoding="utf-8")
+            (directory / "table1.tex").write_text(latex(self.findings), encoding="utf-8")
             write_figures(self.findings, directory / "figures")
         except OSError as error:
             raise InputError(
@@ -123,3 +131,79 @@ def compare(
     methods = [read_method(name, of) for name, of in runs.items()]
     common, notes = on_common_cells(methods)
     return Comparison(find(common, notes, average))
+
+
+def markdown(findings: Findings) -> str:
+    """Returns Table 1 in Markdown; the best method of a column is bold."""
+    table, places = _table_1(findings)
+    table = table.where(places != 1, "**" + table + "**").rename(index=escape_markdown, level=1)
+    head = ["G", "Method", *table.columns]
+    body = [[str(granularity), name, *texts] for (granularity, name), *texts in table.itertuples()]
+    lines = (f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
+    return "\n".join([*lines, "", escape_markdown(_caption(findings)), ""])
+
+
+def latex(findings: Findings) -> str:
+    """Returns Table 1 in LaTeX (booktabs, graphicx); best bold, second underlined."""
+    table, places = _table_1(findings)
+    marks = {1: "textbf:--rwrap;", 2: "underline:--rwrap;"}
+    styles = places.map(lambda place: marks.get(place, ""))
+    style = table.style.hide(names=True).apply(lambda _: styles, axis=None)
+    style = style.format_index(escape_latex, level=1)
+    tabular = style.to_latex(
+        column_format="ll" + "r" * table.shape[1],
+        hrules=True,
+        clines="skip-last;data",
+        multirow_align="naive",
+    ).rstrip()
+    return rf"""% needs \usepackage{{booktabs}} and \usepackage{{graphicx}}
+\begin{{table*}}
+\centering
+\resizebox{{\textwidth}}{{!}}{{%
+{tabular}}}
+\caption{{{escape_latex(_caption(findings))}}}
+\label{{tab:alignment}}
+\end{{table*}}
+"""
+
+
+def escape_latex(text: object) -> str:
+    """Returns text that LaTeX sets literally."""
+    return " ".join(str(text).split()).translate(_LATEX)
+
+
+def escape_markdown(text: str) -> str:
+    """Returns text that Markdown sets literally, also in a table."""
+    escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _table_1(findings: Findings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns scores as texts, by granularity and run, and each method's place in its column."""
+    key, names = ["granularity", "run"], findings.names
+    scores = findings.tables["scores"].pivot(index=key, columns="country", values="score")
+    scores = (
+        scores[[*scores.columns.drop(ALL), ALL]]
+        .rename(columns={ALL: AVERAGE})
+        .rename_axis(columns=None)
+    )
+    order = [*names, *findings.references]
+    scores = scores.reindex(pd.MultiIndex.from_product([findings.granularities, order], names=key))
+    methods = scores[scores.index.isin(names, level="run")]
+    places = methods.groupby("granularity").rank(ascending=False, method="min")
+    gains = findings.over_countries("gains").set_index(key)["gain"].map("{:+.2f}".format)
+    gains = gains.where(gains.index.get_level_values("run") != names[0], "")
+    table = scores.map("{:.2f}".format).replace("nan", "--").assign(**{GAIN: gains})
+    ranked = places if len(names) > 1 else places.iloc[:0]
+    return table, ranked.reindex(table.index, columns=table.columns)
+
+
+def _caption(findings: Findings) -> str:
+    sentences = [
+        f"Alignment scores (0-100, {findings.average} averages) by persona granularity G. Best "
+        f"method in bold; {GAIN}: of {AVERAGE} over {findings.names[0]}."
+    ]
+    if findings.seeds:
+        seeds = ", ".join(f"{name} of {count}" for name, count in findings.seeds.items())
+        sentences.append(f"Means over seeds: {seeds}.")
+    return " ".join([*sentences, *findings.marks])
