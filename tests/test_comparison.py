@@ -12,7 +12,6 @@ from ace_jax.evaluation.comparison import (
     convergence,
     difference_table,
     gain_table,
-    gap_table,
     tier_scores,
 )
 from ace_jax.survey.personas import ATTRIBUTES
@@ -204,24 +203,6 @@ def methods():
         predictions = answered(table, truth, model, np.random.default_rng(1))
         cells[name] = scored_cells(predictions, questions_of(table, ("a", "b")), ATTRIBUTES)
     return cells
-
-
-@pytest.mark.parametrize("average", ["nested", "flat"])
-def test_a_gap_with_an_interval_is_the_gap_of_the_scores(methods, average):
-    table = gap_table(methods, average).set_index(["run", "granularity"])
-    scores = {name: alignment_table(cells, average) for name, cells in methods.items()}
-    expected = convergence(scores).set_index(["run", "granularity"])["gap"]
-    assert table["gap"].to_dict() == pytest.approx(expected.to_dict())
-    change = table["gap"].xs("ace") - table["gap"].xs("base")
-    assert table["change"].xs("ace").to_dict() == pytest.approx(change.to_dict())
-    assert (table["gap_low"] < table["gap"]).all() and (table["gap"] < table["gap_high"]).all()
-    assert (table["change_high"].xs("ace") < 0).all()
-    assert (table["p_value"].xs("ace") < 0.05).all()
-
-
-def test_a_gap_needs_both_tiers(methods):
-    rich = {name: cells[cells["country"] != "EGY"] for name, cells in methods.items()}
-    assert gap_table(rich, "flat").empty
 
 
 def test_tier_scores_have_intervals_as_a_further_column(methods):

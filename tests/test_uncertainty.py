@@ -12,7 +12,6 @@ from survey_tables import answered, persona_table, questions_of
 
 from ace_jax.evaluation.alignment import (
     Distributions,
-    alignment_distances,
     alignment_table,
     sampling_variance,
     scored_cells,
@@ -228,9 +227,3 @@ def test_ceilings_take_effective_respondents_and_any_number_of_options():
     found = cell_ceilings(both, seed=0)
     expected = [exact_ceiling(np.full((1, k), 1 / k), 50)[0] for k in (2, 5)]
     assert [found[:16].mean(), found[16:].mean()] == pytest.approx(expected, abs=0.2)
-
-
-def test_a_distance_to_a_draw_is_zero_where_the_outcome_is_certain():
-    certain = Distributions(np.array([[0.0, 1.0, 0.0]]), np.array([3]))
-    draw = certain.drawn(np.array([7]), np.random.default_rng(0))
-    assert alignment_distances(certain, draw).tolist() == [0]

@@ -11,18 +11,13 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.uncertainty import ALL, Average, Averaging, with_all_countries
+from ace_jax.evaluation.uncertainty import Average, Averaging, in_order, with_all_countries
 from ace_jax.survey.personas import Attribute
 
 
 @dataclass(frozen=True)
 class Distributions:
-    """One distribution a row, padded with zeros after its K options.
-
-    Attributes:
-      p: probabilities, float64.
-      options: K of each row.
-    """
+    """One distribution a row: float64 probabilities, padded with zeros after its K `options`."""
 
     p: Float[np.ndarray, "rows width"]
     options: Int[np.ndarray, "rows"]
@@ -51,23 +46,11 @@ class Distributions:
         """Returns some rows, in the given order."""
         return Distributions(self.p[rows], self.options[rows])
 
-    def drawn(self, n: Int[np.ndarray, "rows"], draws: np.random.Generator) -> "Distributions":
-        """Returns the shares among n answers drawn from each row."""
-        p = self.p / self.p.sum(axis=1, keepdims=True)
-        return Distributions(draws.multinomial(n, p) / n[:, None], self.options)
-
-
-def sample_sizes(predictions: pd.DataFrame) -> Float[np.ndarray, "rows"]:
-    """Returns each cell's effective number of respondents: `effective_n`, or `n` without it."""
-    column = "effective_n" if "effective_n" in predictions else "n"
-    return predictions[column].to_numpy(np.float64)
-
 
 def alignment_distances(one: Distributions, other: Distributions) -> Float[np.ndarray, "rows"]:
     """Returns the 1-Wasserstein distance over option positions, divided by K - 1 (Eq. 15).
 
-    It is in [0, 1]. Example: all mass on the first of three options against all mass on the second
-    is 1 / 2.
+    It is in [0, 1]: all mass on the first of three options against the second is 1 / 2.
     """
     moved = np.abs(one.cumulative - other.cumulative).sum(axis=1)
     return moved / (one.options - 1)
@@ -90,12 +73,8 @@ def sampling_variance(
 ) -> Float[np.ndarray, "rows"]:
     """Returns the variance of sum_k slope_k F_k, with F the cumulative shares of n respondents.
 
-    It is unbiased if p is itself a multinomial sample (hence n - 1).
-
-    Args:
-      slope: zero except at the thresholds.
-      p: the shares.
-      n: respondents; effective ones if they are weighted.
+    It is unbiased if p is itself a multinomial sample (hence n - 1). `slope` is zero except at the
+    thresholds; n counts effective respondents if they are weighted.
     """
     of_answer = np.cumsum(slope[:, ::-1], axis=1)[:, ::-1]
     mean = (p.p * of_answer).sum(axis=1)
@@ -108,25 +87,16 @@ def scored_cells(
 ) -> pd.DataFrame:
     """Returns one row a cell, with all that tables of scores need and no distributions.
 
-    Args:
-      predictions: of one run.
-      questions: columns question_id, topic.
-      attributes: what the personas are made of.
-
-    Returns:
-      In the order of `predictions`: country, question_id, granularity, n, the attributes, topic,
-      combination (the attributes named, joined by +), persona (its levels, joined by /), score
-      (0-100) and variance (of the score, from sampling respondents; an upper bound if the model is
-      within the sampling error).
-
-    Raises:
-      InputError: `questions` lacks a question.
+    In the order of `predictions`: country, question_id, granularity, n, the attributes, topic (as
+    `topics_of`), combination (the attributes named, joined by +), persona (its levels, joined by
+    /), score (0-100) and variance (of the score, from sampling respondents; an upper bound if the
+    model is within the sampling error).
     """
     names = [attribute.name for attribute in attributes]
     columns = ["country", "question_id", "granularity", "n", *names]
     data, model = (Distributions.of(predictions[name]) for name in ("p_data", "p_model"))
     slope = np.sign(data.cumulative - model.cumulative) / (data.options[:, None] - 1)
-    variance = sampling_variance(slope, data, sample_sizes(predictions))
+    variance = sampling_variance(slope, data, predictions["effective_n"].to_numpy(np.float64))
     # Few personas are distinct, so their texts are joined once.
     code = predictions.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
     personas = [row[row.notna()] for _, row in predictions[names].drop_duplicates().iterrows()]
@@ -144,7 +114,7 @@ def scored_cells(
 
 
 def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
-    """Returns the topic of each question. Raises InputError for an unknown question."""
+    """Returns the topic of each question. Raises InputError if `questions` lacks one."""
     known = questions.drop_duplicates("question_id").set_index("question_id")["topic"]
     topic = question_id.map(known)
     if topic.isna().any():
@@ -159,15 +129,13 @@ def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = (
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
     Args:
-      cells: of `scored_cells`, or a part of them. They may have `ceiling`
-        (`ceilings.cell_ceilings`) and `seed`.
+      cells: of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`.
       average: `nested` or `flat` (module `uncertainty`).
       by: further columns that define a mean: topic, persona.
 
     Returns:
       Columns average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
-      ci_high; if the cells have a ceiling also ceiling and percent_of_ceiling. On the scale of 0
-      to 100.
+      ci_high, all on the scale of 0 to 100; with a ceiling also ceiling and percent_of_ceiling.
     """
 
     def scores(means: Averaging) -> pd.DataFrame:
@@ -181,24 +149,15 @@ def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = (
         return table
 
     keys = ["granularity", *by]
-    table = with_all_countries(cells, keys, average, scores)
-    table = table.assign(average=average, last=table["country"] == ALL)
-    table = table.sort_values([*keys, "last", "country"], ignore_index=True)
-    rest = [name for name in table if name not in {*keys, "average", "country", "last"}]
-    return table[["average", *keys, "country", *rest]]
+    return in_order(with_all_countries(cells, keys, average, scores), average, keys, ["country"])
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Returns the mean score by country and granularity, with a 95 % interval.
 
     Averages are flat: cells count alike within a country, and countries count alike in `ALL`. A
-    mean over one question has no interval here.
-
-    Args:
-      predictions: columns country, granularity, question_id, score.
-
-    Returns:
-      Columns country, granularity, n_cells, n_questions, score, ci_low, ci_high; scores in [0, 1].
+    mean over one question has no interval here. Columns are country, granularity, n_cells,
+    n_questions, score, ci_low, ci_high; scores in [0, 1].
     """
     columns = ["country", "granularity", "question_id"]
     cells = predictions[columns].assign(score=100 * predictions["score"], variance=np.nan)

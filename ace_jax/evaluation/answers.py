@@ -58,13 +58,8 @@ def predictions_table(cells: pd.DataFrame, answers: Answers) -> pd.DataFrame:
 def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """Returns answers.csv: a row a cell and option.
 
-    Args:
-      predictions: of `predictions_table`.
-      questions: columns question_id, option_labels.
-
-    Returns:
-      The columns of a cell that say who answers what, then option (1..K), option_text, p_data,
-      p_model and option_mass.
+    Columns are those of `predictions_table` that say who answers what, then option (1..K),
+    option_text, p_data, p_model and option_mass.
     """
     labels = questions.set_index("question_id")["option_labels"]
     who = predictions.columns.drop(["p_data", "p_model", "distance", "score"])
@@ -80,16 +75,10 @@ def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
 def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -> pd.DataFrame:
     """Returns how answers shift between every two levels of an attribute.
 
-    Args:
-      answers: a row a persona, question and option, as `LanguageModel.answer` gives them; each
-        persona once for each level, in the same order.
-      attribute: the column that differs.
-      levels: its levels.
-
-    Returns:
-      The columns that say who answers what, without the attribute, then from_level, to_level,
-      option, effect (p at to_level less p at from_level) and cumulative_effect (its sum up to the
-      option).
+    `answers` are as `LanguageModel.answer` gives them, each persona once for each level, in the
+    same order. Columns are those that say who answers what, without the attribute, then from_level,
+    to_level, option, effect (p at to_level less p at from_level) and cumulative_effect (its sum up
+    to the option).
     """
     who = [name for name in answers if name not in (attribute, "option", "p", "option_mass")]
     tables = []
@@ -111,11 +100,8 @@ def reference_answers(
 ) -> Answers:
     """Returns the answers of one of REFERENCES to some cells.
 
-    Args:
-      name: one of REFERENCES; `InputError` for any other.
-      cells: the cells of `dataset` to answer.
-      dataset: the whole survey.
-      seen: which of its cells training may see; `mean` uses no others.
+    `dataset` is the whole survey, `seen` says which of its cells training may see; `mean` uses no
+    others. Raises InputError for an unknown name.
     """
     if name not in REFERENCES:
         raise InputError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
@@ -192,14 +178,9 @@ def alterations(style: PromptStyle) -> dict[str, Variant]:
 def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:
     """Returns the score over all countries by variant and granularity, and how far answers moved.
 
-    Args:
-      cells: those that the model answered.
-      answers: by variant, UNALTERED among them.
-
-    Returns:
-      Columns variant, granularity, n_cells, n_questions, score, ci_low, ci_high (as in the rows ALL
-      of `score_table`), moved (mean alignment distance from the unaltered answers) and option_mass
-      (mean).
+    `answers` are by variant, UNALTERED among them. Columns are variant, granularity, n_cells,
+    n_questions, score, ci_low, ci_high (as in the rows ALL of `score_table`), moved (mean alignment
+    distance from the unaltered answers) and option_mass (mean).
     """
     p = {name: Distributions.of(pd.Series(of.p, dtype=object)) for name, of in answers.items()}
     tables = []

@@ -23,6 +23,7 @@ from ace_jax.evaluation.uncertainty import (
     Average,
     Averaging,
     averaging,
+    in_order,
     with_all_countries,
 )
 from ace_jax.survey.selection import TIERS
@@ -40,14 +41,13 @@ def gain_table(
 ) -> pd.DataFrame:
     """Returns each method's score and its gain over the first method, by country and over all.
 
-    Intervals are those of module `uncertainty` and include the variance between seeds. `p_value` is
-    that of a permutation test, which flips the sign of each question's contribution to the gain.
-    The test generalises over questions, not over seeds.
+    Intervals include the variance between seeds. `p_value` is that of a permutation test, which
+    flips the sign of each question's contribution; it generalises over questions, not over seeds.
 
     Args:
       methods: name -> cells of its run or runs (`alignment.scored_cells`, or the same part of
-        them). Gains are over the first method. All methods have the same number of runs, or a
-        single one, which is compared with every run of the other.
+        them). All methods have the same number of runs, or a single one, which is compared with
+        every run of the other.
       average: `nested` or `flat`.
       by: columns that define a mean, besides granularity and country.
       seed: of the permutations.
@@ -67,13 +67,7 @@ def gain_table(
         n_seeds = len(_runs(methods[name]))
         seed_sd = table["seed_sd"] if n_seeds > 1 else np.nan
         tables.append(table.assign(run=name, n_seeds=n_seeds, seed_sd=seed_sd))
-    order = pd.CategoricalDtype(list(methods))
-    table = pd.concat(tables, ignore_index=True).assign(average=average)
-    table = table.assign(last=table["country"] == ALL, run=table["run"].astype(order))
-    table = table.sort_values([*keys, "last", "country", "run"], ignore_index=True)
-    first = ["average", *keys, "country", "run"]
-    rest = [name for name in table if name not in {*first, "last"}]
-    return table[first + rest].astype({"run": object})
+    return in_order(pd.concat(tables), average, keys, ["country", "run"])
 
 
 def difference_table(
@@ -81,19 +75,11 @@ def difference_table(
 ) -> pd.DataFrame:
     """Returns the difference between every two methods over all countries, as in `gain_table`.
 
-    Args:
-      methods: as for `gain_table`, at least two.
-      average: `nested` or `flat`.
-      seed: of the permutations.
-
     Returns:
       One row for each granularity and two methods. Columns average, granularity, run, other (which
       precedes it in `methods`), n_questions, difference (run minus other), difference_low,
       difference_high, p_value, on the scale of 0 to 100, and clear: whether the 95 % interval
       excludes zero and the test rejects at 5 %. Nothing corrects for the number of tests.
-
-    Raises:
-      InputError: as `gain_table` does.
     """
     names = list(methods)
     tables = []
@@ -138,20 +124,11 @@ def stacked(methods: Mapping[str, Cells]) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def compared(
-    means: Averaging, cells: pd.DataFrame, seed: int, *, lowest: float = 0.0
-) -> pd.DataFrame:
-    """Returns score and gain of each group with their intervals and a test.
+def compared(means: Averaging, cells: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Returns score and gain of each group of cells (`stacked`) with their intervals and a test.
 
-    Args:
-      means: how to average `cells`.
-      cells: of one method, from `stacked`.
-      seed: of the permutations.
-      lowest: the smallest value that a mean score can have.
-
-    Returns:
-      The groups' keys, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain, gain_low,
-      gain_high, p_value.
+    Columns are the groups' keys, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain,
+    gain_low, gain_high, p_value.
     """
     score, gain = cells["score"].to_numpy(), cells["gain"].to_numpy()
     of_score = means.intervals(score, cells["variance"].to_numpy(), ("score", "ci_low", "ci_high"))
@@ -160,7 +137,7 @@ def compared(
     )
     return means.groups.assign(
         seed_sd=means.seed_deviations(score),
-        **of_score.clip(lower=lowest, upper=100),
+        **of_score.clip(lower=0, upper=100),
         **of_gain,
         p_value=sign_flips(means, gain, seed),
     )
@@ -173,7 +150,7 @@ def sign_flips(
 
     NaN if all values are zero. With Q questions it is at least 2 ** (1 - Q).
     """
-    added, group = means.contributions(values), means.group_of("question")
+    added, group = means.contributions(values), means.outer("question")
     # All groups share the draws of signs: the first question of each gets the first sign.
     column = np.arange(len(added)) - np.searchsorted(group, group)
     matrix = csr_array((added, (group, column)), shape=(len(means.groups), int(column.max()) + 1))
@@ -187,11 +164,8 @@ def sign_flips(
 def tier_scores(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Returns the mean score of each tier by granularity, and over granularities (`mean`).
 
-    Args:
-      runs: name -> scores.
-
-    Returns:
-      Columns run, granularity, tier, n_countries, score and gain (over the first run).
+    Columns are run (the key of its scores), granularity, tier, n_countries, score and gain (over
+    the first run).
     """
     scores = pd.concat([table.assign(run=name) for name, table in runs.items()], ignore_index=True)
     scores = scores.assign(tier=scores["country"].map(TIERS)).dropna(subset="tier")
@@ -209,14 +183,10 @@ def tier_scores(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def convergence(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Returns whether countries' scores come closer together than in the first run.
 
-    Args:
-      runs: name -> scores.
-
-    Returns:
-      Columns run, granularity (and `mean`), gap (tier 1 minus tier 3; NaN without both), closed
-      (per cent of the first run's gap that is gone), spread (standard deviation over countries) and
-      slope (change of the gain for each point of the first run's score; below zero, countries with
-      low scores gain most).
+    Columns are run, granularity (and `mean`), gap (tier 1 minus tier 3; NaN without both), closed
+    (per cent of the first run's gap that is gone), spread (standard deviation over countries) and
+    slope (change of the gain for each point of the first run's score; below zero, countries with
+    low scores gain most).
     """
     tiers = tier_scores(runs).pivot(index=["run", "granularity"], columns="tier", values="score")
     gaps = tiers.reindex(columns=[1, 3])
@@ -236,49 +206,12 @@ def convergence(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "granularity", "gap", "closed", "spread", "slope"])
 
 
-def gap_table(methods: Mapping[str, Cells], average: Average, *, seed: int = 0) -> pd.DataFrame:
-    """Returns the gap between tiers 1 and 3 with intervals (module `uncertainty`).
-
-    Args:
-      methods: as `gain_table` takes them.
-      average: `nested` or `flat`.
-      seed: of the permutations.
-
-    Returns:
-      Columns average, granularity (and `mean`), run, n_questions, gap, gap_low, gap_high, change
-      (from the first method's gap; negative if the tiers come closer), change_low, change_high,
-      p_value. Empty if one of the two tiers has no country.
-    """
-    columns = {"score": "gap", "ci_low": "gap_low", "ci_high": "gap_high", "gain": "change"}
-    columns |= {"gain_low": "change_low", "gain_high": "change_high"}
-    names = ["average", "granularity", "run", "n_questions", *columns.values(), "p_value"]
-    tables = [pd.DataFrame(columns=names)]
-    for name, cells in stacked(methods).items():
-        signs = cells["country"].map(TIERS).map({1: 1.0, 3: -1.0})
-        cells = cells.assign(side=signs).dropna(subset="side")
-        if cells["side"].nunique() < 2:
-            continue
-        for by, over in ((["granularity"], ("country",)), ([], ("granularity", "country"))):
-            means = averaging(cells, by, average, over=over, contrast="side")
-            table = compared(means, cells, seed, lowest=-100.0).rename(columns=columns)
-            overall = {} if by else {"granularity": MEAN}
-            tables.append(table.assign(run=name, average=average, **overall)[names])
-    return pd.concat(tables[1:] or tables, ignore_index=True)
-
-
 def composition_table(
     methods: Mapping[str, Cells], average: Average, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Returns the scores of personas that training never saw, by topic (Fig. 4).
+    """Returns `gain_table` by persona and topic, rows of topic `ALL` last (Fig. 4).
 
-    Args:
-      methods: as `gain_table` takes them, with held-out personas only (column persona;
-        the paper's are `survey.split.PAPER_PERSONAS`).
-      average: `nested` or `flat`.
-      seed: of the permutations.
-
-    Returns:
-      Columns of `gain_table` by persona and topic; rows of topic `ALL` after the others.
+    The methods' cells are of held-out personas only (the paper's: `survey.split.PAPER_PERSONAS`).
     """
     by_topic = gain_table(methods, average, ("persona", "topic"), seed=seed)
     overall = gain_table(methods, average, ("persona",), seed=seed).assign(topic=ALL)

@@ -109,17 +109,9 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Returns the cells of a survey to score; an adapter's record fills what is None.
 
-    Args:
-      survey: all of it.
-      part: `held_out`, `train` or `all`.
-      record: of the adapter; None for a base model.
-      split: what training must not have seen.
-      path: how the survey was named; None: by its own name.
-      questions: ids of those to use; empty: all.
-      min_n: respondents that both cells of a pair have at least.
-
-    Raises:
-      InputError: no hold-out is known, or an id that the survey does not have.
+    `path` is how the survey was named, `questions` are ids of those to use (empty: all), the rest
+    is as in `EvaluationSet`. Raises InputError if no hold-out is known, or for an id that the
+    survey does not have.
     """
     if split is None and record is None and part != "all":
         raise InputError(
@@ -142,10 +134,7 @@ def evaluation_set(
 
 
 def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSet:
-    """Returns the cells that a config of `evaluate` names; the record fills what is None.
-
-    Raises `InputError` naming a field that neither gives, or a survey that is not there.
-    """
+    """Returns the cells that a config of `evaluate` names; the record fills what is None."""
     path = given(config, "data.path", record and record.survey.path)
     if is_release_train(Path(path)):
         raise InputError(

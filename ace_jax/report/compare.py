@@ -1,6 +1,5 @@
 """Compares evaluated runs: which answers most like the survey, by how much, and how surely."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
-from ace_jax.report.findings import NO_EFFECT, NOISE_FLOOR, Findings, find
+from ace_jax.report.findings import Findings, find
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
 from ace_jax.report.runs import RunLike, on_common_cells, read_method
@@ -21,7 +20,6 @@ _LATEX = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}"}
 )
-_MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")  # other markup starts a line or follows one of these
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Comparison:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
 
     def save(self, directory: str | Path) -> None:
-        """Writes index.html, every table (CSV, Table 1 also as Markdown and LaTeX) and figures/.
+        """Writes index.html, every table (CSV), table1.tex and figures/ (PNG and SVG).
 
         Raises InputError if the directory cannot be made or written.
         """
@@ -60,7 +58,6 @@ class Comparison:
             (directory / "figures").mkdir(parents=True, exist_ok=True)
             for name, table in self.tables.items():
                 table.to_csv(directory / f"{name}.csv", index=False, float_format="%.6g")
-            (directory / "table1.md").write_text(markdown(self.findings), encoding="utf-8")
             (directory / "table1.tex").write_text(latex(self.findings), encoding="utf-8")
             write_figures(self.findings, directory / "figures")
         except OSError as error:
@@ -93,13 +90,11 @@ class Comparison:
     def _distances(self) -> pd.DataFrame:
         """Returns methods, then what to compare them with, in rows; attributes in columns."""
         found = self.findings
-        distances = found.over_countries("effect_distances")
-        table = distances.pivot(index="run", columns="attribute", values="distance")
-        first = distances[distances["run"] == found.names[0]].set_index("attribute")
-        table.loc[NO_EFFECT] = first["distance_no_effect"]
-        table.loc[NOISE_FLOOR] = first["floor"]
-        attributes = [one.name for one in found.attributes if one.name in table]
-        table = table.loc[[*found.names, NO_EFFECT, NOISE_FLOOR], [*attributes, ALL]]
+        every = pd.concat([found.tables["effect_distances"], found.yardsticks])
+        over = every[every["country"] == ALL]
+        table = over.pivot(index="run", columns="attribute", values="distance")
+        names = [one.name for one in found.attributes if one.name in table]
+        table = table.loc[over["run"].unique(), [*names, ALL]]
         return table.rename_axis(index=None, columns=None)
 
     def _labelled(self, table: pd.DataFrame) -> str:
@@ -117,11 +112,8 @@ def compare(
     Args:
       runs: name -> predictions with their record (what `LanguageModel.score` returns), the
         directory that `evaluate` wrote, or a sequence of these: seeds, whose means are shown.
-        Gains are over the first one.
+        Gains are over the first one. InputError if one is incomplete or they do not compare.
       average: `nested`, as the authors' code averages, or `flat`: all cells count alike.
-
-    Raises:
-      InputError: a run is incomplete, or the runs cannot be compared.
     """
     if average not in AVERAGES:
         raise InputError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
@@ -131,16 +123,6 @@ def compare(
     methods = [read_method(name, of) for name, of in runs.items()]
     common, notes = on_common_cells(methods)
     return Comparison(find(common, notes, average))
-
-
-def markdown(findings: Findings) -> str:
-    """Returns Table 1 in Markdown; the best method of a column is bold."""
-    table, places = _table_1(findings)
-    table = table.where(places != 1, "**" + table + "**").rename(index=escape_markdown, level=1)
-    head = ["G", "Method", *table.columns]
-    body = [[str(granularity), name, *texts] for (granularity, name), *texts in table.itertuples()]
-    lines = (f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body))
-    return "\n".join([*lines, "", escape_markdown(_caption(findings)), ""])
 
 
 def latex(findings: Findings) -> str:
@@ -170,12 +152,6 @@ def latex(findings: Findings) -> str:
 def escape_latex(text: object) -> str:
     """Returns text that LaTeX sets literally."""
     return " ".join(str(text).split()).translate(_LATEX)
-
-
-def escape_markdown(text: str) -> str:
-    """Returns text that Markdown sets literally, also in a table."""
-    escaped = _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _table_1(findings: Findings) -> tuple[pd.DataFrame, pd.DataFrame]:

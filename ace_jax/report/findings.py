@@ -15,7 +15,6 @@ from ace_jax.evaluation.comparison import (
     convergence,
     difference_table,
     gain_table,
-    gap_table,
     tier_scores,
 )
 from ace_jax.evaluation.effects import class_shares, effect_summary, effect_table
@@ -36,16 +35,10 @@ T = TypeVar("T")
 class Findings:
     """The tables of a report and what they are about.
 
-    Attributes:
-      methods: the methods compared, on the same cells. Gains are over the first one.
-      references: names of the references.
-      questions: question_id, topic, text, option_labels of the questions scored.
-      average: how scores are averaged.
-      tables: name -> tidy table of means over a method's seeds. Its columns are those of the
-        function in `evaluation` that makes it, and `run`, the method's name. A table that cannot be
-        made is absent, and `notes` say why.
-      marks: sentences that every reader must see, such as a mismatch that was allowed.
-      notes: sentences on what was left out.
+    Methods have the same cells; gains are over the first one. `tables` are tidy means over a
+    method's seeds: the columns of the function in `evaluation` that makes them, and `run`, the
+    method's name. One that cannot be made is absent, and `notes` say why. `marks` are sentences
+    that every reader must see, such as a mismatch that was allowed.
     """
 
     methods: tuple[Method, ...]
@@ -90,20 +83,23 @@ class Findings:
         best = str(finest.sort_values("score")["run"].iloc[-1])
         return best if best != self.names[0] else self.names[-1]
 
+    @property
+    def yardsticks(self) -> pd.DataFrame:
+        """The rows to compare effect distances with, under a name in the place of a method's."""
+        distances = self.tables["effect_distances"]
+        first = distances[distances["run"] == self.names[0]].drop(columns=["distance"])
+        columns = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
+        return pd.concat([first.assign(run=n, distance=first[of]) for n, of in columns.items()])
+
     def over_countries(self, name: str) -> pd.DataFrame:
         """Returns the rows of a table that are means over countries."""
         return self.tables[name].query("country == @ALL")
 
 
 def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -> Findings:
-    """Builds every table of the report.
-
-    Args:
-      everything: methods and references, from `runs.on_common_cells`.
-      notes: sentences on what was left out already.
-      average: of the scores.
-    """
-    methods = [one for one in everything if not one.first.is_reference] or list(everything)
+    """Builds every table; methods and references are on the same cells (`on_common_cells`)."""
+    models = [one for one in everything if not one.first.identity.get("reference")]
+    methods = models or list(everything)
     references = [one for one in everything if one not in methods]
     first, names = methods[0].first, [one.name for one in methods]
     seed, min_n = int(first.identity["seed"]), int(first.identity["data"]["min_n"])
@@ -133,8 +129,7 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
     if len(tiers) > 1:
         tables["tiers"] = tier_scores(scores)
     if {1, 3} <= tiers:
-        gaps = gap_table(of_methods, average, seed=seed).drop(columns=["average", "gap"])
-        tables["gaps"] = convergence(scores).merge(gaps, on=["run", "granularity"], how="left")
+        tables["gaps"] = convergence(scores)
     if first.holds_out_personas:
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:

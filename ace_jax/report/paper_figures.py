@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,6 @@ from ace_jax.report.figures import (
     score_lines,
 )
 from ace_jax.report.findings import EPSILON, Findings
-from ace_jax.survey.selection import TIERS
 
 PANELS = 4  # side by side
 DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
@@ -97,34 +95,15 @@ def _lines(findings: Findings, path: Path) -> None:
 
 
 def _tiers(findings: Findings, path: Path) -> None:
-    """Fig. 3: the first method's ranking of countries, tiers side by side, gains of each tier."""
+    """Fig. 3: the mean score of each tier, methods side by side."""
     names, tiers = findings.names, findings.tables["tiers"]
-    panels = 3 if len(names) > 1 else 2
-    with drawn(path, (PAGE, 2.8), ncols=panels) as (_, [axes]):
-        scores = findings.tables["scores"]
-        first = scores[(scores["run"] == names[0]) & (scores["country"] != ALL)]
-        mean = first.groupby("country")["score"].mean().sort_values()
-        for place, (code, score) in enumerate(mean.items()):
-            untiered: dict[str, Any] = {"color": "0.6", "marker": "D"}
-            axes[0].plot(score, place, **TIER_LOOKS.get(TIERS.get(str(code)), untiered))
-        axes[0].set_yticks(range(len(mean)), map(plain, mean.index))
-        axes[0].grid(axis="x", alpha=0.3)
-        axes[0].set(xlabel="alignment score", title=f"{plain(names[0])}, mean over G")
+    with drawn(path, (COLUMN, 3.0)) as (_, [[axes]]):
         for tier, rows in tiers[tiers["granularity"] == MEAN].groupby("tier"):
             at = rows.set_index("run")["score"].reindex(names)
-            axes[1].plot(range(len(names)), at, **TIER_LOOKS[tier])
-        axes[1].set_xticks(range(len(names)), [plain(n) for n in names], rotation=30, ha="right")
-        axes[1].set(ylabel="alignment score", title="Tiers, mean over G")
-        axes[1].legend()
-        if panels > 2:
-            name = findings.shown
-            gains = tiers[(tiers["run"] == name) & (tiers["granularity"] != MEAN)]
-            for tier, rows in gains.groupby("tier"):
-                axes[2].plot(rows["granularity"].astype(int), rows["gain"], **TIER_LOOKS[tier])
-            axes[2].set_xticks(findings.granularities)
-            axes[2].axhline(0, color="0.6", linewidth=0.8)
-            axes[2].set(xlabel="persona granularity G", ylabel="points")
-            axes[2].set_title(f"Gain of {plain(name)}")
+            axes.plot(range(len(names)), at, **TIER_LOOKS[tier])
+        axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=30, ha="right")
+        axes.set(ylabel="alignment score", title="Tiers of countries, mean over G")
+        axes.legend()
 
 
 @contextmanager
@@ -133,11 +112,8 @@ def _panels(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yields a figure with the same axes for every panel; labels are at its left and foot.
 
-    Args:
-      path: of the figure.
-      panels: heading and rows of each.
-      margin: width of the labels at the left, in panels.
-      row, rest: height of a row of panels, and of all else, in inches.
+    `margin` is the width of the labels at the left, in panels; `row` and `rest` are the heights of
+    a row of panels and of all else, in inches.
     """
     across = min(PANELS, len(panels))
     down = -(-len(panels) // across)

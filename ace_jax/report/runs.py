@@ -41,11 +41,6 @@ class Run:
         return attributes_of(self.identity["attributes"])
 
     @property
-    def is_reference(self) -> bool:
-        """Whether it is a reference (`evaluation.answers`), not a language model."""
-        return bool(self.identity.get("reference"))
-
-    @property
     def holds_out_personas(self) -> bool:
         """Whether the cells scored are exactly those of personas that training did not see."""
         data = self.identity["data"]

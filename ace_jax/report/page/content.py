@@ -25,7 +25,7 @@ from ace_jax import __version__
 from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import EPSILON, NO_EFFECT, NOISE_FLOOR, Findings
+from ace_jax.report.findings import EPSILON, Findings
 
 SCRIPTS = ("core", "charts", "tables", "overview", "sections", "explorer", "main")
 LARGEST = 11_500_000  # characters of base64, of the 15 MB that a page may have
@@ -78,12 +78,10 @@ def pack(
     sources: Sequence[Float[np.ndarray, "cells longest"]],
     options: Int[np.ndarray, "questions"],
 ) -> tuple[str, ...]:
-    """Returns a chunk for each question.
+    """Returns a chunk for each question, of which `options` says K.
 
-    Args:
-      cells: the places of each cell's question, country and persona, and its n.
-      sources: of each source, one distribution a cell, padded with zeros to the longest.
-      options: K of each question.
+    `cells` holds the places of each cell's question, country and persona, and its n; a source is
+    one distribution a cell, padded with zeros to the longest.
     """
     cumulative = np.stack([np.clip(np.cumsum(source, axis=1), 0, 1) for source in sources])
     countries, personas = cells[:, 1:3].max(axis=0) + 1
@@ -168,7 +166,8 @@ def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
     tables = dict(findings.tables)
     tables["scores"] = pd.concat([tables["scores"].assign(topic=ALL), tables["topics"]])
     if "effect_distances" in tables:
-        tables["effect_distances"] = _with_yardsticks(tables["effect_distances"])
+        bare = findings.yardsticks.drop(columns=["distance_low", "distance_high"])
+        tables["effect_distances"] = pd.concat([tables["effect_distances"], bare])
     return {
         name: tables[name].filter(wanted.split()).rename(columns=SHORTER)
         for name, wanted in KEPT.items()
@@ -181,17 +180,6 @@ def _split(table: pd.DataFrame) -> dict[str, list[Any]]:
     table = table.astype({name: str for name in table if name == "granularity"})
     text = table.to_json(orient="split", index=False, double_precision=6)
     return dict(json.loads(text))
-
-
-def _with_yardsticks(distances: pd.DataFrame) -> pd.DataFrame:
-    """Adds rows to compare effect distances with, in the place of methods."""
-    first = distances[distances["run"] == distances["run"].iloc[0]]
-    yardsticks = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
-    rows = [
-        first.assign(run=name, distance=first[column], distance_low=np.nan, distance_high=np.nan)
-        for name, column in yardsticks.items()
-    ]
-    return pd.concat([distances, *rows], ignore_index=True)
 
 
 def _answers(findings: Findings) -> tuple[tuple[str, ...], list[list[int]]]:
