@@ -128,14 +128,9 @@ def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
 def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = ()) -> pd.DataFrame:
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
-    Args:
-      cells: of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`.
-      average: `nested` or `flat` (module `uncertainty`).
-      by: further columns that define a mean: topic, persona.
-
-    Returns:
-      Columns average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
-      ci_high, all on the scale of 0 to 100; with a ceiling also ceiling and percent_of_ceiling.
+    `cells` are of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`.
+    Columns are average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
+    ci_high, all on the scale of 0 to 100; with a ceiling also ceiling and percent_of_ceiling.
     """
 
     def scores(means: Averaging) -> pd.DataFrame:

@@ -47,18 +47,13 @@ def gain_table(
     Args:
       methods: name -> cells of its run or runs (`alignment.scored_cells`, or the same part of
         them). All methods have the same number of runs, or a single one, which is compared with
-        every run of the other.
-      average: `nested` or `flat`.
+        every run of the other. InputError if their cells are not the same.
       by: columns that define a mean, besides granularity and country.
-      seed: of the permutations.
 
     Returns:
       Columns average, granularity, those of `by`, country, run, n_cells (of one run), n_questions,
       n_seeds, seed_sd (of the scores; NaN for one), score, ci_low, ci_high, gain, gain_low,
       gain_high, p_value (NaN for the first method), on the scale of 0 to 100.
-
-    Raises:
-      InputError: the runs were not evaluated on the same cells.
     """
     keys = ["granularity", *by]
     tables = []
@@ -75,11 +70,10 @@ def difference_table(
 ) -> pd.DataFrame:
     """Returns the difference between every two methods over all countries, as in `gain_table`.
 
-    Returns:
-      One row for each granularity and two methods. Columns average, granularity, run, other (which
-      precedes it in `methods`), n_questions, difference (run minus other), difference_low,
-      difference_high, p_value, on the scale of 0 to 100, and clear: whether the 95 % interval
-      excludes zero and the test rejects at 5 %. Nothing corrects for the number of tests.
+    Columns are average, granularity, run, other (which precedes it in `methods`), n_questions,
+    difference (run minus other), difference_low, difference_high, p_value, on the scale of 0 to
+    100, and clear: whether the 95 % interval excludes zero and the test rejects at 5 %. Nothing
+    corrects for the number of tests.
     """
     names = list(methods)
     tables = []

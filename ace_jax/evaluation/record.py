@@ -38,13 +38,9 @@ NOT_RECORDED = "split not recorded: the adapter does not say what it was trained
 class EvaluationSet:
     """The cells to score, and what training must not have seen.
 
-    Attributes:
-      dataset: the questions selected and their cells.
-      survey: its record.
-      split: hold-out spec and seed, which is that of the report's simulations too.
-      held_out: the ids that it holds out.
-      part: which cells are scored: `held_out`, `train` or `all`.
-      min_n: respondents that both cells of a pair have at least, for statistics of effects.
+    `dataset` has the questions selected, `survey` is its record, `part` is `held_out`, `train` or
+    `all`. Both cells of a pair have `min_n` respondents, for statistics of effects. The split's
+    seed is that of the report's simulations too.
     """
 
     dataset: Dataset
