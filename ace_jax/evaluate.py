@@ -22,11 +22,23 @@ from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.errors import InputError
-from ace_jax.evaluation.answers import Answers
-from ace_jax.evaluation.output import result_tables, shown, write_output
-from ace_jax.evaluation.pitfalls import UNALTERED, Variant, alterations
-from ace_jax.evaluation.record import EvaluationSet, requested_model, requested_set, run_record
-from ace_jax.evaluation.references import reference_answers, unknown_scales
+from ace_jax.evaluation.answers import (
+    UNALTERED,
+    Answers,
+    Variant,
+    alterations,
+    reference_answers,
+    unknown_scales,
+)
+from ace_jax.evaluation.record import (
+    EvaluationSet,
+    requested_model,
+    requested_set,
+    result_tables,
+    run_record,
+    shown,
+    write_output,
+)
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh

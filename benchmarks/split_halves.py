@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.distributions import Distributions, alignment_distances, effect_distances
+from ace_jax.evaluation.alignment import Distributions, alignment_distances, effect_distances
 from ace_jax.survey import cells
 from ace_jax.survey.cells import Respondents
 from ace_jax.survey.codebook import BUILTIN, read_codebook

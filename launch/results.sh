@@ -18,7 +18,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-called=$(printf '%q ' bash launch/results.sh "$@")
 output=runs/results
 unseen="questions personas"
 seeds="0 1 2"
@@ -58,25 +57,19 @@ mkdir -p "$output/compiled"
 compiled=$(cd "$output/compiled" && pwd)
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$compiled}
 
-# Runs a command and, once it has done its work, writes it down with the date.
-run() {
-  "$@"
-  { date -u +%F | tr '\n' '\t' && printf '%q ' "$@" && echo; } >>"$output/commands.tsv"
-}
-
 # Scores METHOD into a directory, unless that is done; more fields may follow.
 score() {
   local method=$1 directory=$2
   shift 2
   [ -f "$directory/run.json" ] ||
-    run python -m ace_jax.evaluate --config "configs/evaluate.py:methods:$method" \
+    python -m ace_jax.evaluate --config "configs/evaluate.py:methods:$method" \
       --workdir "$directory" --config.data.holdout="$holdout" "$@"
 }
 
 case " $methods " in
   *" ace-shrunk "*)
     [ -d runs/gss2018-shrunk ] ||
-      run python -m ace_jax.prepare --source gss2018 --estimator shrunk \
+      python -m ace_jax.prepare --source gss2018 --estimator shrunk \
         --output runs/gss2018-shrunk
     ;;
 esac
@@ -96,7 +89,7 @@ for each in $unseen; do
       trained=$here/$method-$seed audit=
       [ "$method $seed" != "ace $audited" ] || audit=True
       [ -f "$trained/scored/run.json" ] ||
-        run python -m ace_jax.train --config "configs/methods.py:$method${epochs:+@$epochs}" \
+        python -m ace_jax.train --config "configs/methods.py:$method${epochs:+@$epochs}" \
           --workdir "$trained/train" --config.data.holdout="$holdout" \
           ${steps:+--config.max_steps="$steps"} "${fields[@]}"
       score "$method" "$trained/scored" --config.adapter.path="$trained/train/adapter" \
@@ -115,6 +108,5 @@ for each in $unseen; do
   done
 
   # Flat: of the unseen questions some are alone in their topic, and nested means count topics alike.
-  run python -m ace_jax.report "${runs[@]}" --average flat --output "$here/report"
-  echo "$called" >"$here/report/command.txt"
+  python -m ace_jax.report "${runs[@]}" --average flat --output "$here/report"
 done

@@ -10,13 +10,12 @@ from survey_tables import answered, persona_table, questions_of
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import (
-    alignment_distance,
+    Distributions,
+    alignment_distances,
     alignment_table,
-    level_cells,
     score_table,
     scored_cells,
 )
-from ace_jax.evaluation.distributions import Distributions, alignment_distances
 from ace_jax.survey.personas import ATTRIBUTES
 
 QUESTIONS = ("q1", "q2", "q3")
@@ -39,8 +38,6 @@ def test_distances_are_scipys_over_positions(rows):
     ]
     one, other = (Distributions.of(pd.Series([pair[i] for pair in rows])) for i in range(2))
     assert alignment_distances(one, other) == pytest.approx(expected, rel=0, abs=1e-12)
-    alone = [alignment_distance(p, q) for p, q in rows]
-    assert alone == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @pytest.fixture
@@ -98,16 +95,6 @@ def test_scores_by_topic(cells):
     key = ["granularity", "topic", "country"]
     assert of_countries.set_index(key)["score"].to_dict() == pytest.approx(by_hand.to_dict())
     assert table["country"].tolist()[:3] == ["EGY", "USA", "ALL"]
-
-
-def test_scores_by_level_are_of_the_personas_that_name_it(cells):
-    named = level_cells(cells, ATTRIBUTES)
-    table = alignment_table(named, "flat", ("attribute", "level"))
-    at = table.set_index(["granularity", "attribute", "level", "country"])["score"]
-    rural = cells[(cells["residence"] == "Rural") & (cells["country"] == "USA")]
-    for granularity, mean in rural.groupby("granularity")["score"].mean().items():
-        assert at[granularity, "residence", "Rural", "USA"] == pytest.approx(mean)
-    assert len(table) == 4 * 8 * 3
 
 
 def test_a_ceiling_is_averaged_as_scores_are(cells):

@@ -1,4 +1,4 @@
-"""Effects: signed, in size, their distances, classes and how classes change."""
+"""Effects: signed, in size, their distances and classes."""
 
 import numpy as np
 import pandas as pd
@@ -8,16 +8,14 @@ from hypothesis import strategies as st
 from survey_tables import answered, persona_table, questions_of
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.alignment import topics_of
+from ace_jax.evaluation.alignment import effect_distances, topics_of
 from ace_jax.evaluation.ceilings import effect_floors
-from ace_jax.evaluation.distributions import effect_distances
 from ace_jax.evaluation.effects import (
     CLASSES,
     class_shares,
     classify,
     effect_summary,
     effect_table,
-    transitions,
 )
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
@@ -113,7 +111,8 @@ def test_a_perfect_model_is_aligned_whatever_the_threshold(pairs):
 
 def test_a_model_without_effects_erases_all_that_passes_the_threshold(pairs):
     silent = effect_summary(pairs.assign(model_effect=0.0))
-    count = {e: class_shares(silent, e, ()).set_index("class")["n"] for e in (0.0, 2.0)}
+    every = silent.assign(country="any")
+    count = {e: class_shares(every, e).set_index("class")["n"] for e in (0.0, 2.0)}
     large = (silent["data_effect"].abs() > 2).sum()
     assert 0 < large < len(silent)
     assert count[2.0].to_dict() == {
@@ -168,19 +167,6 @@ def test_shares_name_every_class_and_add_up(pairs):
     assert shares["class"].tolist() == 3 * list(CLASSES)
     assert shares.groupby("country")["n"].sum().tolist() == [8, 8, 8]
     assert shares.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
-
-
-def test_transitions_lead_from_the_classes_before_to_those_after(pairs):
-    before = effect_summary(pairs)
-    after = effect_summary(pairs.assign(model_effect=pairs["data_effect"] * 1.5))
-    table = transitions(before, after, 1.0, ("country",))
-    assert len(table) == 3 * 16
-    for end, summary in (("before", before), ("after", after)):
-        count = table.groupby(["country", end])["n"].sum()
-        expected = class_shares(summary, 1.0).set_index(["country", "class"])["n"]
-        assert count.to_dict() == expected.to_dict()
-    assert table.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
-    assert len(transitions(before, after, 1.0)) == 16
 
 
 def test_an_attribute_of_three_levels_has_three_pairs_of_levels():

@@ -18,8 +18,7 @@ import pytest
 from test_report import NASTY, predictions, write_out, write_questions
 
 from ace_jax.report import __main__ as report
-from ace_jax.report.page.build import embedded, page
-from ace_jax.report.page.pack import Grid, pack
+from ace_jax.report.page.content import pack, page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 browser = pytest.mark.skipif(BROWSER is None, reason="no chromium")
@@ -40,26 +39,27 @@ def test_packed_answers_come_back_to_within_one_rounding():
         p = draws.dirichlet(np.ones(4), len(question))
         p[question == 1, 2:] = 0
         sources.append(p / p.sum(axis=1, keepdims=True))
-    packed = pack(Grid(question, country, persona, n, options, countries, people), sources)
+    chunks = pack(np.stack([question, country, persona, n], axis=1), sources, options)
     for place, k in enumerate(options):
-        raw = zlib.decompress(base64.b64decode(packed.chunks[place]))
+        raw = zlib.decompress(base64.b64decode(chunks[place]))
         size = 4 * countries * people
         rows = question == place
         assert np.frombuffer(raw[:size], "<u4").tolist() == n[rows].tolist()
         steps = np.frombuffer(raw[size:], np.uint8).reshape(3, countries, k - 1, people)
-        shares = np.cumsum(steps, axis=-1, dtype=np.uint8) / packed.levels
+        shares = np.cumsum(steps, axis=-1, dtype=np.uint8) / 255
         for source, p in enumerate(sources):
             expected = np.cumsum(p[rows], axis=1)[:, : k - 1]
             found = shares[source].transpose(0, 2, 1).reshape(expected.shape)
-            assert np.abs(found - expected).max() <= 0.5 / packed.levels + 1e-12
+            assert np.abs(found - expected).max() <= 0.5 / 255 + 1e-12
 
 
 def test_no_text_can_end_the_element_that_holds_it():
     text = "</script><!-- <script> & \u2028"
-    held = embedded({"text": text})
+    whole = page("<b> {{ data }}", {"text": text}, ["chunk"])
+    held = re.search(r'id="data">(.*?)</script>', whole)[1]
     assert not set("<>&\u2028") & set(held)
     assert json.loads(held)["text"] == text
-    assert "<title>&lt;b&gt; $style</title>" in page("<b> $style", {}, ["$script"])
+    assert "<title>&lt;b&gt; {{ data }}</title>" in whole
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def index(tmp_path_factory):
         write_out(directory / "trained", table),
     ]
     for name in ("base", "trained"):
-        write_questions(directory / name, NASTY, topic=f"Trust {NASTY}")
+        write_questions(directory / name, text=NASTY, topic=f"Trust {NASTY}")
     audit = pd.DataFrame({"variant": ["unaltered", "reversed_options"], "granularity": 4})
     audit = audit.assign(score=[0.75, 0.5], moved=[0, 0.25], option_mass=0.9)
     audit.to_csv(directory / "trained" / "audit.csv", index=False)

@@ -10,10 +10,14 @@ import pytest
 from scipy.stats import binom
 from survey_tables import answered, persona_table, questions_of
 
-from ace_jax.evaluation.alignment import alignment_table, scored_cells
+from ace_jax.evaluation.alignment import (
+    Distributions,
+    alignment_table,
+    sampling_variance,
+    scored_cells,
+)
 from ace_jax.evaluation.ceilings import cell_ceilings
 from ace_jax.evaluation.comparison import gain_table
-from ace_jax.evaluation.distributions import Distributions, alignment_distances, sampling_variance
 from ace_jax.evaluation.effects import effect_summary, effect_table
 from ace_jax.evaluation.uncertainty import averaging
 from ace_jax.survey.personas import ATTRIBUTES
@@ -223,9 +227,3 @@ def test_ceilings_take_effective_respondents_and_any_number_of_options():
     found = cell_ceilings(both, seed=0)
     expected = [exact_ceiling(np.full((1, k), 1 / k), 50)[0] for k in (2, 5)]
     assert [found[:16].mean(), found[16:].mean()] == pytest.approx(expected, abs=0.2)
-
-
-def test_a_distance_to_a_draw_is_zero_where_the_outcome_is_certain():
-    certain = Distributions(np.array([[0.0, 1.0, 0.0]]), np.array([3]))
-    draw = certain.drawn(np.array([7]), np.random.default_rng(0))
-    assert alignment_distances(certain, draw).tolist() == [0]

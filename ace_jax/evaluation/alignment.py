@@ -4,26 +4,82 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.distributions import (
-    Distributions,
-    alignment_distances,
-    sample_sizes,
-    sampling_variance,
-)
-from ace_jax.evaluation.uncertainty import ALL, Average, Averaging, with_all_countries
+from ace_jax.evaluation.uncertainty import Average, Averaging, in_order, with_all_countries
 from ace_jax.survey.personas import Attribute
 
 
-def alignment_distance(p: Float[np.ndarray, "K"], q: Float[np.ndarray, "K"]) -> float:
-    """Returns `alignment_distances` of a single pair of distributions."""
-    one, other = (Distributions.of(pd.Series([row])) for row in (p, q))
-    return float(alignment_distances(one, other)[0])
+@dataclass(frozen=True)
+class Distributions:
+    """One distribution a row: float64 probabilities, padded with zeros after its K `options`."""
+
+    p: Float[np.ndarray, "rows width"]
+    options: Int[np.ndarray, "rows"]
+
+    @classmethod
+    def of(cls, column: pd.Series) -> "Distributions":
+        """Stacks a column of arrays, such as `p_data` of predictions."""
+        values = column.to_numpy()
+        options = np.fromiter(map(len, values), np.int64, len(values))
+        p = np.zeros((len(values), int(options.max(initial=1))))
+        if len(values):
+            p[np.arange(p.shape[1]) < options[:, None]] = np.concatenate(values)
+        return cls(p, options)
+
+    @property
+    def thresholds(self) -> Bool[np.ndarray, "rows width"]:
+        """All options but the last one of each row, where the cumulative share is always 1."""
+        return np.arange(self.p.shape[1]) < self.options[:, None] - 1
+
+    @property
+    def cumulative(self) -> Float[np.ndarray, "rows width"]:
+        """The cumulative shares at the thresholds, zero elsewhere."""
+        return np.cumsum(self.p, axis=1) * self.thresholds
+
+    def take(self, rows: Int[np.ndarray, "chosen"]) -> "Distributions":
+        """Returns some rows, in the given order."""
+        return Distributions(self.p[rows], self.options[rows])
+
+
+def alignment_distances(one: Distributions, other: Distributions) -> Float[np.ndarray, "rows"]:
+    """Returns the 1-Wasserstein distance over option positions, divided by K - 1 (Eq. 15).
+
+    It is in [0, 1]: all mass on the first of three options against the second is 1 / 2.
+    """
+    moved = np.abs(one.cumulative - other.cumulative).sum(axis=1)
+    return moved / (one.options - 1)
+
+
+def effect_distances(
+    one: Float[np.ndarray, "rows width"],
+    other: Float[np.ndarray, "rows width"],
+    options: Int[np.ndarray, "rows"],
+) -> Float[np.ndarray, "rows"]:
+    """Returns the distance of two cumulative effects: mean absolute difference (Eq. 11).
+
+    The mean is over the K options. A cumulative effect is `cumulative` at A=1 minus that at A=0.
+    """
+    return np.abs(one - other).sum(axis=1) / options
+
+
+def sampling_variance(
+    slope: Float[np.ndarray, "rows width"], p: Distributions, n: Float[np.ndarray, "rows"]
+) -> Float[np.ndarray, "rows"]:
+    """Returns the variance of sum_k slope_k F_k, with F the cumulative shares of n respondents.
+
+    It is unbiased if p is itself a multinomial sample (hence n - 1). `slope` is zero except at the
+    thresholds; n counts effective respondents if they are weighted.
+    """
+    of_answer = np.cumsum(slope[:, ::-1], axis=1)[:, ::-1]
+    mean = (p.p * of_answer).sum(axis=1)
+    spread = (p.p * of_answer**2).sum(axis=1) - mean**2
+    return np.maximum(spread, 0) / np.maximum(n - 1, 1)
 
 
 def scored_cells(
@@ -31,25 +87,16 @@ def scored_cells(
 ) -> pd.DataFrame:
     """Returns one row a cell, with all that tables of scores need and no distributions.
 
-    Args:
-      predictions: of one run.
-      questions: columns question_id, topic.
-      attributes: what the personas are made of.
-
-    Returns:
-      In the order of `predictions`: country, question_id, granularity, n, the attributes, topic,
-      combination (the attributes named, joined by +), persona (its levels, joined by /), score
-      (0-100) and variance (of the score, from sampling respondents; an upper bound if the model is
-      within the sampling error).
-
-    Raises:
-      InputError: `questions` lacks a question.
+    In the order of `predictions`: country, question_id, granularity, n, the attributes, topic (as
+    `topics_of`), combination (the attributes named, joined by +), persona (its levels, joined by
+    /), score (0-100) and variance (of the score, from sampling respondents; an upper bound if the
+    model is within the sampling error).
     """
     names = [attribute.name for attribute in attributes]
     columns = ["country", "question_id", "granularity", "n", *names]
     data, model = (Distributions.of(predictions[name]) for name in ("p_data", "p_model"))
     slope = np.sign(data.cumulative - model.cumulative) / (data.options[:, None] - 1)
-    variance = sampling_variance(slope, data, sample_sizes(predictions))
+    variance = sampling_variance(slope, data, predictions["effective_n"].to_numpy(np.float64))
     # Few personas are distinct, so their texts are joined once.
     code = predictions.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
     personas = [row[row.notna()] for _, row in predictions[names].drop_duplicates().iterrows()]
@@ -67,7 +114,7 @@ def scored_cells(
 
 
 def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
-    """Returns the topic of each question. Raises InputError for an unknown question."""
+    """Returns the topic of each question. Raises InputError if `questions` lacks one."""
     known = questions.drop_duplicates("question_id").set_index("question_id")["topic"]
     topic = question_id.map(known)
     if topic.isna().any():
@@ -78,30 +125,12 @@ def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
     return topic
 
 
-def level_cells(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:
-    """Returns one row for each cell and each attribute that its persona names.
-
-    The columns attribute and level replace the columns of the attributes.
-    """
-    names = [attribute.name for attribute in attributes]
-    others = [name for name in cells if name not in names]
-    rows = cells.melt(others, names, var_name="attribute", value_name="level")
-    return rows.dropna(subset="level").reset_index(drop=True)
-
-
 def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = ()) -> pd.DataFrame:
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
-    Args:
-      cells: of `scored_cells` or `level_cells`, or a part of them. They may have `ceiling`
-        (`ceilings.cell_ceilings`) and `seed`.
-      average: `nested` or `flat` (module `uncertainty`).
-      by: further columns that define a mean: topic; attribute and level; persona.
-
-    Returns:
-      Columns average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
-      ci_high; if the cells have a ceiling also ceiling and percent_of_ceiling. On the scale of 0
-      to 100.
+    `cells` are of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`.
+    Columns are average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
+    ci_high, all on the scale of 0 to 100; with a ceiling also ceiling and percent_of_ceiling.
     """
 
     def scores(means: Averaging) -> pd.DataFrame:
@@ -115,24 +144,15 @@ def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = (
         return table
 
     keys = ["granularity", *by]
-    table = with_all_countries(cells, keys, average, scores)
-    table = table.assign(average=average, last=table["country"] == ALL)
-    table = table.sort_values([*keys, "last", "country"], ignore_index=True)
-    rest = [name for name in table if name not in {*keys, "average", "country", "last"}]
-    return table[["average", *keys, "country", *rest]]
+    return in_order(with_all_countries(cells, keys, average, scores), average, keys, ["country"])
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Returns the mean score by country and granularity, with a 95 % interval.
 
     Averages are flat: cells count alike within a country, and countries count alike in `ALL`. A
-    mean over one question has no interval here.
-
-    Args:
-      predictions: columns country, granularity, question_id, score.
-
-    Returns:
-      Columns country, granularity, n_cells, n_questions, score, ci_low, ci_high; scores in [0, 1].
+    mean over one question has no interval here. Columns are country, granularity, n_cells,
+    n_questions, score, ci_low, ci_high; scores in [0, 1].
     """
     columns = ["country", "granularity", "question_id"]
     cells = predictions[columns].assign(score=100 * predictions["score"], variance=np.nan)

@@ -1,23 +1,45 @@
-"""Answers to cells, and answers beside the survey's."""
+"""Answers to cells: a model's, those of references, and both beside the survey's.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+References need no language model:
+
+uniform     the same probability for every option
+mean        the mean answer to the training questions with the same number of options; uniform if
+            there are none
+no_effect   the country's answer to the question, the same for every persona
+
+`mean` is what can be known without reading the question. `no_effect` uses what no model sees, the
+survey's answers to questions that may be held out. It shows how much personas add to them.
+
+The audit asks a model the same cells in other forms. A model that answers the question and not its
+form gives the same distributions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from ace_jax.evaluation.alignment import alignment_distance
+from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import Distributions, alignment_distances, score_table
+from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
+from ace_jax.prompts.template import STYLES
+from ace_jax.survey.dataset import Dataset
+
+REFERENCES = ("uniform", "mean", "no_effect")
+UNALTERED = "unaltered"
+ORDERS = ("persona_first", "question_first")
 
 
 @dataclass(frozen=True)
 class Answers:
     """Answers to some cells, in their order.
 
-    Attributes:
-      p: the distribution over each question's options, float64.
-      option_mass: probability of the options before renormalising; 1 for a reference.
+    `p` is the distribution over each question's options (float64), `option_mass` the probability of
+    all options before renormalising (1 for a reference).
     """
 
     p: list[Float[np.ndarray, "_"]]
@@ -26,26 +48,18 @@ class Answers:
 
 def predictions_table(cells: pd.DataFrame, answers: Answers) -> pd.DataFrame:
     """Returns the columns of predictions.parquet: cells and answers, their distance and score."""
-    predictions = cells.rename(columns={"p": "p_data"}).assign(
-        p_model=pd.Series(answers.p, cells.index, object), option_mass=answers.option_mass
+    p_model = pd.Series(answers.p, cells.index, object)
+    distance = alignment_distances(*map(Distributions.of, (cells["p"], p_model)))
+    return cells.rename(columns={"p": "p_data"}).assign(
+        p_model=p_model, option_mass=answers.option_mass, distance=distance, score=1 - distance
     )
-    distance = [
-        alignment_distance(*pair)
-        for pair in zip(predictions["p_data"], predictions["p_model"], strict=True)
-    ]
-    return predictions.assign(distance=distance, score=1 - np.asarray(distance))
 
 
 def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
     """Returns answers.csv: a row a cell and option.
 
-    Args:
-      predictions: of `predictions_table`.
-      questions: columns question_id, option_labels.
-
-    Returns:
-      The columns of a cell that say who answers what, then option (1..K), option_text, p_data,
-      p_model and option_mass.
+    Columns are those of `predictions_table` that say who answers what, then option (1..K),
+    option_text, p_data, p_model and option_mass.
     """
     labels = questions.set_index("question_id")["option_labels"]
     who = predictions.columns.drop(["p_data", "p_model", "distance", "score"])
@@ -61,16 +75,10 @@ def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
 def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -> pd.DataFrame:
     """Returns how answers shift between every two levels of an attribute.
 
-    Args:
-      answers: a row a persona, question and option, as `LanguageModel.answer` gives them; each
-        persona once for each level, in the same order.
-      attribute: the column that differs.
-      levels: its levels.
-
-    Returns:
-      The columns that say who answers what, without the attribute, then from_level, to_level,
-      option, effect (p at to_level less p at from_level) and cumulative_effect (its sum up to the
-      option).
+    `answers` are as `LanguageModel.answer` gives them, each persona once for each level, in the
+    same order. Columns are those that say who answers what, without the attribute, then from_level,
+    to_level, option, effect (p at to_level less p at from_level) and cumulative_effect (its sum up
+    to the option).
     """
     who = [name for name in answers if name not in (attribute, "option", "p", "option_mass")]
     tables = []
@@ -83,6 +91,117 @@ def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -
     table = pd.concat(tables, ignore_index=True)
     group = [*who, "from_level", "to_level"]
     running = table.groupby(group, dropna=False, sort=False)["effect"].cumsum()
-    return table.assign(cumulative_effect=running)[
-        [*group, "option", "effect", "cumulative_effect"]
-    ]
+    table = table.assign(cumulative_effect=running)
+    return table[[*group, "option", "effect", "cumulative_effect"]]
+
+
+def reference_answers(
+    name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
+) -> Answers:
+    """Returns the answers of one of REFERENCES to some cells.
+
+    `dataset` is the whole survey, `seen` says which of its cells training may see; `mean` uses no
+    others. Raises InputError for an unknown name.
+    """
+    if name not in REFERENCES:
+        raise InputError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
+    if name == "no_effect":
+        answer_of = _country_answers(dataset.cells)
+        p = [answer_of[key] for key in zip(cells["country"], cells["question_id"], strict=True)]
+    else:
+        means = _mean_answers(dataset, seen) if name == "mean" else {}
+        p = [means.get(size, np.full(size, 1 / size)) for size in cells["p"].map(len)]
+    return Answers(p, np.ones(len(cells)))
+
+
+def unknown_scales(
+    name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
+) -> tuple[str, ...]:
+    """Returns a mark naming the questions that `mean` answers uniformly, if there are any."""
+    means = _mean_answers(dataset, seen) if name == "mean" else None
+    if means is None or (known := cells["p"].map(len).isin(means)).all():
+        return ()
+    unknown = ", ".join(map(str, cells.loc[~known, "question_id"].unique()))
+    return (f"uniform where training has no scale of that size: {unknown}",)
+
+
+def _country_answers(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_"]]:
+    """Returns the answer of each country and question_id.
+
+    It is the n-weighted mean of their finest cells, which count every respondent once.
+    """
+    context = ["country", "question_id"]
+    finest = cells.groupby(context)["granularity"].transform("max") == cells["granularity"]
+    return {
+        (str(country), str(question)): np.average(list(its["p"]), axis=0, weights=its["n"])
+        for (country, question), its in cells[finest].groupby(context)
+    }
+
+
+def _mean_answers(
+    dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
+) -> dict[int, Float[np.ndarray, "_"]]:
+    """Returns the mean answer by number of options; countries and questions count alike.
+
+    Only cells that name all attributes are used, as in training: coarser cells include respondents
+    whose personas are held out.
+    """
+    finest = dataset.cells["granularity"] == len(dataset.attributes)
+    answers: dict[int, list[np.ndarray]] = {}
+    for answer in _country_answers(dataset.cells[finest & seen]).values():
+        answers.setdefault(len(answer), []).append(answer)
+    return {size: np.mean(np.stack(alike), axis=0) for size, alike in answers.items()}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A form of the prompt; `reverse` lists the options from last to first, labels as they were."""
+
+    style: PromptStyle
+    reverse: bool = False
+
+    def texts(self, cells: pd.DataFrame, dataset: Dataset) -> list[PromptText]:
+        """Returns the prompt of each cell, in order."""
+        if self.reverse:
+            turned = dataset.questions["option_labels"].map(lambda texts: texts[::-1])
+            dataset = replace(dataset, questions=dataset.questions.assign(option_labels=turned))
+        return render_cells(cells, dataset, self.style)
+
+    def in_order(self, answers: Answers) -> Answers:
+        """Returns the answers in the survey's order of options."""
+        return replace(answers, p=[p[::-1] for p in answers.p]) if self.reverse else answers
+
+
+def alterations(style: PromptStyle) -> dict[str, Variant]:
+    """Returns other forms by name; each differs from the configured style in one respect."""
+    labels = [other for other in STYLES if other != style.option_style]
+    orders = [order for order in ORDERS if order != style.template.name]
+    return {
+        "reversed_options": Variant(style, reverse=True),
+        **{f"{other}_labels": Variant(replace(style, option_style=other)) for other in labels},
+        **{
+            order: Variant(PromptStyle.of(order, style.option_style, style.chat))
+            for order in orders
+        },
+    }
+
+
+def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:
+    """Returns the score over all countries by variant and granularity, and how far answers moved.
+
+    `answers` are by variant, UNALTERED among them. Columns are variant, granularity, n_cells,
+    n_questions, score, ci_low, ci_high (as in the rows ALL of `score_table`), moved (mean alignment
+    distance from the unaltered answers) and option_mass (mean).
+    """
+    p = {name: Distributions.of(pd.Series(of.p, dtype=object)) for name, of in answers.items()}
+    tables = []
+    for name, given in answers.items():
+        moved = alignment_distances(p[name], p[UNALTERED])
+        predictions = predictions_table(cells, given).assign(moved=moved)
+        means = predictions.groupby(["granularity", "country"])[["moved", "option_mass"]].mean()
+        means = means.groupby("granularity").mean().reset_index()
+        scores = score_table(predictions)
+        overall = scores[scores["country"] == ALL].drop(columns="country")
+        tables.append(overall.merge(means, on="granularity").assign(variant=name))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["variant", *table.columns.drop("variant")]]

@@ -1,19 +1,15 @@
 """What a perfect model would score, given that the survey is a sample.
 
 A model that answers with a population's true shares still differs from the shares among n
-respondents. By how much is simulated: draw a truth, draw a sample of size n from it, compare.
-
-The survey's own shares p cannot serve as the truth. They vary too much: an answer that nobody in
-the sample gave would never be drawn, and the ceiling would come out too high. The truth is
-therefore drawn from what is plausible given p and the country's other answers to the question
-(empirical Bayes):
+respondents. By how much is simulated: draw a truth, draw a sample of size n from it, compare. The
+survey's own shares p vary too much to serve as the truth; it is drawn from what is plausible given
+p and the country's other answers to the question (empirical Bayes):
 
     pi ~ Dirichlet(n p + tau m)
 
-Here m is the country's answer to the question, and tau says how little full personas differ from
-it: 1 / (tau + 1) is the share of an answer's variance that lies between cells. It is estimated by
-moments over all questions and countries at once. If every context has a single cell, tau cannot be
-estimated, and p itself serves as the truth.
+Here m is the country's answer to the question, and 1 / (tau + 1) the share of an answer's variance
+that lies between cells, estimated by moments over all contexts at once. If every context has a
+single cell, p itself serves as the truth.
 """
 
 from collections.abc import Callable
@@ -22,11 +18,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ace_jax.evaluation.distributions import (
+from ace_jax.evaluation.alignment import (
     Distributions,
     alignment_distances,
     effect_distances,
-    sample_sizes,
 )
 
 # Draws of each cell: more if there are few cells. Means over many cells need few draws of each.
@@ -37,10 +32,7 @@ SMALLEST_SHARE, LARGEST_SHARE = 1e-6, 0.99
 def cell_ceilings(predictions: pd.DataFrame, seed: int) -> Float[np.ndarray, "cells"]:
     """Returns the expected score (0-100) of a perfect model in each cell, given its respondents.
 
-    Args:
-      predictions: columns country, question_id, granularity, p_data and effective_n (or n), which
-        is rounded.
-      seed: of the draws.
+    `predictions` has country, question_id, granularity, p_data and effective_n, which is rounded.
     """
     distances = _simulated(predictions, seed, alignment_distances)
     return 100 * (1 - distances)
@@ -51,10 +43,7 @@ def effect_floors(
 ) -> Float[np.ndarray, "pairs"]:
     """Returns the expected effect distance (Eq. 11) of a perfect model at each pair.
 
-    Args:
-      predictions: as in `cell_ceilings`.
-      pairs: of `effects.effect_table`.
-      seed: of the draws.
+    `pairs` is of `effects.effect_table`, for the same predictions.
     """
     ends = np.concatenate([pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()])
     rows, position = np.unique(ends, return_inverse=True)
@@ -73,7 +62,7 @@ def _simulated(
     distances: Callable[[Distributions, Distributions], np.ndarray],
 ) -> np.ndarray:
     """Returns the mean of `distances(sample, truth)` over many draws of every cell."""
-    data, n = Distributions.of(predictions["p_data"]), sample_sizes(predictions)
+    data, n = Distributions.of(predictions["p_data"]), predictions["effective_n"].to_numpy(float)
     plausible = _posterior(predictions, data, n)
     size = np.maximum(np.rint(n), 1).astype(np.int64)
     draws = np.random.default_rng(seed)
@@ -81,8 +70,9 @@ def _simulated(
     total: np.ndarray | float = 0.0
     for _ in range(rounds):
         weight = draws.standard_gamma(plausible)
-        truth = Distributions(weight / weight.sum(axis=1, keepdims=True), data.options)
-        total = total + distances(truth.drawn(size, draws), truth)
+        truth = weight / weight.sum(axis=1, keepdims=True)
+        sample = draws.multinomial(size, truth / truth.sum(axis=1, keepdims=True)) / size[:, None]
+        total = total + distances(*(Distributions(p, data.options) for p in (sample, truth)))
     return np.asarray(total / rounds)
 
 

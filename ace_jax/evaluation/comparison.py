@@ -1,7 +1,11 @@
-"""Methods side by side, paired cell by cell: scores, gains and tests.
+"""Methods side by side, paired cell by cell: gains and tests; tiers of countries (RQ2).
 
 A method is one run, or several runs with different seeds. A gain is the difference of two methods
 in each cell and seed; only then are means taken.
+
+`tier_scores` and `convergence` take tables of scores instead, with the columns granularity, country
+and score: of `alignment.alignment_table`, or a published table. Means over them are plain: over the
+countries of a tier, then over granularities. Rows `ALL` are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +23,17 @@ from ace_jax.evaluation.uncertainty import (
     Average,
     Averaging,
     averaging,
+    in_order,
     with_all_countries,
 )
+from ace_jax.survey.selection import TIERS
 
 # A method's cells, or the cells of each of its seeds.
 Cells = pd.DataFrame | Sequence[pd.DataFrame]
 FLIPS = 1999
 TINY = 1e-9  # points: less is rounding
 KEY = ["country", "question_id", "persona"]
+MEAN = "mean"  # the granularity of rows that are means over granularities
 
 
 def gain_table(
@@ -34,25 +41,19 @@ def gain_table(
 ) -> pd.DataFrame:
     """Returns each method's score and its gain over the first method, by country and over all.
 
-    Intervals are those of module `uncertainty` and include the variance between seeds. `p_value` is
-    that of a permutation test, which flips the sign of each question's contribution to the gain.
-    The test generalises over questions, not over seeds.
+    Intervals include the variance between seeds. `p_value` is that of a permutation test, which
+    flips the sign of each question's contribution; it generalises over questions, not over seeds.
 
     Args:
       methods: name -> cells of its run or runs (`alignment.scored_cells`, or the same part of
-        them). Gains are over the first method. All methods have the same number of runs, or a
-        single one, which is compared with every run of the other.
-      average: `nested` or `flat`.
+        them). All methods have the same number of runs, or a single one, which is compared with
+        every run of the other. InputError if their cells are not the same.
       by: columns that define a mean, besides granularity and country.
-      seed: of the permutations.
 
     Returns:
       Columns average, granularity, those of `by`, country, run, n_cells (of one run), n_questions,
       n_seeds, seed_sd (of the scores; NaN for one), score, ci_low, ci_high, gain, gain_low,
       gain_high, p_value (NaN for the first method), on the scale of 0 to 100.
-
-    Raises:
-      InputError: the runs were not evaluated on the same cells.
     """
     keys = ["granularity", *by]
     tables = []
@@ -61,13 +62,7 @@ def gain_table(
         n_seeds = len(_runs(methods[name]))
         seed_sd = table["seed_sd"] if n_seeds > 1 else np.nan
         tables.append(table.assign(run=name, n_seeds=n_seeds, seed_sd=seed_sd))
-    order = pd.CategoricalDtype(list(methods))
-    table = pd.concat(tables, ignore_index=True).assign(average=average)
-    table = table.assign(last=table["country"] == ALL, run=table["run"].astype(order))
-    table = table.sort_values([*keys, "last", "country", "run"], ignore_index=True)
-    first = ["average", *keys, "country", "run"]
-    rest = [name for name in table if name not in {*first, "last"}]
-    return table[first + rest].astype({"run": object})
+    return in_order(pd.concat(tables), average, keys, ["country", "run"])
 
 
 def difference_table(
@@ -75,19 +70,10 @@ def difference_table(
 ) -> pd.DataFrame:
     """Returns the difference between every two methods over all countries, as in `gain_table`.
 
-    Args:
-      methods: as for `gain_table`, at least two.
-      average: `nested` or `flat`.
-      seed: of the permutations.
-
-    Returns:
-      One row for each granularity and two methods. Columns average, granularity, run, other (which
-      precedes it in `methods`), n_questions, difference (run minus other), difference_low,
-      difference_high, p_value, on the scale of 0 to 100, and clear: whether the 95 % interval
-      excludes zero and the test rejects at 5 %. Nothing corrects for the number of tests.
-
-    Raises:
-      InputError: as `gain_table` does.
+    Columns are average, granularity, run, other (which precedes it in `methods`), n_questions,
+    difference (run minus other), difference_low, difference_high, p_value, on the scale of 0 to
+    100, and clear: whether the 95 % interval excludes zero and the test rejects at 5 %. Nothing
+    corrects for the number of tests.
     """
     names = list(methods)
     tables = []
@@ -132,20 +118,11 @@ def stacked(methods: Mapping[str, Cells]) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def compared(
-    means: Averaging, cells: pd.DataFrame, seed: int, *, lowest: float = 0.0
-) -> pd.DataFrame:
-    """Returns score and gain of each group with their intervals and a test.
+def compared(means: Averaging, cells: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Returns score and gain of each group of cells (`stacked`) with their intervals and a test.
 
-    Args:
-      means: how to average `cells`.
-      cells: of one method, from `stacked`.
-      seed: of the permutations.
-      lowest: the smallest value that a mean score can have.
-
-    Returns:
-      The groups' keys, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain, gain_low,
-      gain_high, p_value.
+    Columns are the groups' keys, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain,
+    gain_low, gain_high, p_value.
     """
     score, gain = cells["score"].to_numpy(), cells["gain"].to_numpy()
     of_score = means.intervals(score, cells["variance"].to_numpy(), ("score", "ci_low", "ci_high"))
@@ -154,7 +131,7 @@ def compared(
     )
     return means.groups.assign(
         seed_sd=means.seed_deviations(score),
-        **of_score.clip(lower=lowest, upper=100),
+        **of_score.clip(lower=0, upper=100),
         **of_gain,
         p_value=sign_flips(means, gain, seed),
     )
@@ -167,7 +144,7 @@ def sign_flips(
 
     NaN if all values are zero. With Q questions it is at least 2 ** (1 - Q).
     """
-    added, group = means.contributions(values), means.group_of("question")
+    added, group = means.contributions(values), means.outer("question")
     # All groups share the draws of signs: the first question of each gets the first sign.
     column = np.arange(len(added)) - np.searchsorted(group, group)
     matrix = csr_array((added, (group, column)), shape=(len(means.groups), int(column.max()) + 1))
@@ -176,6 +153,70 @@ def sign_flips(
     reached = (np.abs(matrix @ signs) >= observed[:, None] - TINY).sum(axis=1)
     known = np.bincount(group, np.abs(added)) > TINY
     return np.where(known, (1 + reached) / (1 + FLIPS), np.nan)
+
+
+def tier_scores(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Returns the mean score of each tier by granularity, and over granularities (`mean`).
+
+    Columns are run (the key of its scores), granularity, tier, n_countries, score and gain (over
+    the first run).
+    """
+    scores = pd.concat([table.assign(run=name) for name, table in runs.items()], ignore_index=True)
+    scores = scores.assign(tier=scores["country"].map(TIERS)).dropna(subset="tier")
+    scores = scores.astype({"tier": int, "granularity": object})
+    by = scores.groupby(["run", "granularity", "tier"], sort=False)["score"]
+    table = by.agg(n_countries="size", score="mean").reset_index()
+    tiers = table.groupby(["run", "tier"], as_index=False, sort=False)
+    overall = tiers.agg({"n_countries": "max", "score": "mean"}).assign(granularity=MEAN)
+    table = pd.concat([table, overall], ignore_index=True)
+    first = table[table["run"] == next(iter(runs))].set_index(["granularity", "tier"])["score"]
+    before = first.reindex(pd.MultiIndex.from_frame(table[["granularity", "tier"]])).to_numpy()
+    return table.assign(gain=table["score"] - before)
+
+
+def convergence(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Returns whether countries' scores come closer together than in the first run.
+
+    Columns are run, granularity (and `mean`), gap (tier 1 minus tier 3; NaN without both), closed
+    (per cent of the first run's gap that is gone), spread (standard deviation over countries) and
+    slope (change of the gain for each point of the first run's score; below zero, countries with
+    low scores gain most).
+    """
+    tiers = tier_scores(runs).pivot(index=["run", "granularity"], columns="tier", values="score")
+    gaps = tiers.reindex(columns=[1, 3])
+    gap = gaps[1] - gaps[3]
+    first = next(iter(runs))
+    before = _by_country(runs[first])
+    rows = []
+    for name, scores in runs.items():
+        after = _by_country(scores).reindex(before.index)
+        for granularity in after:
+            of, was = after[granularity].dropna(), before[granularity].dropna()
+            enough = len(was) > 1 and np.ptp(was) > 0
+            slope = np.polyfit(was, (of - was), 1)[0] if enough else np.nan
+            here, there = (gap.get((run, granularity), np.nan) for run in (name, first))
+            closed = 100 * (1 - here / there)
+            rows.append((name, granularity, here, closed, of.std(ddof=1), slope))
+    return pd.DataFrame(rows, columns=["run", "granularity", "gap", "closed", "spread", "slope"])
+
+
+def composition_table(
+    methods: Mapping[str, Cells], average: Average, *, seed: int = 0
+) -> pd.DataFrame:
+    """Returns `gain_table` by persona and topic, rows of topic `ALL` last (Fig. 4).
+
+    The methods' cells are of held-out personas only (the paper's: `survey.split.PAPER_PERSONAS`).
+    """
+    by_topic = gain_table(methods, average, ("persona", "topic"), seed=seed)
+    overall = gain_table(methods, average, ("persona",), seed=seed).assign(topic=ALL)
+    return pd.concat([by_topic, overall[list(by_topic)]], ignore_index=True)
+
+
+def _by_country(scores: pd.DataFrame) -> pd.DataFrame:
+    """Returns scores with countries in rows, granularities and their mean in columns."""
+    table = scores[scores["country"] != ALL]
+    table = table.pivot(index="country", columns="granularity", values="score")
+    return table.assign(**{MEAN: table.mean(axis=1)})
 
 
 def _runs(cells: Cells) -> Sequence[pd.DataFrame]:

@@ -1,10 +1,8 @@
 """Effects: how answers shift when one attribute of a persona changes (Eq. 5-11, RQ3).
 
-Three numbers describe an effect. `distance` compares the model's shift with the survey's, option by
-option (Eq. 11). The signed effect is the difference of mean option positions, A=1 minus A=0, over
-K - 1, times 100: from -100 to 100, positive towards the last option. The paper compares signs and
-sizes of effects without defining them; the signed effect is the signed version of the alignment
-distance. The size, for heatmaps, is the alignment distance between the two cells of a pair, times
+`distance` compares the model's shift with the survey's, option by option (Eq. 11). The signed
+effect is the difference of mean option positions, A=1 minus A=0, over K - 1, times 100: positive
+towards the last option. The size is the alignment distance between the two cells of a pair, times
 100: nothing cancels in it, but it includes sampling noise.
 """
 
@@ -14,11 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ace_jax.evaluation.distributions import (
+from ace_jax.evaluation.alignment import (
     Distributions,
     alignment_distances,
     effect_distances,
-    sample_sizes,
     sampling_variance,
 )
 from ace_jax.evaluation.uncertainty import Averaging, with_all_countries
@@ -34,10 +31,7 @@ def effect_table(
 ) -> pd.DataFrame:
     """Returns one row a pair: its effects and their distance.
 
-    Args:
-      predictions: as `evaluate` writes it, finest granularity included.
-      attributes: what its personas are made of.
-      min_n: the smallest number of respondents in either cell.
+    Both cells of a pair have `min_n` respondents. Raises InputError if there is no pair.
 
     Returns:
       Columns attribute, country, question_id, cell_0 and cell_1 (row positions in `predictions`),
@@ -45,16 +39,13 @@ def effect_table(
       model_effect, data_effect, model_size, data_size, variance (of data_effect, from sampling
       respondents) and distance_variance (of distance; an upper bound if the two effects are within
       the sampling error).
-
-    Raises:
-      InputError: there is no pair.
     """
     pairs = toggle_pairs(predictions, attributes, min_n=min_n)
     zero, one = pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()
     data, model = (Distributions.of(predictions[name]) for name in ("p_data", "p_model"))
     options = data.options[zero]
     moved, model_moved = (of.cumulative[one] - of.cumulative[zero] for of in (data, model))
-    n = sample_sizes(predictions)
+    n = predictions["effective_n"].to_numpy(np.float64)
 
     def variance(slope: Float[np.ndarray, "pairs width"]) -> Float[np.ndarray, "pairs"]:
         ends = (sampling_variance(slope, data.take(end), n[end]) for end in (zero, one))
@@ -80,17 +71,15 @@ def effect_table(
 def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute", "topic")) -> pd.DataFrame:
     """Returns mean effects by country, and over countries in rows `ALL`; pairs count alike.
 
-    Args:
-      pairs: of `effect_table`, with the columns of `by` (for topic: `alignment.topics_of`). They
-        may have `floor` (`ceilings.effect_floors`).
-      by: columns that define a mean, besides country.
+    `pairs` is of `effect_table`, with the columns of `by` (for topic: `alignment.topics_of`), and
+    may have `floor` (`ceilings.effect_floors`).
 
     Returns:
       Columns country, those of `by`, n_pairs, n_questions; data_effect, data_low, data_high,
       model_effect, model_low, model_high, distance, distance_low, distance_high; data_size,
       model_size (how far the attribute moves answers: Figs. 5, 15), distance_no_effect, and floor
-      if given; data_se (standard error of data_effect
-      from sampling respondents, for these questions only).
+      if given; data_se (standard error of data_effect from sampling respondents, for these
+      questions only).
     """
     variance = pairs["variance"].to_numpy()
     # Sampling respondents changes the survey's answers, not the model's.
@@ -123,9 +112,7 @@ def classify(
     Stereotyping  |model| > |data|
     Erasure       |model| < |data|, also if the model has no effect
 
-    The paper's definitions overlap: two tiny effects of opposite signs are both Flipped and
-    Aligned. Here a difference up to the threshold counts as none. An effect of exactly zero cannot
-    flip.
+    The paper's definitions overlap. Here a difference up to the threshold counts as none.
     """
     aligned = np.abs(model_effect - data_effect) <= epsilon
     flipped = np.sign(model_effect) * np.sign(data_effect) < 0
@@ -133,49 +120,14 @@ def classify(
     return np.select([aligned, flipped, larger], CLASSES[:3], CLASSES[3])
 
 
-def class_shares(
-    summary: pd.DataFrame, epsilon: float, by: Sequence[str] = ("country",)
-) -> pd.DataFrame:
-    """Returns how many effects are in each class (Figs. 6, 16).
+def class_shares(summary: pd.DataFrame, epsilon: float) -> pd.DataFrame:
+    """Returns how many effects of each country are in each class (Figs. 6, 16).
 
-    Args:
-      summary: of `effect_summary`; rows `ALL` count as one more country.
-      epsilon: threshold in points.
-      by: columns that define a group of effects.
-
-    Returns:
-      Columns of `by`, class, n, share (0-100); every class of every group, in the order of CLASSES.
+    `summary` is of `effect_summary`; rows `ALL` count as one more country. Columns are country,
+    class, n, share (0-100); every class, in the order of CLASSES.
     """
-    return _counted(summary, {"class": summary}, epsilon, by)
-
-
-def transitions(
-    before: pd.DataFrame, after: pd.DataFrame, epsilon: float, by: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Returns how many effects changed from which class to which.
-
-    Args:
-      before, after: of `effect_summary`, of two runs on the same cells.
-      epsilon: threshold in points.
-      by: columns that define a group of effects.
-
-    Returns:
-      Columns of `by`, before, after, n, share (0-100, of all effects of the group); all 16 rows.
-    """
-    return _counted(before, {"before": before, "after": after}, epsilon, by)
-
-
-def _counted(
-    groups: pd.DataFrame, summaries: dict[str, pd.DataFrame], epsilon: float, by: Sequence[str]
-) -> pd.DataFrame:
-    """Counts every combination of classes, also those without an effect."""
-    classes = {
-        name: pd.Categorical(
-            classify(of["model_effect"].to_numpy(), of["data_effect"].to_numpy(), epsilon), CLASSES
-        )
-        for name, of in summaries.items()
-    }
-    effects = groups[list(by)].reset_index(drop=True).assign(**classes)
-    counts = effects.groupby([*by, *classes], observed=False).size().rename("n").reset_index()
-    total = counts.groupby(list(by))["n"].transform("sum") if by else counts["n"].sum()
-    return counts.assign(share=100 * counts["n"] / total)
+    model, data = (summary[f"{of}_effect"].to_numpy() for of in ("model", "data"))
+    classes = pd.Categorical(classify(model, data, epsilon), CLASSES)
+    effects = summary[["country"]].assign(**{"class": classes})
+    counts = effects.groupby(["country", "class"], observed=False).size().rename("n").reset_index()
+    return counts.assign(share=100 * counts["n"] / counts.groupby("country")["n"].transform("sum"))

@@ -1,5 +1,6 @@
-"""What an evaluation scores, and the record of it that run.json holds."""
+"""What an evaluation scores, and what it writes: the tables and run.json, the record of it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,14 @@ from ml_collections import ConfigDict
 
 from ace_jax import __version__
 from ace_jax.errors import InputError
+from ace_jax.evaluation.alignment import score_table
+from ace_jax.evaluation.answers import (
+    UNALTERED,
+    Answers,
+    answers_table,
+    audit_table,
+    predictions_table,
+)
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -29,14 +38,9 @@ NOT_RECORDED = "split not recorded: the adapter does not say what it was trained
 class EvaluationSet:
     """The cells to score, and what training must not have seen.
 
-    Attributes:
-      dataset: the questions selected and their cells.
-      survey: its record.
-      split: hold-out spec and seed.
-      held_out: the ids that it holds out.
-      part: which cells are scored: `held_out`, `train` or `all`.
-      min_n: respondents that both cells of a pair have at least, for statistics of effects.
-      seed: of simulations and permutations in the report.
+    `dataset` has the questions selected, `survey` is its record, `part` is `held_out`, `train` or
+    `all`. Both cells of a pair have `min_n` respondents, for statistics of effects. The split's
+    seed is that of the report's simulations too.
     """
 
     dataset: Dataset
@@ -45,7 +49,6 @@ class EvaluationSet:
     held_out: HeldOut
     part: str
     min_n: int
-    seed: int
 
     @property
     def seen(self) -> np.ndarray:
@@ -54,10 +57,7 @@ class EvaluationSet:
 
     @property
     def cells(self) -> pd.DataFrame:
-        """The cells to score, however few respondents they have.
-
-        Raises `InputError` for an unknown part, or if there are none.
-        """
+        """The cells to score, however few respondents; `InputError` if there are none."""
         if self.part not in PARTS:
             raise InputError(f"data.split: {self.part!r} is not one of {', '.join(PARTS)}")
         seen = self.seen
@@ -105,17 +105,9 @@ def evaluation_set(
 ) -> EvaluationSet:
     """Returns the cells of a survey to score; an adapter's record fills what is None.
 
-    Args:
-      survey: all of it.
-      part: `held_out`, `train` or `all`.
-      record: of the adapter; None for a base model.
-      split: what training must not have seen.
-      path: how the survey was named; None: by its own name.
-      questions: ids of those to use; empty: all.
-      min_n: respondents that both cells of a pair have at least.
-
-    Raises:
-      InputError: no hold-out is known, or an id that the survey does not have.
+    `path` is how the survey was named, `questions` are ids of those to use (empty: all), the rest
+    is as in `EvaluationSet`. Raises InputError if no hold-out is known, or for an id that the
+    survey does not have.
     """
     if split is None and record is None and part != "all":
         raise InputError(
@@ -134,15 +126,11 @@ def evaluation_set(
         held_out=drawn,
         part=part,
         min_n=min_n or (record.recipe.min_n if record else MIN_N),
-        seed=split.seed,
     )
 
 
 def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSet:
-    """Returns the cells that a config of `evaluate` names; the record fills what is None.
-
-    Raises `InputError` naming a field that neither gives, or a survey that is not there.
-    """
+    """Returns the cells that a config of `evaluate` names; the record fills what is None."""
     path = given(config, "data.path", record and record.survey.path)
     if is_release_train(Path(path)):
         raise InputError(
@@ -210,18 +198,13 @@ def run_record(
 ) -> dict[str, Any]:
     """Returns the content of run.json: what was scored, and who answered.
 
-    Args:
-      scored: the cells.
-      reference: name of the reference that answered; None for a model.
-      model: record of the base model.
-      prompt: record of how cells were put to it.
-      adapter: its path and SHA-256.
-      marks: what a reader of the scores must know.
+    That is a reference, by name, or a model: records of base and prompt, the adapter's path and
+    SHA-256. `marks` are what a reader of the scores must know.
     """
     survey = scored.survey
     return {
         "version": __version__,
-        "seed": scored.seed,
+        "seed": scored.split.seed,
         "attributes": {name: list(levels) for name, levels in survey.attributes.items()},
         "reference": reference,
         "model": model,
@@ -238,3 +221,49 @@ def run_record(
         "held_out": {name: list(ids) for name, ids in asdict(scored.held_out).items()},
         "marks": list(marks),
     }
+
+
+def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict[str, pd.DataFrame]:
+    """Returns the tables by file name; audit.csv is there if cells were asked in several ways."""
+    cells, questions = scored.cells, scored.questions_scored
+    predictions = predictions_table(cells, answers[UNALTERED])
+    tables = {
+        "predictions.parquet": predictions,
+        "answers.csv": answers_table(predictions, questions),
+        "scores.csv": score_table(predictions),
+        "questions.parquet": questions,
+    }
+    if len(answers) > 1:
+        tables["audit.csv"] = audit_table(cells, answers)
+    return tables
+
+
+def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping[str, Any]) -> None:
+    """Writes the tables, and run.json last: without it the directory is not complete.
+
+    Raises `InputError` if they cannot be written.
+    """
+    whole = workdir / "run.json.new"
+    try:
+        for before in ("run.json", "audit.csv"):
+            (workdir / before).unlink(missing_ok=True)
+        for name, table in tables.items():
+            if name.endswith(".parquet"):
+                table.to_parquet(workdir / name, index=False)
+            else:
+                table.to_csv(workdir / name, index=False)
+        whole.write_text(json.dumps(run, indent=2) + "\n")
+        whole.replace(workdir / "run.json")
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror or error}); make room and run the "
+            "same command again"
+        ) from None
+
+
+def shown(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Returns the scores, and the audit if there is one, as text."""
+    names = [name for name in ("scores.csv", "audit.csv") if name in tables]
+    return "\n\n".join(
+        tables[name].to_string(index=False, float_format="{:.4f}".format) for name in names
+    )

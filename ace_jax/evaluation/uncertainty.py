@@ -6,21 +6,11 @@ nested  The mean over the cells of a file, then over the files of a country and 
         over countries, as in the authors' code. A file is a combination of attributes and a topic.
 flat    The mean over the cells of a country and granularity, then over countries, as in Eq. 15.
 
-The standard error is clustered by question. Cells of one question share its wording and, within a
-country, its respondents. Questions contribute differently to a mean because they differ and because
-respondents are a sample. The spread between questions therefore holds both sources of error, and
-the sampling variance is not added again.
-
-A nested mean compares questions within their topic. A question that is alone in its topic gets the
-variance of questions in other topics. If every question is alone, they are compared across topics
-(collapsed strata). If there is one question only, the standard error is that of sampling its
-respondents; it says nothing about other questions.
-
-If the cells come from several seeds (column `seed`), each seed is averaged first, then the seeds.
-The variance between seeds, divided by their number, is added to the squared standard error.
-
-Not included: the same respondents answer many questions, so the questions' sampling errors are
-correlated. Only respondents' rows could show how much, and `prepare` does not pass them on.
+The standard error is clustered by question: the spread between questions, within topics where the
+mean is nested, holds the choice of questions and the sampling of respondents. For one question only
+it is that of sampling its respondents. The variance between seeds (column `seed`), divided by their
+number, is added. docs/analysis.md says what happens to questions alone in their topic, and what is
+not included.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,10 +57,6 @@ class Averaging:
         """Returns what each question contributes to the mean of its group."""
         return self._weighted("question", values)
 
-    def group_of(self, inner: str) -> Int[np.ndarray, "sets"]:
-        """Returns the group of each set of a kind, for example of each question."""
-        return self._outer(inner, "group")
-
     def intervals(
         self,
         values: Float[np.ndarray, "cells"],
@@ -79,11 +65,8 @@ class Averaging:
     ) -> pd.DataFrame:
         """Returns the mean of each group with its 95 % interval (Student's t).
 
-        Args:
-          values: one a cell.
-          variance: the variance of `values` from sampling respondents. Only means over a single
-            question use it; without it their interval is NaN.
-          names: the columns to return.
+        `variance` is that of `values` from sampling respondents. Only means over a single question
+        use it; without it their interval is NaN.
         """
         mean = self.means(values)
         square, spread = self._between_questions(values, variance)
@@ -102,12 +85,12 @@ class Averaging:
         weight = self.cells["weight"].to_numpy()
         error = np.sqrt(np.bincount(self._code("sample"), weight**2 * variance))
         # Combinations of attributes split the same people in other ways: at worst, errors add up.
-        people = np.bincount(self._outer("sample", "people"), error)
-        return np.sqrt(np.bincount(self.group_of("people"), people**2))
+        people = np.bincount(self.outer("sample", "people"), error)
+        return np.sqrt(np.bincount(self.outer("people"), people**2))
 
     def seed_deviations(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the standard deviation of each mean over seeds; zero for one seed."""
-        group, seeds = self.group_of("seed"), self._seeds()
+        group, seeds = self.outer("seed"), self._seeds()
         of_seed = seeds[group] * self._weighted("seed", values)
         away = of_seed - self.means(values)[group]
         return np.sqrt(np.bincount(group, away**2) / np.maximum(seeds - 1, 1))
@@ -120,8 +103,8 @@ class Averaging:
         The squared error is sum_h size_h variance_h over strata h. Each variance is that of a
         question in the stratum. Strata whose questions are alone get the others' pooled variance.
         """
-        stratum, group = self._outer("question", "stratum"), self.group_of("stratum")
-        weight = np.bincount(self._code("question"), self.cells["weight"].abs())
+        stratum, group = self.outer("question", "stratum"), self.outer("stratum")
+        weight = np.bincount(self._code("question"), self.cells["weight"])
         size, questions = np.bincount(stratum, weight**2), np.bincount(stratum)
         alone = self._alone()
         freedom = np.where(alone, 0.0, questions - 1)
@@ -149,7 +132,7 @@ class Averaging:
         self, values: Float[np.ndarray, "cells"], weight: Float[np.ndarray, "questions"]
     ) -> Float[np.ndarray, "groups"]:
         """Returns the squared standard errors as if each group were a single stratum."""
-        group = self.group_of("question")
+        group = self.outer("question")
         count = np.bincount(group)
         mean = self.contributions(values) / weight
         away = mean - (np.bincount(group, mean) / count)[group]
@@ -163,7 +146,7 @@ class Averaging:
         return np.bincount(self._code("stratum"), several) == 0
 
     def _seeds(self) -> Int[np.ndarray, "groups"]:
-        return np.bincount(self.group_of("seed"))
+        return np.bincount(self.outer("seed"))
 
     def _weighted(self, kind: str, values: Float[np.ndarray, "cells"]) -> np.ndarray:
         return np.bincount(self._code(kind), self.cells["weight"].to_numpy() * values)
@@ -171,8 +154,8 @@ class Averaging:
     def _code(self, kind: str) -> Int[np.ndarray, "cells"]:
         return self.cells[kind].to_numpy()
 
-    def _outer(self, inner: str, outer: str) -> Int[np.ndarray, "sets"]:
-        """Returns the outer set of each inner one."""
+    def outer(self, inner: str, outer: str = "group") -> Int[np.ndarray, "sets"]:
+        """Returns the outer set of each inner one, for example the group of each question."""
         code = self._code(inner)
         of_inner = np.empty(int(code.max(initial=-1)) + 1, np.int64)
         of_inner[code] = self._code(outer)
@@ -185,7 +168,6 @@ def averaging(
     average: Average,
     *,
     over: Sequence[str] = (),
-    contrast: str | None = None,
 ) -> Averaging:
     """Returns how the mean of every group is made up of cells.
 
@@ -195,7 +177,6 @@ def averaging(
       by: the columns that define a group.
       average: how to average within a group, or within each value of `over`.
       over: columns whose values are averaged afterwards, the outermost first.
-      contrast: a column of 1 and -1. A group's mean is the mean of the former minus the latter's.
     """
     over = ("seed", *over) if "seed" in cells else over
     ordered = {*by, *over, "country"}
@@ -207,18 +188,13 @@ def averaging(
     topic, combination = code.get("topic", zero), code.get("combination", zero)
     group = _codes(zero, *(code[name] for name in by))
     levels = [group]
-    if contrast is not None:
-        levels.append(_codes(group, (cells[contrast] > 0).to_numpy(np.int64)))
     for name in over:
         levels.append(_codes(levels[-1], code[name]))
     part = _codes(levels[-1], combination, topic) if average == "nested" else levels[-1]
     levels.append(part)
     weight = 1 / np.bincount(part)[part]
-    # The two sides of a contrast are subtracted, not averaged.
-    for outer, inner in list(pairwise(levels))[contrast is not None :]:
+    for outer, inner in pairwise(levels):
         weight /= _distinct(outer, inner)[outer]
-    if contrast is not None:
-        weight *= cells[contrast].to_numpy(np.float64)
 
     stratum = _codes(group, topic if average == "nested" else zero)
     people = _codes(stratum, code["country"])
@@ -250,6 +226,16 @@ def with_all_countries(
     each = summarise(averaging(cells, ["country", *by], average))
     overall = summarise(averaging(cells, by, average, over=("country",)))
     return pd.concat([each, overall.assign(country=ALL)], ignore_index=True)
+
+
+def in_order(
+    table: pd.DataFrame, average: Average, keys: Sequence[str], names: Sequence[str]
+) -> pd.DataFrame:
+    """Returns a table sorted by its keys, rows `ALL` after countries; keys and names come first."""
+    table = table.assign(average=average, last=table["country"] == ALL)
+    table = table.sort_values([*keys, "last", "country"], kind="stable", ignore_index=True)
+    first = ["average", *keys, *names]
+    return table[[*first, *table.columns.drop([*first, "last"])]]
 
 
 def _codes(*columns: Int[np.ndarray, "cells"]) -> Int[np.ndarray, "cells"]:

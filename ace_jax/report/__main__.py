@@ -4,7 +4,7 @@
 
 The first run is the one that the others are compared with. Repeat a name with another OUT to add a
 seed of that method; means over seeds are shown. Writes into OUTPUT: index.html, one self-contained
-page; *.csv, all numbers as tidy tables; table1.md and table1.tex; figures/, as PNG and SVG.
+page; *.csv, all numbers as tidy tables; table1.tex, the paper's Table 1; figures/, PNG and SVG.
 """
 
 import argparse
@@ -20,47 +20,29 @@ from ace_jax.runtime.progress import log
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command; see the module's docstring."""
-    options = _parse(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m ace_jax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    several = "a name and the directory that evaluate wrote; repeat a name to add a seed"
+    parser.add_argument("--run", action="append", required=True, metavar="NAME=OUT", help=several)
+    averages = "nested: as the authors' code averages (default); flat: all cells count alike"
+    parser.add_argument("--average", choices=AVERAGES, default="nested", help=averages)
+    parser.add_argument("--output", required=True, type=Path, help="directory; made if missing")
+    options = parser.parse_args(argv)
     runs: dict[str, list[Path]] = {}
     for argument in options.run:
         name, equals, directory = argument.partition("=")
         if not (name.strip() and equals and directory):
             raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
         runs.setdefault(name, []).append(Path(directory))
-    if options.output.exists() and not options.output.is_dir():
-        raise InputError(f"--output {options.output}: is a file; name another directory")
     log(f"comparing {len(runs)} methods")
     comparison = compare(runs, average=options.average)
     log("writing tables, figures and the page")
     comparison.save(options.output)
     print(comparison)
     log(f"\nopen {options.output / 'index.html'}; tables and figures lie beside it")
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m ace_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--run",
-        action="append",
-        required=True,
-        metavar="NAME=OUT",
-        help="a name and the directory that evaluate wrote; gains are over the first run; repeat a "
-        "name to add a seed",
-    )
-    parser.add_argument(
-        "--average",
-        choices=AVERAGES,
-        default="nested",
-        help="nested: as the authors' code averages (default); flat: all cells count alike",
-    )
-    parser.add_argument(
-        "--output", required=True, type=Path, help="directory; made if it does not exist"
-    )
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

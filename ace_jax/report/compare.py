@@ -8,20 +8,23 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
-from ace_jax.report.findings import NO_EFFECT, NOISE_FLOOR, Findings, find
+from ace_jax.report.findings import Findings, find
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
 from ace_jax.report.runs import RunLike, on_common_cells, read_method
-from ace_jax.report.tables import write_tables
+
+AVERAGE, GAIN = "Avg", "Gain"  # columns of Table 1
+# Names of runs and marks may contain anything; nothing in them may become markup.
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side. `str()` gives the main tables as text.
-
-    Attributes:
-      findings: all tables, and the methods, questions and notes behind them.
-    """
+    """Runs side by side. `str()` gives the main tables as text."""
 
     findings: Findings
 
@@ -46,14 +49,16 @@ class Comparison:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
 
     def save(self, directory: str | Path) -> None:
-        """Writes index.html, every table (CSV, Table 1 also as Markdown and LaTeX) and figures/.
+        """Writes index.html, every table (CSV), table1.tex and figures/ (PNG and SVG).
 
         Raises InputError if the directory cannot be made or written.
         """
         directory = Path(directory)
         try:
             (directory / "figures").mkdir(parents=True, exist_ok=True)
-            write_tables(self.findings, directory)
+            for name, table in self.tables.items():
+                table.to_csv(directory / f"{name}.csv", index=False, float_format="%.6g")
+            (directory / "table1.tex").write_text(latex(self.findings), encoding="utf-8")
             write_figures(self.findings, directory / "figures")
         except OSError as error:
             raise InputError(
@@ -85,13 +90,11 @@ class Comparison:
     def _distances(self) -> pd.DataFrame:
         """Returns methods, then what to compare them with, in rows; attributes in columns."""
         found = self.findings
-        distances = found.over_countries("effect_distances")
-        table = distances.pivot(index="run", columns="attribute", values="distance")
-        first = distances[distances["run"] == found.names[0]].set_index("attribute")
-        table.loc[NO_EFFECT] = first["distance_no_effect"]
-        table.loc[NOISE_FLOOR] = first["floor"]
-        attributes = [one.name for one in found.attributes if one.name in table]
-        table = table.loc[[*found.names, NO_EFFECT, NOISE_FLOOR], [*attributes, ALL]]
+        every = pd.concat([found.tables["effect_distances"], found.yardsticks])
+        over = every[every["country"] == ALL]
+        table = over.pivot(index="run", columns="attribute", values="distance")
+        names = [one.name for one in found.attributes if one.name in table]
+        table = table.loc[over["run"].unique(), [*names, ALL]]
         return table.rename_axis(index=None, columns=None)
 
     def _labelled(self, table: pd.DataFrame) -> str:
@@ -109,11 +112,8 @@ def compare(
     Args:
       runs: name -> predictions with their record (what `LanguageModel.score` returns), the
         directory that `evaluate` wrote, or a sequence of these: seeds, whose means are shown.
-        Gains are over the first one.
+        Gains are over the first one. InputError if one is incomplete or they do not compare.
       average: `nested`, as the authors' code averages, or `flat`: all cells count alike.
-
-    Raises:
-      InputError: a run is incomplete, or the runs cannot be compared.
     """
     if average not in AVERAGES:
         raise InputError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
@@ -123,3 +123,63 @@ def compare(
     methods = [read_method(name, of) for name, of in runs.items()]
     common, notes = on_common_cells(methods)
     return Comparison(find(common, notes, average))
+
+
+def latex(findings: Findings) -> str:
+    """Returns Table 1 in LaTeX (booktabs, graphicx); best bold, second underlined."""
+    table, places = _table_1(findings)
+    marks = {1: "textbf:--rwrap;", 2: "underline:--rwrap;"}
+    styles = places.map(lambda place: marks.get(place, ""))
+    style = table.style.hide(names=True).apply(lambda _: styles, axis=None)
+    style = style.format_index(escape_latex, level=1)
+    tabular = style.to_latex(
+        column_format="ll" + "r" * table.shape[1],
+        hrules=True,
+        clines="skip-last;data",
+        multirow_align="naive",
+    ).rstrip()
+    return rf"""% needs \usepackage{{booktabs}} and \usepackage{{graphicx}}
+\begin{{table*}}
+\centering
+\resizebox{{\textwidth}}{{!}}{{%
+{tabular}}}
+\caption{{{escape_latex(_caption(findings))}}}
+\label{{tab:alignment}}
+\end{{table*}}
+"""
+
+
+def escape_latex(text: object) -> str:
+    """Returns text that LaTeX sets literally."""
+    return " ".join(str(text).split()).translate(_LATEX)
+
+
+def _table_1(findings: Findings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns scores as texts, by granularity and run, and each method's place in its column."""
+    key, names = ["granularity", "run"], findings.names
+    scores = findings.tables["scores"].pivot(index=key, columns="country", values="score")
+    scores = (
+        scores[[*scores.columns.drop(ALL), ALL]]
+        .rename(columns={ALL: AVERAGE})
+        .rename_axis(columns=None)
+    )
+    order = [*names, *findings.references]
+    scores = scores.reindex(pd.MultiIndex.from_product([findings.granularities, order], names=key))
+    methods = scores[scores.index.isin(names, level="run")]
+    places = methods.groupby("granularity").rank(ascending=False, method="min")
+    gains = findings.over_countries("gains").set_index(key)["gain"].map("{:+.2f}".format)
+    gains = gains.where(gains.index.get_level_values("run") != names[0], "")
+    table = scores.map("{:.2f}".format).replace("nan", "--").assign(**{GAIN: gains})
+    ranked = places if len(names) > 1 else places.iloc[:0]
+    return table, ranked.reindex(table.index, columns=table.columns)
+
+
+def _caption(findings: Findings) -> str:
+    sentences = [
+        f"Alignment scores (0-100, {findings.average} averages) by persona granularity G. Best "
+        f"method in bold; {GAIN}: of {AVERAGE} over {findings.names[0]}."
+    ]
+    if findings.seeds:
+        seeds = ", ".join(f"{name} of {count}" for name, count in findings.seeds.items())
+        sentences.append(f"Means over seeds: {seeds}.")
+    return " ".join([*sentences, *findings.marks])

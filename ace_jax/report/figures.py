@@ -1,26 +1,130 @@
-"""The pictures that `evaluate` and `prepare` write, as PNG."""
+"""How figures look, and the pictures that `evaluate` and `prepare` write (PNG)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.distributions import Distributions, alignment_distances
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ace_jax.evaluation.alignment import Distributions, alignment_distances
+from ace_jax.evaluation.effects import CLASSES
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.report.paper_style import COLUMN, drawn, heatmap, looks_of, score_lines
+from ace_jax.prompts.encode import country_name
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import count_pairs, toggle_pairs
 from ace_jax.survey.personas import Attribute
 
+COLUMN, PAGE = 3.5, 7.0  # inches: the widths of a paper's column and page
+# Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
+COLOURS = (
+    *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#000000", "#882255"),
+)
+MARKERS = "os^DvP*"
+CLASS_COLOURS = dict(zip(CLASSES, ("#0072B2", "#D55E00", "#E9B44C", "#8FB8D4"), strict=True))
+TIER_LOOKS: dict[Any, dict[str, Any]] = {
+    tier: {"color": COLOURS[place], "marker": marker, "label": f"Tier {tier}"}
+    for tier, place, marker in ((1, 1, "o"), (2, 5, "s"), (3, 2, "^"))
+}
+STYLE: Any = {
+    "font.size": 8,
+    "lines.markersize": 4.5,
+    "lines.linewidth": 1.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "figure.titlesize": 9,
+    "legend.frameon": False,
+    "svg.hashsalt": "ace_jax",  # the same figures give the same bytes
+}
+
+
+@contextmanager
+def drawn(
+    path: Path, size: tuple[float, float], formats: Sequence[str] = ("png", "svg"), **grid: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """Yields a figure and its axes (rows x columns); writes it beside `path` in every format."""
+    with plt.rc_context(STYLE):
+        options = {"layout": "constrained"} | grid
+        figure, axes = plt.subplots(figsize=size, squeeze=False, **options)
+        yield figure, axes
+        for kind in formats:
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(path.with_suffix(f".{kind}"), dpi=200, metadata=metadata)
+            figure.set_layout_engine("none")  # the layout is done, and repeating it is slow
+        plt.close(figure)
+
+
+def plain(text: object) -> str:
+    """Returns text that matplotlib does not read as mathematics."""
+    return str(text).replace("$", r"\$")
+
+
+def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the colour and marker of each method; both differ, for readers without colours."""
+    return {
+        name: {"color": colour, "marker": marker, "label": plain(name)}
+        for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
+    }
+
+
+def by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Returns heading and rows of each country, and of all countries if there are several."""
+    panels = {str(country): rows for country, rows in table.groupby("country")}
+    if len(panels) == 2:
+        del panels[ALL]  # the same as the single country
+    return [
+        ("All countries" if country == ALL else country_name(country), rows)
+        for country, rows in panels.items()
+    ]
+
+
+def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
+    """Puts a legend at the foot, on as many lines as needed."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    across = int(figure.get_figwidth() / (0.45 + 0.075 * longest))
+    across = max(1, min(len(handles), across))
+    place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
+    figure.legend(handles=list(handles), **place)
+
+
+def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Draws scores with intervals against granularity, one line a method."""
+    # Points of several methods stand side by side, so that their intervals can be read.
+    offsets = 0.07 * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+    for (name, look), offset in zip(looks.items(), offsets, strict=True):
+        rows = scores[scores["run"] == name]
+        error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["score"].to_numpy())
+        axes.errorbar(rows["granularity"] + offset, rows["score"], yerr=error, capsize=1.5, **look)
+    axes.set_xticks(sorted(scores["granularity"].unique()))
+    axes.set_xlabel("persona granularity G (attributes named)")
+    axes.set_ylabel("alignment score")
+    axes.grid(axis="y", alpha=0.3)
+
+
+def heatmap(axes: Axes, table: pd.DataFrame, highest: float) -> Any:
+    """Draws a table of topics x attributes, from 0 to `highest`; returns it for a colour bar."""
+    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+    columns = [plain(name).replace("_", " ") for name in table.columns]
+    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
+    axes.set_yticks(range(len(table)), list(map(plain, table.index)))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image
+
 
 def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Draws the alignment score over all countries against granularity, one line a run.
-
-    Args:
-      runs: name -> table of `alignment.score_table`.
-      path: of the PNG.
-    """
+    """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
     tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
     scores = pd.concat(tables, ignore_index=True)
     percent = ["score", "ci_low", "ci_high"]
@@ -37,10 +141,6 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
     A field is the mean distance (0-100) between the answers of two levels of the attribute, with
     nothing else named (G = 1), over countries and questions. It includes sampling noise, more so
     where few respondents answered.
-
-    Args:
-      dataset: cells and topics.
-      path: of the PNG.
     """
     topic = dataset.questions.set_index("question_id")["topic"]
     columns = {

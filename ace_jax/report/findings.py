@@ -3,25 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.alignment import alignment_table, level_cells, scored_cells, topics_of
+from ace_jax.evaluation.alignment import alignment_table, scored_cells, topics_of
 from ace_jax.evaluation.ceilings import cell_ceilings, effect_floors
-from ace_jax.evaluation.comparison import difference_table, gain_table
-from ace_jax.evaluation.effects import (
-    class_shares,
-    effect_summary,
-    effect_table,
-    transitions,
+from ace_jax.evaluation.comparison import (
+    composition_table,
+    convergence,
+    difference_table,
+    gain_table,
+    tier_scores,
 )
-from ace_jax.evaluation.equity import TIERS, composition_table, convergence, gap_table, tier_scores
+from ace_jax.evaluation.effects import class_shares, effect_summary, effect_table
 from ace_jax.evaluation.uncertainty import ALL, Average
-from ace_jax.report.notes import NO_TOPIC, known_questions, marks_of, missing
-from ace_jax.report.runs import Method, Run
+from ace_jax.report.runs import Method, Run, known_questions, marks_of
 from ace_jax.survey.personas import Attribute
+from ace_jax.survey.selection import TIERS
 
 EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
 EPSILONS = (0.5, EPSILON, 2.0, 3.0, 5.0)
@@ -35,16 +35,10 @@ T = TypeVar("T")
 class Findings:
     """The tables of a report and what they are about.
 
-    Attributes:
-      methods: the methods compared, on the same cells. Gains are over the first one.
-      references: names of the references.
-      questions: question_id, topic, text, option_labels of the questions scored.
-      average: how scores are averaged.
-      tables: name -> tidy table of means over a method's seeds. Its columns are those of the
-        function in `evaluation` that makes it, and `run`, the method's name. A table that cannot be
-        made is absent, and `notes` say why.
-      marks: sentences that every reader must see, such as a mismatch that was allowed.
-      notes: sentences on what was left out.
+    Methods have the same cells; gains are over the first one. `tables` are tidy means over a
+    method's seeds: the columns of the function in `evaluation` that makes them, and `run`, the
+    method's name. One that cannot be made is absent, and `notes` say why. `marks` are sentences
+    that every reader must see, such as a mismatch that was allowed.
     """
 
     methods: tuple[Method, ...]
@@ -82,37 +76,35 @@ class Findings:
         return sorted(int(granularity) for granularity in self.cells["granularity"].unique())
 
     @property
-    def has_topics(self) -> bool:
-        """Whether the topic of any question is known."""
-        return set(self.questions["topic"]) != {NO_TOPIC}
+    def shown(self) -> str:
+        """The method to show beside the first: the best at the finest granularity, or the last."""
+        scores = self.over_countries("scores").query("run in @self.names")
+        finest = scores[scores["granularity"] == self.granularities[-1]]
+        best = str(finest.sort_values("score")["run"].iloc[-1])
+        return best if best != self.names[0] else self.names[-1]
+
+    @property
+    def yardsticks(self) -> pd.DataFrame:
+        """The rows to compare effect distances with, under a name in the place of a method's."""
+        distances = self.tables["effect_distances"]
+        first = distances[distances["run"] == self.names[0]].drop(columns=["distance"])
+        columns = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
+        return pd.concat([first.assign(run=n, distance=first[of]) for n, of in columns.items()])
 
     def over_countries(self, name: str) -> pd.DataFrame:
         """Returns the rows of a table that are means over countries."""
-        table = self.tables[name]
-        return table[table["country"] == ALL]
-
-    def best(self, granularity: int) -> str:
-        """Returns the method with the highest score over countries."""
-        scores = self.over_countries("scores")
-        scores = scores[(scores["granularity"] == granularity) & scores["run"].isin(self.names)]
-        return str(scores.sort_values("score")["run"].iloc[-1])
+        return self.tables[name].query("country == @ALL")
 
 
 def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -> Findings:
-    """Builds every table of the report.
-
-    Args:
-      everything: methods and references, from `runs.on_common_cells`.
-      notes: sentences on what was left out already.
-      average: of the scores.
-    """
-    methods = [one for one in everything if not one.first.is_reference] or list(everything)
+    """Builds every table; methods and references are on the same cells (`on_common_cells`)."""
+    models = [one for one in everything if not one.first.identity.get("reference")]
+    methods = models or list(everything)
     references = [one for one in everything if one not in methods]
     first, names = methods[0].first, [one.name for one in methods]
-    seed = int(first.identity["seed"])
+    seed, min_n = int(first.identity["seed"]), int(first.identity["data"]["min_n"])
     runs = [run for one in everything for run in one.seeds]
-    questions = known_questions(runs)
-    notes = [*notes, *missing(methods, questions)]
+    questions, notes = known_questions(runs), list(notes)
     ceiling = cell_ceilings(first.predictions, seed)
 
     def cells_of(run: Run) -> pd.DataFrame:
@@ -122,38 +114,33 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
     apart = {one.name: [cells_of(run) for run in one.seeds] for one in (*methods, *references)}
     pooled = {name: _pooled(cells) for name, cells in apart.items()}
     of_methods = {name: apart[name] for name in names}
-    by_level = partial(alignment_table, average=average, by=("attribute", "level"))
     tables = {
         "scores": _of_runs(pooled, partial(alignment_table, average=average)),
         "topics": _of_runs(pooled, partial(alignment_table, average=average, by=("topic",))),
-        "levels": _of_runs(
-            {name: level_cells(pooled[name], first.attributes) for name in names}, by_level
-        ),
         "gains": gain_table(apart, average, seed=seed),
     }
     if len(apart) > 1:
         tables["differences"] = difference_table(apart, average, seed=seed)
-    tiers = {
-        TIERS[country] for country in first.predictions["country"].unique() if country in TIERS
-    }
+    countries = set(first.predictions["country"])
+    tiers = {TIERS[country] for country in countries & set(TIERS)}
     scores = {name: tables["scores"].query("run == @name") for name in names}
+    if untiered := sorted(countries - set(TIERS)):
+        notes.append(f"No tier for {', '.join(untiered)}: the paper assigns 14 countries only.")
     if len(tiers) > 1:
         tables["tiers"] = tier_scores(scores)
     if {1, 3} <= tiers:
-        gaps = gap_table(of_methods, average, seed=seed).drop(columns=["average", "gap"])
-        tables["gaps"] = convergence(scores).merge(gaps, on=["run", "granularity"], how="left")
+        tables["gaps"] = convergence(scores)
     if first.holds_out_personas:
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:
-        tables |= _effects(methods, questions, int(first.identity["data"]["min_n"]), seed)
+        tables |= _effects(methods, questions, min_n, seed)
     except InputError as error:
         notes.append(f"Effects are missing: {error}.")
     audits = {one.name: audit for one in methods if (audit := one.audit) is not None}
     if audits:
         audit = pd.concat(audits, names=["run"]).reset_index("run")
-        tables["audit"] = audit.assign(
-            **{name: 100 * audit[name] for name in IN_AUDIT if name in audit}
-        )
+        percent = {name: 100 * audit[name] for name in IN_AUDIT if name in audit}
+        tables["audit"] = audit.assign(**percent)
     return Findings(
         tuple(methods),
         tuple(one.name for one in references),
@@ -166,7 +153,6 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
 
 
 def _pooled(of_seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Concatenates the tables of several seeds, with a column `seed`."""
     return pd.concat([of.assign(seed=i) for i, of in enumerate(of_seeds)], ignore_index=True)
 
 
@@ -179,37 +165,33 @@ def _effects(
     methods: Sequence[Method], questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Builds the tables on effects. Raises InputError if there is no pair."""
-    attributes, first = methods[0].first.attributes, methods[0].name
+    first = methods[0].first
     apart = {
-        one.name: [effect_table(run.predictions, attributes, min_n) for run in one.seeds]
+        one.name: [effect_table(run.predictions, first.attributes, min_n) for run in one.seeds]
         for one in methods
     }
-    floor = effect_floors(methods[0].first.predictions, apart[first][0], seed)
-    topic = topics_of(apart[first][0]["question_id"], questions)
-    apart = {
-        name: [of.assign(floor=floor, topic=topic) for of in seeds] for name, seeds in apart.items()
+    pairs = apart[methods[0].name][0]
+    same: dict[str, Any] = {
+        "floor": effect_floors(first.predictions, pairs, seed),
+        "topic": topics_of(pairs["question_id"], questions),
     }
-    pairs = {name: _pooled(seeds) for name, seeds in apart.items()}
-    summaries = {name: effect_summary(of) for name, of in pairs.items()}
+    apart = {name: [of.assign(**same) for of in seeds] for name, seeds in apart.items()}
+    pooled = {name: _pooled(seeds) for name, seeds in apart.items()}
     # Each seed is a model with its own effects. Shares are the mean of the seeds' shares: effects
     # averaged over seeds first would look better than those of any single model.
     by_seed = {
-        name: [effect_summary(of).query("country != @ALL") for of in seeds]
+        name: pd.concat([effect_summary(of).query("country != @ALL") for of in seeds])
         for name, seeds in apart.items()
     }
     classes = [
         _of_runs(by_seed, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
         for epsilon in EPSILONS
     ]
-    tables = {
-        "effects": _of_runs(summaries, lambda of: of),
-        "effect_distances": _of_runs(pairs, _distances),
+    return {
+        "effects": _of_runs(pooled, effect_summary),
+        "effect_distances": _of_runs(pooled, _distances),
         "classes": pd.concat(classes, ignore_index=True),
     }
-    later = {name: seeds for name, seeds in by_seed.items() if name != first}
-    if later:
-        tables["transitions"] = _of_runs(later, partial(_transitions, by_seed[first]))
-    return tables
 
 
 def _distances(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -218,18 +200,7 @@ def _distances(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _classes(seeds: Sequence[pd.DataFrame], epsilon: float) -> pd.DataFrame:
+def _classes(effects: pd.DataFrame, epsilon: float) -> pd.DataFrame:
     """Returns the shares of classes over the effects of all seeds, by country and overall."""
-    effects = pd.concat(seeds, ignore_index=True)
     tables = [class_shares(of, epsilon) for of in (effects, effects.assign(country=ALL))]
     return pd.concat(tables, ignore_index=True)
-
-
-def _transitions(before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Returns how classes changed from the first method, seed by seed."""
-    count = max(len(before), len(after))  # a single run is compared with every seed of the other
-    one, other = (
-        pd.concat([of[i % len(of)] for i in range(count)], ignore_index=True)
-        for of in (before, after)
-    )
-    return transitions(one, other, EPSILON)

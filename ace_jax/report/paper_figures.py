@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ace_jax.evaluation.equity import MEAN, TIERS
+from ace_jax.evaluation.comparison import MEAN
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import EPSILON, Findings
-from ace_jax.report.paper_style import (
+from ace_jax.report.figures import (
     CLASS_COLOURS,
     COLUMN,
     PAGE,
@@ -30,10 +27,9 @@ from ace_jax.report.paper_style import (
     plain,
     score_lines,
 )
+from ace_jax.report.findings import EPSILON, Findings
 
 PANELS = 4  # side by side
-RADARS = 3  # side by side, with text around them
-FEWEST_AXES = 3  # of a radar
 DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 Panels = Sequence[tuple[str, pd.DataFrame]]
@@ -47,12 +43,9 @@ def write_figures(findings: Findings, directory: Path) -> None:
     if "tiers" in findings.tables:
         _tiers(findings, directory / "tiers")
     for granularity in findings.granularities:
-        if len(findings.methods) > 1:
-            _changes(findings, granularity, directory / f"changes_g{granularity}")
-        topics = findings.tables["topics"]
-        topics = topics[(topics["granularity"] == granularity) & topics["run"].isin(findings.names)]
-        path, title = directory / f"topics_g{granularity}", f"G = {granularity}"
-        _radars(by_country(topics), findings.names, path, title)  # Figs. 11-14
+        topics = findings.tables["topics"].query("granularity == @granularity")
+        path = directory / f"topics_g{granularity}"
+        _topics(findings, by_country(topics), path, f"G = {granularity}")  # Figs. 11-14
     if "effects" in findings.tables:
         _influence(findings, directory / "influence")
         _classes(findings, directory / "classes")
@@ -61,7 +54,7 @@ def write_figures(findings: Findings, directory: Path) -> None:
         personas = table[table["topic"] != ALL].groupby("persona")
         panels = [(str(persona).replace("/", ", "), rows) for persona, rows in personas]
         title = "personas not seen in training"
-        _radars(panels, findings.names, directory / "composition", title)  # Fig. 4
+        _topics(findings, panels, directory / "composition", title)  # Fig. 4
 
 
 def _scores(findings: Findings, path: Path) -> None:
@@ -102,112 +95,15 @@ def _lines(findings: Findings, path: Path) -> None:
 
 
 def _tiers(findings: Findings, path: Path) -> None:
-    """Fig. 3: the first method's ranking of countries, tiers side by side, gains of each tier."""
+    """Fig. 3: the mean score of each tier, methods side by side."""
     names, tiers = findings.names, findings.tables["tiers"]
-    panels = 3 if len(names) > 1 else 2
-    with drawn(path, (PAGE, 2.8), ncols=panels) as (_, [axes]):
-        scores = findings.tables["scores"]
-        first = scores[(scores["run"] == names[0]) & (scores["country"] != ALL)]
-        mean = first.groupby("country")["score"].mean().sort_values()
-        for place, (code, score) in enumerate(mean.items()):
-            untiered: dict[str, Any] = {"color": "0.6", "marker": "D"}
-            axes[0].plot(score, place, **TIER_LOOKS.get(TIERS.get(str(code)), untiered))
-        axes[0].set_yticks(range(len(mean)), map(plain, mean.index))
-        axes[0].grid(axis="x", alpha=0.3)
-        axes[0].set(xlabel="alignment score", title=f"{plain(names[0])}, mean over G")
+    with drawn(path, (COLUMN, 3.0)) as (_, [[axes]]):
         for tier, rows in tiers[tiers["granularity"] == MEAN].groupby("tier"):
             at = rows.set_index("run")["score"].reindex(names)
-            axes[1].plot(range(len(names)), at, **TIER_LOOKS[tier])
-        axes[1].set_xticks(range(len(names)), [plain(n) for n in names], rotation=30, ha="right")
-        axes[1].set(ylabel="alignment score", title="Tiers, mean over G")
-        axes[1].legend()
-        if panels > 2:
-            name = _shown(findings, findings.granularities[-1])
-            gains = tiers[(tiers["run"] == name) & (tiers["granularity"] != MEAN)]
-            for tier, rows in gains.groupby("tier"):
-                axes[2].plot(rows["granularity"].astype(int), rows["gain"], **TIER_LOOKS[tier])
-            axes[2].set_xticks(findings.granularities)
-            axes[2].axhline(0, color="0.6", linewidth=0.8)
-            axes[2].set(xlabel="persona granularity G", ylabel="points")
-            axes[2].set_title(f"Gain of {plain(name)}")
-
-
-def _shown(findings: Findings, granularity: int) -> str:
-    """Returns the method to show beside the first: the best one, or else the last."""
-    best = findings.best(granularity)
-    return best if best != findings.names[0] else findings.names[-1]
-
-
-def _changes(findings: Findings, granularity: int, path: Path) -> None:
-    """Figs. 7-10: change of the score by country and level, from the first to the best method."""
-    base, name = findings.names[0], _shown(findings, granularity)
-    levels = findings.tables["levels"]
-    levels = levels[(levels["granularity"] == granularity) & (levels["country"] != ALL)]
-    wide = levels.pivot(index=["country", "level"], columns="run", values="score")
-    change = (wide[name] - wide[base]).unstack()
-    order = [level for attribute in findings.attributes for level in attribute.levels]
-    change = change.reindex(columns=[level for level in order if level in change])
-    size = (min(PAGE, 1.9 + 0.5 * change.shape[1]), max(2.4, 1.4 + 0.24 * len(change)))
-    with drawn(path, size) as (figure, [[axes]]):
-        row, column = np.indices(change.shape)
-        value = change.to_numpy()
-        largest = max(np.nanmax(np.abs(value)), 1e-9)
-        points = axes.scatter(
-            column, row, s=170 * np.abs(value) / largest, c=value, cmap="RdBu",
-            vmin=-largest, vmax=largest, edgecolors="0.35", linewidths=0.5,
-        )  # fmt: skip
-        axes.set_xticks(range(change.shape[1]), map(plain, change.columns), rotation=40, ha="right")
-        axes.set_yticks(range(len(change)), [country_name(code) for code in change.index])
-        axes.invert_yaxis()
-        axes.margins(0.08)
-        axes.set_title(f"{plain(base)} to {plain(name)}, G = {granularity}")
-        figure.colorbar(points, label="change in points")
-
-
-def _radars(panels: Panels, names: Sequence[str], path: Path, title: str) -> None:
-    """Score by topic, one curve a method, in each panel that has enough topics."""
-    panels = [panel for panel in panels if panel[1]["topic"].nunique() >= FEWEST_AXES]
-    if not panels:
-        return
-    across = min(RADARS, len(panels))
-    down = -(-len(panels) // across)
-    looks = looks_of(names)
-    # Three rings, each at a multiple of five.
-    worst = min(rows["score"].min() for _, rows in panels)
-    lowest = max(0, 100 - 15 * int(np.ceil((100 - worst) / 15)))
-    size = (max(COLUMN, PAGE / RADARS * across), 2.1 * down + 0.6)
-    polar = {"projection": "polar"}
-    with drawn(path, size, nrows=down, ncols=across, subplot_kw=polar) as (figure, axes):
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for axis, (heading, rows) in zip(axes.flat, panels, strict=False):
-            wide = rows.pivot(index="topic", columns="run", values="score")[list(names)]
-            _radar(axis, wide, looks, lowest)
-            axis.set_title(textwrap.fill(plain(heading), 32), pad=14)
-        legend_below(figure, [Line2D([], [], **look) for look in looks.values()])
-        figure.suptitle(f"Alignment score by topic, {title}")
-
-
-def _radar(axis: Any, scores: pd.DataFrame, looks: dict[str, Any], lowest: float) -> None:
-    """Draws rows as spokes, columns as closed curves, from `lowest` in the middle to 100."""
-    angles = np.linspace(0, 2 * np.pi, len(scores), endpoint=False)
-    closed = np.append(np.arange(len(scores)), 0)
-    axis.set_theta_zero_location("N")
-    axis.set_theta_direction(-1)
-    axis.set_ylim(lowest, 100)
-    axis.set_yticks(np.linspace(lowest, 100, 4)[1:])
-    axis.tick_params(axis="y", labelsize=5, labelcolor="0.4")
-    axis.set_rlabel_position(-180 / len(scores))  # between two spokes
-    axis.grid(color="0.85", linewidth=0.7)
-    axis.spines["polar"].set_visible(False)
-    axis.set_xticks(angles, [])
-    for angle, topic in zip(angles, scores.index, strict=True):
-        side = "center" if abs(np.sin(angle)) < 0.2 else "left" if angle < np.pi else "right"
-        text = textwrap.fill(plain(topic), 14, break_long_words=False)
-        axis.text(angle, 100 + 0.1 * (100 - lowest), text, fontsize=6, ha=side, va="center")
-    for run, look in looks.items():
-        curve = scores[run].to_numpy()[closed]
-        axis.plot(angles[closed], curve, linewidth=0.9, markersize=1.8, **look)
+            axes.plot(range(len(names)), at, **TIER_LOOKS[tier])
+        axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=30, ha="right")
+        axes.set(ylabel="alignment score", title="Tiers of countries, mean over G")
+        axes.legend()
 
 
 @contextmanager
@@ -216,11 +112,8 @@ def _panels(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yields a figure with the same axes for every panel; labels are at its left and foot.
 
-    Args:
-      path: of the figure.
-      panels: heading and rows of each.
-      margin: width of the labels at the left, in panels.
-      row, rest: height of a row of panels, and of all else, in inches.
+    `margin` is the width of the labels at the left, in panels; `row` and `rest` are the heights of
+    a row of panels and of all else, in inches.
     """
     across = min(PANELS, len(panels))
     down = -(-len(panels) // across)
@@ -230,8 +123,23 @@ def _panels(
             axis.set_axis_off()
         yield figure, list(axes.flat[: len(panels)])
         for place, (heading, _) in enumerate(panels):
-            axes.flat[place].set_title(heading, fontsize=7)
+            axes.flat[place].set_title(textwrap.fill(plain(heading), 28), fontsize=7)
             axes.flat[place].tick_params(labelbottom=place + across >= len(panels))
+
+
+def _topics(findings: Findings, panels: Panels, path: Path, title: str) -> None:
+    """Figs. 4 and 11-14: score by topic, a mark a method."""
+    looks = looks_of(findings.names)
+    topics = sorted(set(pd.concat([rows for _, rows in panels])["topic"]), reverse=True)
+    with _panels(path, panels, 1.0, 0.3 + 0.16 * len(topics), 0.9) as (figure, axes):
+        for axis, (_, rows) in zip(axes, panels, strict=True):
+            for name, look in looks.items():
+                of = rows[rows["run"] == name].set_index("topic")["score"].reindex(topics)
+                axis.plot(of, range(len(topics)), linestyle="none", **look)
+            axis.set_yticks(range(len(topics)), map(plain, topics))
+            axis.grid(alpha=0.3)
+        legend_below(figure, [Line2D([], [], linestyle="none", **look) for look in looks.values()])
+        figure.suptitle(f"Alignment score by topic, {title}")
 
 
 def _influence(findings: Findings, path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.distributions import Distributions
+from ace_jax.evaluation.alignment import Distributions
 from ace_jax.survey.personas import Attribute, attributes_of
 
 REQUIRED = ("country", "question_id", "granularity", "n", "effective_n", "p_data", "p_model")
@@ -27,31 +27,18 @@ RunLike = pd.DataFrame | str | Path
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluated run.
-
-    Attributes:
-      name: for messages.
-      predictions: as `evaluate` writes them.
-      identity: its run.json.
-      questions: question_id, topic, text, option_labels, or None if they were not recorded.
-      audit: its audit.csv, if there is one.
-    """
+    """What `evaluate` wrote of one run; `identity` is its run.json, `name` is for messages."""
 
     name: str
     predictions: pd.DataFrame
+    questions: pd.DataFrame
     identity: Mapping[str, Any]
-    questions: pd.DataFrame | None = None
     audit: pd.DataFrame | None = None
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
         """The attributes of its personas."""
         return attributes_of(self.identity["attributes"])
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether it is a reference (`evaluation.references`), not a language model."""
-        return bool(self.identity.get("reference"))
 
     @property
     def holds_out_personas(self) -> bool:
@@ -75,21 +62,18 @@ class Method:
         return self.seeds[0]
 
     @property
-    def p_model(self) -> pd.Series:
-        """The mean answer of the seeds in each cell; all seeds have the same cells."""
-        if len(self.seeds) == 1:
-            return self.first.predictions["p_model"]
-        answers = [Distributions.of(run.predictions["p_model"]) for run in self.seeds]
-        mean = np.mean([one.p for one in answers], axis=0)
-        rows = [p[:options] for p, options in zip(mean, answers[0].options, strict=True)]
-        return pd.Series(rows, self.first.predictions.index, object)
+    def p_model(self) -> Float[np.ndarray, "cells longest"]:
+        """The mean answer of the seeds in each cell, padded with zeros."""
+        return np.mean(
+            [Distributions.of(run.predictions["p_model"]).p for run in self.seeds], axis=0
+        )
 
     @property
     def audit(self) -> pd.DataFrame | None:
         """The mean over the seeds that were audited."""
         audits = [run.audit for run in self.seeds if run.audit is not None]
-        if len(audits) < 2:
-            return audits[0] if audits else None
+        if not audits:
+            return None
         by = pd.concat(audits).groupby(["variant", "granularity"], sort=False)
         return by.mean().reset_index()
 
@@ -97,9 +81,7 @@ class Method:
 def read_method(name: str, runs: RunLike | Sequence[RunLike]) -> Method:
     """Reads the seeds of a method.
 
-    Raises:
-      InputError: a directory is given twice, or a run is incomplete, damaged, or of a version that
-        did not record its attributes.
+    Raises InputError if there is none, a directory is given twice, or a run is incomplete.
     """
     seeds = [runs] if isinstance(runs, pd.DataFrame | str | Path) else list(runs)
     paths = [Path(run).resolve() for run in seeds if not isinstance(run, pd.DataFrame)]
@@ -109,14 +91,11 @@ def read_method(name: str, runs: RunLike | Sequence[RunLike]) -> Method:
     read = []
     for place, run in enumerate(seeds):
         which = place if isinstance(run, pd.DataFrame) else run
-        called = name if len(seeds) == 1 else f"{name} ({which})"
-        read.append(
-            _of_table(called, run) if isinstance(run, pd.DataFrame) else _read(called, Path(run))
-        )
+        read.append(_read(name if len(seeds) == 1 else f"{name} ({which})", run))
     return Method(name, tuple(read))
 
 
-def on_common_cells(methods: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[str, ...]]:
+def on_common_cells(methods: Sequence[Method]) -> tuple[tuple[Method, ...], list[str]]:
     """Returns the methods on the cells that all runs share, and sentences on what was left out.
 
     Cells keep the order of the first run. Raises InputError if the runs' personas have different
@@ -140,7 +119,31 @@ def on_common_cells(methods: Sequence[Method]) -> tuple[tuple[Method, ...], tupl
         aligned[place] = replace(run, predictions=shared)  # one copy in memory
     rest = iter(aligned)
     common = [replace(one, seeds=tuple(islice(rest, len(one.seeds)))) for one in methods]
-    return tuple(common), tuple(notes)
+    return tuple(common), notes
+
+
+def known_questions(runs: Sequence[Run]) -> pd.DataFrame:
+    """Returns question_id, topic, text, option_labels (lists) of the questions scored."""
+    recorded = pd.concat([run.questions for run in runs]).drop_duplicates("question_id")
+    recorded = recorded.assign(option_labels=recorded["option_labels"].map(list))
+    return runs[0].predictions[["question_id"]].drop_duplicates().merge(recorded, on="question_id")
+
+
+def marks_of(runs: Sequence[Run]) -> list[str]:
+    """Returns the marks that runs recorded, each with its run's name, and differences of bases."""
+    marks = [
+        f"{run.name}: {str(mark).rstrip('.')}."
+        for run in runs
+        for mark in run.identity.get("marks") or ()
+    ]
+    bases: dict[str, list[str]] = {}
+    for run in runs:
+        if found := (run.identity.get("model") or {}).get("fingerprint"):
+            bases.setdefault(str(found), []).append(run.name)
+    if len(bases) > 1:
+        apart = "; ".join(f"{', '.join(names)}: {base[:12]}" for base, names in bases.items())
+        marks.append(f"The runs were scored on different base models (fingerprints: {apart}).")
+    return marks
 
 
 def _aligned(runs: Sequence[Run], key: list[str]) -> tuple[list[Run], list[str]]:
@@ -157,21 +160,14 @@ def _aligned(runs: Sequence[Run], key: list[str]) -> tuple[list[Run], list[str]]
         shared = common.merge(run.predictions, on=key, validate="one_to_one")
         aligned.append(replace(run, predictions=shared))
         if left := len(run.predictions) - len(common):
+            countries = sorted(set(run.predictions["country"]) - set(common["country"]))
+            questions = run.predictions["question_id"].nunique() - common["question_id"].nunique()
             notes.append(
                 f"{run.name}: {left:,} of its {len(run.predictions):,} cells are left out, because "
-                f"not every run has them{_lost(run.predictions, common)}."
+                f"not every run has them (all of {', '.join(countries) or 'no country'}; all of "
+                f"{questions} questions)."
             )
-    notes.append(f"All comparisons use the {len(common):,} cells that all runs have.")
-    return aligned, notes
-
-
-def _lost(had: pd.DataFrame, common: pd.DataFrame) -> str:
-    """Names the countries that were lost entirely, and counts such questions."""
-    countries = sorted(set(had["country"]) - set(common["country"]))
-    questions = len(set(had["question_id"]) - set(common["question_id"]))
-    lost = [f"all of {', '.join(countries)}"] if countries else []
-    lost += [f"{questions} questions altogether"] if questions else []
-    return f" ({'; '.join(lost)})" if lost else ""
+    return aligned, [*notes, f"All comparisons use the {len(common):,} cells that all runs have."]
 
 
 def _check_same_survey(first: Run, run: Run) -> None:
@@ -184,61 +180,41 @@ def _check_same_survey(first: Run, run: Run) -> None:
         )
 
 
-def _of_table(name: str, predictions: pd.DataFrame) -> Run:
-    record = predictions.attrs.get(RECORD)
-    if not record:
-        raise InputError(
-            f"{name}: the table has no record of its run in attrs[{RECORD!r}]; pass what "
-            "LanguageModel.score returned, or the directory that evaluate wrote"
-        )
-    table = predictions.reset_index(drop=True)
-    table.attrs = {}  # pandas would copy the record in every operation
-    questions = record.get("questions")
-    known = None if questions is None else pd.DataFrame(questions)
-    return _checked(Run(name, table, dict(record["run"]), known), f"{name}: the table")
-
-
-def _read(name: str, out: Path) -> Run:
-    for file in ("predictions.parquet", "run.json"):
-        if not (out / file).is_file():
-            raise InputError(f"{out}: {file} is missing; run ace_jax.evaluate first")
-    questions, audit = out / "questions.parquet", out / "audit.csv"
-    run = Run(
-        name,
-        _table(out / "predictions.parquet"),
-        _identity(out / "run.json"),
-        _table(questions) if questions.is_file() else None,
-        _table(audit) if audit.is_file() else None,
-    )
-    return _checked(run, str(out / "predictions.parquet"))
-
-
-def _checked(run: Run, where: str) -> Run:
+def _read(name: str, source: RunLike) -> Run:
+    if isinstance(source, pd.DataFrame):
+        where, record = name, source.attrs.get(RECORD)
+        if not record:
+            raise InputError(
+                f"{name}: the table has no record of its run in attrs[{RECORD!r}]; pass what "
+                "LanguageModel.score returned, or the directory that evaluate wrote"
+            )
+        table = source.reset_index(drop=True)
+        table.attrs = {}  # pandas would copy the record in every operation
+        run = Run(name, table, pd.DataFrame(record["questions"]), record["run"])
+    else:
+        where, out = str(source), Path(source)
+        files = ("predictions.parquet", "questions.parquet", "run.json")
+        audit = [out / "audit.csv"] if (out / "audit.csv").is_file() else []
+        run = Run(name, *(_load(path) for path in (*(out / file for file in files), *audit)))
     if {"attributes", "seed", "data"} - set(run.identity) or "min_n" not in run.identity["data"]:
-        raise InputError(
-            f"{where}: its run.json does not record the attributes of personas, because an older "
-            "version wrote it; evaluate it again"
-        )
+        raise InputError(f"{where}: run.json lacks attributes, seed or data; evaluate it again")
     names = [str(name) for name in run.identity["attributes"]]
     if missing := [column for column in (*REQUIRED, *names) if column not in run.predictions]:
-        raise InputError(f"{where} lacks the column {missing[0]}; evaluate it again")
+        raise InputError(f"{where}: the predictions lack {missing[0]}; evaluate it again")
     if run.predictions.empty:
-        raise InputError(f"{where} has no cells; evaluate it again")
+        raise InputError(f"{where}: has no cells; evaluate it again")
     if run.predictions.duplicated(["country", "question_id", *names]).any():
-        raise InputError(f"{where} repeats a cell; evaluate it again")
+        raise InputError(f"{where}: a cell is repeated; evaluate it again")
     return run
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Any:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); evaluate it again") from None
-
-
-def _table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pq.read_table(path).to_pandas()
+        if path.suffix == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except FileNotFoundError:
+        problem = f"{path.parent}: {path.name} is missing; run ace_jax.evaluate first"
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} is damaged ({reason}); evaluate it again") from None
+        problem = f"{path} is damaged ({str(error).splitlines()[0]}); evaluate it again"
+    raise InputError(problem)

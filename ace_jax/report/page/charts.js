@@ -1,5 +1,4 @@
 // Charts as inline SVG, drawn at the width that they will have, so that text keeps its size.
-const narrow = () => innerWidth < 620;
 const pageWidth = () => Math.min(1048, document.documentElement.clientWidth - (innerWidth < 545 ? 32 : 40));
 
 // Marks differ in shape as well as in colour.
@@ -127,40 +126,6 @@ function linePlot({ series, ticks, label, unit, lines = [], width }) {
         ]),
       ];
     }).flat(3));
-}
-
-// Changes as discs: area says how much, colour and sign which way. Rows x columns of {value, tip}.
-function bubbles({ rows, columns, at, label, width }) {
-  const left = narrow() ? 116 : 150;
-  // Labels lean to the right, the last ones beyond the last column.
-  const top = 24 + 4.4 * Math.max(...columns.map((column) => column.label.length));
-  const beyond = columns.map((column, place) => 5.6 * column.label.length - 24 * (columns.length - place - 0.5));
-  const right = Math.max(8, ...beyond);
-  const step = Math.min(74, (width - left - right) / columns.length);
-  const rowHeight = Math.min(38, Math.max(24, step));
-  const biggest = Math.max(1e-9, ...rows.flatMap((row) => columns.map((column) => Math.abs(at(row, column)?.value ?? 0))));
-  const most = Math.min(step, rowHeight) / 2 - 1;
-  const cut = (text) => (narrow() && text.length > 14 ? text.slice(0, 12) + "\u2026" : text);
-  return drawing(left + step * columns.length + right, top + rows.length * rowHeight + 6, label,
-    columns.map((column, place) => {
-      const x = left + step * (place + 0.5);
-      return s("text", { x, y: top - 10, transform: `rotate(-38 ${x} ${top - 10})` }, column.label);
-    }),
-    rows.map((row, line) => {
-      const y = top + rowHeight * (line + 0.5);
-      return [
-        s("text", { x: left - 12, y: y + 4.5, "text-anchor": "end" }, cut(row.label)),
-        s("line", { class: "grid", x1: left, x2: left + step * columns.length, y1: y, y2: y }),
-        columns.map((column, place) => {
-          const found = at(row, column);
-          if (!found || !known(found.value)) return [];
-          return s("circle", { cx: left + step * (place + 0.5), cy: y, "data-tip": found.tip,
-            r: Math.max(1.5, Math.sqrt(Math.abs(found.value) / biggest) * most),
-            fill: found.value >= 0 ? "var(--more)" : "var(--bg)", stroke: found.value >= 0 ? "var(--more)" : "var(--less)",
-            "stroke-width": 2 });
-        }),
-      ];
-    }).flat(2));
 }
 
 // Shares as one bar a row. Rows: {label, parts: [share in order of `kinds`]}.

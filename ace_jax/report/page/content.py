@@ -1,26 +1,39 @@
-"""What the page says: findings as the data that its script reads."""
+"""One self-contained index.html: no network, all data, style and script inside it.
 
+The answers of every cell are packed, so that they fit (explorer.js unpacks them). Each question has
+a chunk, so that the page unpacks only what is looked at. A chunk holds n of every country x persona
+(uint32). Then follow, for every source (the survey, then the methods), country and option but the
+last, the cumulative shares of all personas (uint8, 255 is everything). Each share is stored as the
+step from the one before, wrapping around, because neighbouring personas answer alike. The chunk is
+deflated and encoded in base64.
+"""
+
+import base64
+import json
+import zlib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
+import jinja2
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
+from markupsafe import Markup
 
 from ace_jax import __version__
-from ace_jax.evaluation.distributions import Distributions
+from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import EPSILON, NO_EFFECT, NOISE_FLOOR, Findings
-from ace_jax.report.notes import NO_TOPIC
-from ace_jax.report.page.build import columns, page
-from ace_jax.report.page.pack import Grid, Packed, pack
+from ace_jax.report.findings import EPSILON, Findings
 
+SCRIPTS = ("core", "charts", "tables", "overview", "sections", "explorer", "main")
+LARGEST = 11_500_000  # characters of base64, of the 15 MB that a page may have
 # The columns of each table that the page needs; it shortens the names of intervals.
 INTERVALS = ("ci", "gain", "difference", "distance")
 SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")}
 KEPT = {
     "scores": "run country topic granularity n_cells score ci_low ci_high ceiling",
-    "levels": "run country granularity attribute level score",
     "gains": "run country granularity gain gain_low gain_high p_value n_questions n_seeds seed_sd",
     "differences": "granularity run other difference difference_low difference_high p_value clear",
     "tiers": "run granularity tier score",
@@ -28,22 +41,84 @@ KEPT = {
     "effects": "run country attribute topic data_effect model_effect data_size",
     "effect_distances": "run country attribute distance distance_low distance_high",
     "classes": "run country epsilon class share",
-    "transitions": "run before after share",
     "audit": "run variant granularity score moved option_mass",
 }
 
 
 def index_html(findings: Findings) -> str:
     """Returns the whole page."""
-    packed, personas = _answers(findings)
+    chunks, personas = _answers(findings)
+    fits = sum(map(len, chunks)) <= LARGEST
     data = {
         **_overview(findings),
         "personas": personas,
-        "packing": packed and {"levels": packed.levels},
-        "tables": {name: columns(table) for name, table in _tables(findings).items()},
+        "explorer": fits,
+        "tables": {name: _split(table) for name, table in _tables(findings).items()},
     }
-    title = f"{' · '.join(findings.names)}: answers beside the survey's"
-    return page(title, data, packed.chunks if packed else ())
+    return page(f"{' · '.join(findings.names)}: answers beside the survey's", data, chunks * fits)
+
+
+def page(title: str, data: Mapping[str, Any], chunks: Sequence[str]) -> str:
+    """Returns the page; no text in `title` or `data` can end the element that holds it."""
+    environment = jinja2.Environment(autoescape=True, keep_trailing_newline=True)
+    options = {"separators": (",", ":"), "allow_nan": False}
+    environment.policies["json.dumps_kwargs"] = options
+    script = "\n".join(_file(f"{name}.js") for name in SCRIPTS)
+    return environment.from_string(_file("index.html")).render(
+        title=title,
+        style=Markup(_file("style.css")),
+        data=data,
+        chunks=chunks,
+        script=Markup(f'"use strict";\n(() => {{\n{script}\nmain();\n}})();'),
+    )
+
+
+def pack(
+    cells: Int[np.ndarray, "cells 4"],
+    sources: Sequence[Float[np.ndarray, "cells longest"]],
+    options: Int[np.ndarray, "questions"],
+) -> tuple[str, ...]:
+    """Returns a chunk for each question, of which `options` says K.
+
+    `cells` holds the places of each cell's question, country and persona, and its n; a source is
+    one distribution a cell, padded with zeros to the longest.
+    """
+    cumulative = np.stack([np.clip(np.cumsum(source, axis=1), 0, 1) for source in sources])
+    countries, personas = cells[:, 1:3].max(axis=0) + 1
+    chunks = []
+    for question, k in enumerate(options):
+        rows = np.flatnonzero(cells[:, 0] == question)
+        _, country, persona, count = cells[rows].T
+        n = np.zeros((countries, personas), "<u4")
+        n[country, persona] = count
+        shares = np.zeros((len(sources), countries, k - 1, personas), np.uint8)
+        for source, of in enumerate(cumulative):
+            # With a slice between two index arrays, numpy puts the slice's axis last.
+            shares[source, country, :, persona] = np.round(255 * of[rows, : k - 1])
+        steps = np.diff(shares, axis=-1, prepend=np.uint8(0))
+        chunk = zlib.compress(n.tobytes() + steps.tobytes(), 6)
+        chunks.append(base64.b64encode(chunk).decode())
+    return tuple(chunks)
+
+
+def what(identities: Sequence[Mapping[str, Any]]) -> str:
+    """Returns one line on what a method's runs evaluated; values that differ are listed."""
+    parts = zip(*map(_parts, identities), strict=True)
+    return ", ".join(" / ".join(dict.fromkeys(of)) for of in parts if any(of))
+
+
+def _parts(identity: Mapping[str, Any]) -> list[str]:
+    model, adapter = identity.get("model") or {}, identity.get("adapter")
+    quantized = model.get("quantization") not in (None, "none")
+    prompt, data = identity.get("prompt") or {}, identity["data"]
+    return [
+        str(model.get("name", "no model")),
+        str(model["quantization"] if quantized else model.get("dtype", "")),
+        f"adapter {adapter['path']} ({adapter['sha256'][:8]})" if adapter else "no adapter",
+        f"template {prompt['template']}" if prompt.get("template") else "",
+        f"{data.get('split', 'all')} of {data.get('path', '')} (hold-out {data.get('holdout')})",
+        f"seed {identity['seed']}",
+    ]
 
 
 def _overview(findings: Findings) -> dict[str, Any]:
@@ -51,8 +126,7 @@ def _overview(findings: Findings) -> dict[str, Any]:
     cells, attributes = findings.cells, findings.attributes
     granularities = list(map(str, findings.granularities))
     countries = sorted(str(code) for code in cells["country"].unique())
-    best = findings.best(findings.granularities[-1])
-    questions = findings.questions.assign(topic=findings.questions["topic"].replace(NO_TOPIC, ""))
+    questions = findings.questions
     renamed = questions.rename(columns={"question_id": "id", "option_labels": "options"})
     personas = {f"p.{attribute.name}": "" for attribute in attributes}
     return {
@@ -66,17 +140,17 @@ def _overview(findings: Findings) -> dict[str, Any]:
         ],
         "references": list(findings.references),
         "countries": [{"code": code, "name": country_name(code)} for code in countries],
-        "topics": sorted(set(findings.questions["topic"])) if findings.has_topics else [],
+        "topics": sorted(set(questions["topic"])),
         "attributes": [{"name": one.name, "levels": list(one.levels)} for one in attributes],
         "granularities": granularities,
-        "questions": renamed.to_dict("records"),
+        "questions": renamed[["id", "topic", "text", "options"]].to_dict("records"),
         "start": {
             "country": ALL,
             "topic": ALL,
             "attribute": ALL,
             "granularity": granularities[-1],
             "epsilon": f"{EPSILON:g}",
-            "method": best if best != findings.names[0] else findings.names[-1],
+            "method": findings.shown,
             "question": str(questions["question_id"].iloc[0]),
             "q.country": countries[0],
             "toggle": "",
@@ -88,72 +162,42 @@ def _overview(findings: Findings) -> dict[str, Any]:
     }
 
 
-def what(identities: Sequence[Mapping[str, Any]]) -> str:
-    """Returns one line on what a method's runs evaluated; values that differ are listed."""
-    parts = zip(*map(_parts, identities), strict=True)
-    return ", ".join(" / ".join(dict.fromkeys(of)) for of in parts if any(of))
-
-
-def _parts(identity: Mapping[str, Any]) -> list[str]:
-    model, adapter = identity.get("model") or {}, identity.get("adapter")
-    quantized = model.get("quantization") not in (None, "none")
-    prompt, data = identity.get("prompt") or {}, identity.get("data") or {}
-    return [
-        str(model.get("name", "model not recorded")),
-        str(model["quantization"] if quantized else model.get("dtype", "")),
-        f"adapter {adapter['path']} ({adapter['sha256'][:8]})" if adapter else "no adapter",
-        f"template {prompt['template']}" if prompt.get("template") else "",
-        f"{data.get('split', 'all')} of {data.get('path', '')} (hold-out {data.get('holdout')})",
-        f"seed {identity.get('seed')}",
-    ]
-
-
 def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
     tables = dict(findings.tables)
-    scores = tables["scores"].assign(topic=ALL)
-    tables["scores"] = pd.concat([scores, tables["topics"]]) if findings.has_topics else scores
+    tables["scores"] = pd.concat([tables["scores"].assign(topic=ALL), tables["topics"]])
     if "effect_distances" in tables:
-        tables["effect_distances"] = _with_yardsticks(tables["effect_distances"])
-    kept = {}
-    for name, wanted in KEPT.items():
-        if name in tables:
-            table = tables[name]
-            table = table[[column for column in wanted.split() if column in table]]
-            if "granularity" in table:
-                table = table.astype({"granularity": str})
-            kept[name] = table.rename(columns=SHORTER)
-    return kept
+        bare = findings.yardsticks.drop(columns=["distance_low", "distance_high"])
+        tables["effect_distances"] = pd.concat([tables["effect_distances"], bare])
+    return {
+        name: tables[name].filter(wanted.split()).rename(columns=SHORTER)
+        for name, wanted in KEPT.items()
+        if name in tables
+    }
 
 
-def _with_yardsticks(distances: pd.DataFrame) -> pd.DataFrame:
-    """Adds rows to compare effect distances with, in the place of methods."""
-    first = distances[distances["run"] == distances["run"].iloc[0]]
-    yardsticks = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
-    rows = [
-        first.assign(run=name, distance=first[column], distance_low=np.nan, distance_high=np.nan)
-        for name, column in yardsticks.items()
-    ]
-    return pd.concat([distances, *rows], ignore_index=True)
+def _split(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Returns columns and rows; granularities are texts, as in the page's choices."""
+    table = table.astype({name: str for name in table if name == "granularity"})
+    text = table.to_json(orient="split", index=False, double_precision=6)
+    return dict(json.loads(text))
 
 
-def _answers(findings: Findings) -> tuple[Packed | None, list[list[int]]]:
+def _answers(findings: Findings) -> tuple[tuple[str, ...], list[list[int]]]:
     """Returns the packed answers, and the personas as the place of each level, or -1."""
-    cells = findings.cells
+    cells, questions = findings.cells, findings.questions
     codes = [
         pd.Categorical(cells[attribute.name], attribute.levels).codes
         for attribute in findings.attributes
     ]
     levels = np.stack(codes, axis=1).astype(np.int64)
     personas, persona = np.unique(levels, axis=0, return_inverse=True)
-    country, countries = pd.factorize(cells["country"], sort=True)
-    grid = Grid(
-        pd.Index(findings.questions["question_id"]).get_indexer(cells["question_id"]),
-        country,
-        persona.reshape(-1),
-        cells["n"].to_numpy(),
-        findings.questions["option_labels"].map(len).to_numpy(),
-        len(countries),
-        len(personas),
-    )
-    answers = [cells["p_data"], *(one.p_model for one in findings.methods)]
-    return pack(grid, [Distributions.of(of).p for of in answers]), personas.tolist()
+    question = pd.Index(questions["question_id"]).get_indexer(cells["question_id"])
+    country, _ = pd.factorize(cells["country"], sort=True)
+    places = np.stack([question, country, persona.reshape(-1), cells["n"]], axis=1)
+    sources = [Distributions.of(cells["p_data"]).p, *(one.p_model for one in findings.methods)]
+    options = questions["option_labels"].map(len).to_numpy()
+    return pack(places.astype(np.int64), sources, options), personas.tolist()
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -18,16 +18,8 @@ const h = (tag, attributes, ...children) => put(document.createElement(tag), att
 const s = (tag, attributes, ...children) =>
   put(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
-// A table comes as columns; a column of names as a dictionary and the places in it.
-function records(table) {
-  if (!table) return [];
-  const names = Object.keys(table);
-  const columns = names.map((name) => {
-    const column = table[name];
-    return Array.isArray(column) ? column : column.at.map((place) => column.of[place]);
-  });
-  return columns[0].map((_, row) => Object.fromEntries(names.map((name, i) => [name, columns[i][row]])));
-}
+// A table comes as the names of its columns and its rows.
+const records = ({ columns, data: rows }) => rows.map((row) => Object.fromEntries(columns.map((name, i) => [name, row[i]])));
 const tables = Object.fromEntries(
   Object.entries(data.tables).map(([name, table]) => [name, records(table)]),
 );

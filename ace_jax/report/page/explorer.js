@@ -4,7 +4,7 @@ const opened = new Map();
 
 // A question's chunk: n (uint32) of every country x persona, then for every source (survey, runs),
 // country and option but the last, the cumulative share of each persona as a step to the next one
-// (uint8, wrapping round), `data.packing.levels` being everything. Deflated, in base64.
+// (uint8, wrapping round), 255 being everything. Deflated, in base64.
 async function unpackQuestion(place) {
   const text = byId(`chunk-${place}`).textContent.trim();
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -22,10 +22,10 @@ async function unpackQuestion(place) {
     let before = 0;
     for (let option = 0; option < options - 1; option++) {
       const at = ((source * data.countries.length + country) * (options - 1) + option) * people + persona;
-      out.push((shares[at] - before) / data.packing.levels);
+      out.push((shares[at] - before) / 255);
       before = shares[at];
     }
-    return [...out, (data.packing.levels - before) / data.packing.levels];
+    return [...out, (255 - before) / 255];
   } };
 }
 
@@ -35,7 +35,7 @@ const chosenLevels = () => data.attributes.map((attribute) => attribute.levels.i
 const personaText = (levels) => data.attributes.map((attribute, i) => attribute.levels[levels[i]]).filter(Boolean).join(", ") || "anyone";
 
 function questions() {
-  if (!data.packing) return [h("h2", {}, "Question explorer"), h("p", { class: "note warn" }, "There are too many answers for one page; predictions.parquet of each run has them all.")];
+  if (!data.explorer) return [h("h2", {}, "Question explorer"), h("p", { class: "note warn" }, "There are too many answers for one page; predictions.parquet of each run has them all.")];
   const place = data.attributes.map((attribute) =>
     choice(title(attribute.name), "p." + attribute.name, [["", "not named"], ...attribute.levels.map((level) => [level, level])]));
   const toggles = [["", "none"], ...data.attributes.filter((one) => one.levels.length > 1).map((one) => [one.name, `${title(one.name)}: ${one.levels[0]} \u2192 ${one.levels[1]}`])];
@@ -114,7 +114,7 @@ function shown(answers, question) {
   const columns = [{ key: "option", label: "Option", text: (row) => row.label, value: (row) => row.place },
     ...sources.map((name, source) => ({ key: name, label: name, value: (row) => shares[source][row.place],
       text: (row) => (which < 0 ? fixed : signed)(100 * shares[source][row.place]) }))];
-  return [key, h("figure", {}, distribution(question.options, sources, shares, which >= 0), h("figcaption", {}, caption, data.packing.levels < 255 ? ` Shown to within ${fixed(100 / data.packing.levels, 0)} %.` : "")),
+  return [key, h("figure", {}, distribution(question.options, sources, shares, which >= 0), h("figcaption", {}, caption)),
     numbers(sortable({ columns, rows: question.options.map((label, place) => ({ label, place })), caption: `${which < 0 ? "Per cent of answers" : "Change in percentage points"}, ${caption}` }))];
 }
 

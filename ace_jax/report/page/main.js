@@ -8,7 +8,7 @@ const START_ALL = [ALL, "All"];
 function scope() {
   return h("div", { class: "scope", role: "group", "aria-label": "What is shown" }, h("div", { class: "controls" },
     choice("Country", "country", [START_ALL, ...data.countries.map((one) => [one.code, one.name])]),
-    data.topics.length ? choice("Topic", "topic", [START_ALL, ...data.topics.map((topic) => [topic, topic])]) : null,
+    choice("Topic", "topic", [START_ALL, ...data.topics.map((topic) => [topic, topic])]),
     choice("Attribute", "attribute", [START_ALL, ...data.attributes.map((one) => [one.name, title(one.name)])]),
     choice("Granularity", "granularity", data.granularities.map((g) => [g, `${plural(+g, "attribute")} (G = ${g})`]))));
 }

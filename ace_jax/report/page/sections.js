@@ -1,7 +1,4 @@
 // The comparison taken apart: by country, by topic, by attribute; the audit; and what all of it is.
-const levelAt = indexed(tables.levels || [], "run", "country", "granularity", "attribute", "level");
-const levels = data.attributes.flatMap((attribute) => attribute.levels.map((level) => ({ attribute: attribute.name, level, label: level })));
-const byCountry = [...data.countries.map((country) => ({ ...country, label: country.name }))];
 const to = (code) => h("a", { href: "#", onclick: (event) => { event.preventDefault(); change({ country: code }); } }, countryName[code]);
 
 function countries() {
@@ -62,7 +59,6 @@ function unseen() {
       caption: `Alignment score of combinations that were held out, ${place()}` })];
 }
 function topicChart() {
-  if (!data.topics.length) return h("p", { class: "note" }, "Topics are not known: these runs were evaluated before questions.parquet was written beside the predictions.");
   const rows = data.topics.map((topic) => ({ topic, marks: runs.map((run) => scoreAt(run, state.country, topic, state.granularity)).filter(Boolean) }))
     .filter((row) => row.marks.length);
   if (!rows.length) return h("p", { class: "note" }, "No topic was asked here.");
@@ -81,15 +77,13 @@ function topicChart() {
 }
 
 function attributes() {
-  const needs = ["method", "granularity", "country", "topic", "attribute"];
   return [
     h("h2", {}, "By attribute"),
     h("p", {}, "An effect is what switching one attribute of a persona does to the answers. A method that knows people moves its answers as the survey's move."),
     runs.length > 1 ? h("div", { class: "controls" }, choice("Method shown", "method", runs.map((run) => [run, run]))) : null,
     view(["attribute", "country"], effectDistances),
-    view(["country", "epsilon", "method"], effectClasses),
+    view(["country", "epsilon"], effectClasses),
     view(["method", "country", "attribute"], effectTable),
-    view(["method", "granularity"], changes),
     view(["country"], influence),
   ];
 }
@@ -114,8 +108,7 @@ function effectClasses() {
   return [h("h3", {}, "Which way do effects go wrong?"),
     h("div", { class: "controls" }, h("label", {}, "Threshold (points)", epsilonChoice())),
     h("figure", {}, stacks(runs.filter((run) => share(run, KINDS[0])).map((run) => ({ label: run, parts: KINDS.map((kind) => share(run, kind).share / 100) })), KINDS),
-      h("figcaption", {}, `Share of the effects of country, attribute and topic, ${countryName[state.country]}. Aligned: no more than the threshold away from the survey's effect. Otherwise flipped (the other way), stereotyping (too strong) or erasure (too weak).`)),
-    transitionTable()];
+      h("figcaption", {}, `Share of the effects of country, attribute and topic, ${countryName[state.country]}. Aligned: no more than the threshold away from the survey's effect. Otherwise flipped (the other way), stereotyping (too strong) or erasure (too weak).`))];
 }
 function epsilonChoice() {
   const known = [...new Set(tables.classes.map((row) => String(row.epsilon)))];
@@ -123,17 +116,6 @@ function epsilonChoice() {
     known.map((value) => h("option", { value }, value)));
   select.value = state.epsilon;
   return select;
-}
-function transitionTable() {
-  const rows = (tables.transitions || []).filter((row) => row.run === state.method);
-  if (!rows.length) return null;
-  const share = indexed(rows, "before", "after");
-  const most = Math.max(...rows.map((row) => row.share));
-  const columns = [{ key: "before", label: `${first} \u2192 ${state.method}`, text: (row) => row.before, value: (row) => KINDS.indexOf(row.before) },
-    ...KINDS.map((kind) => ({ key: kind, label: kind, value: (row) => share(row.before, kind)?.share, text: (row) => fixed(share(row.before, kind)?.share),
-      tint: (row) => heat(share(row.before, kind)?.share, 0, most) }))];
-  return numbers(sortable({ columns, rows: KINDS.map((before) => ({ before })),
-    caption: `What became of each class, per cent of all effects of all countries, threshold ${data.epsilon}: ${first} in rows, ${state.method} in columns` }), `What became of each class under ${state.method}`);
 }
 function effectTable() {
   const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === state.method &&
@@ -147,20 +129,6 @@ function effectTable() {
     { key: "off", label: "Difference", text: (row) => signed(row.model_effect - row.data_effect), value: (row) => row.model_effect - row.data_effect },
   ];
   return numbers(sortable({ columns, rows, caption: `Effects by topic and attribute, ${countryName[state.country]} (points of the scale from first to last option)` }), `Effects of ${state.method} by topic and attribute`);
-}
-function changes() {
-  if (runs.length < 2 || !tables.levels) return null;
-  const at = (row, column) => {
-    const [was, is] = [first, state.method].map((run) => levelAt(run, row.code, state.granularity, column.attribute, column.level));
-    if (!was || !is) return null;
-    return { value: is.score - was.score, tip: `${row.label}, ${column.label}\n${first} ${fixed(was.score)} \u2192 ${state.method} ${fixed(is.score)} (${signed(is.score - was.score)})` };
-  };
-  const changed = byCountry.flatMap((row) => levels.map((level) => at(row, level)?.value)).filter(known);
-  if (!changed.length) return null;
-  return [h("h3", {}, `Who gains, and who loses, from ${first} to ${state.method}?`),
-    h("figure", { class: "scroll" }, bubbles({ rows: byCountry, columns: levels, at, width: Math.min(860, pageWidth()),
-      label: `Change of the alignment score by country and level, ${first} to ${state.method}` }),
-    h("figcaption", {}, `Area: size of the change at ${granularityText(state.granularity)}, from ${signed(Math.min(...changed))} to ${signed(Math.max(...changed))} points. Full discs gain, hollow ones lose. Hover for values.`))];
 }
 function influence() {
   const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === first);
