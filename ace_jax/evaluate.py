@@ -22,23 +22,8 @@ from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.errors import InputError
-from ace_jax.evaluation.answers import (
-    UNALTERED,
-    Answers,
-    Variant,
-    alterations,
-    reference_answers,
-    unknown_scales,
-)
-from ace_jax.evaluation.record import (
-    EvaluationSet,
-    requested_model,
-    requested_set,
-    result_tables,
-    run_record,
-    shown,
-    write_output,
-)
+from ace_jax.evaluation import answers as answering
+from ace_jax.evaluation import record as recording
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
@@ -55,15 +40,19 @@ def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> No
     stop = stop_on_sigterm()
     adapter = Path(config.adapter.path) if config.adapter.path else None
     record = adapter_experiment(adapter) if adapter else None
-    scored = requested_set(config, record)
+    scored = recording.requested_set(config, record)
     log(f"survey: {scored.survey.described()}, {len(scored.cells)} cells of {scored.part}")
     log(f"held out ({scored.split.spec}): {scored.held_out.describe()}")
     with Claim(workdir) as claim:
         on_first(claim.hold)
         if config.reference is not None:
-            answers, run = ask_reference(config, scored, claim)
+            if config.audit or adapter:
+                raise InputError("audit, adapter.path: need a model; leave both out with reference")
+            answers, run = recording.answer_by_reference(config.reference, scored)
+            SavedAnswers(workdir, run).check()
+            on_first(claim.make)
         else:
-            settings = requested_model(config, record)
+            settings = recording.requested_model(config, record)
             model = LanguageModel.from_pretrained(
                 adapter or settings["base"],
                 **settings,
@@ -72,28 +61,28 @@ def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> No
             )
             marks = model.marks(scored, allowed)
             answers, run = ask_model(model, config, scored, marks, claim, stop)
-        tables = result_tables(scored, answers)
-        on_first(lambda: write_output(workdir, tables, run))
+        tables = recording.result_tables(scored, answers)
+        on_first(lambda: recording.write_output(workdir, tables, run))
         name = config.reference or ("adapter" if adapter else "base model")
         on_first(lambda: score_by_granularity({name: tables["scores.csv"]}, workdir / "scores.png"))
         on_first(lambda: delete_saved(workdir))
-    on_first(lambda: print(shown(tables)))
+    on_first(lambda: print(recording.shown(tables)))
     log(f"predictions and scores: {workdir}")
 
 
 def ask_model(
     model: LanguageModel,
     config: ConfigDict,
-    scored: EvaluationSet,
+    scored: recording.EvaluationSet,
     marks: tuple[str, ...],
     claim: Claim,
     stop: threading.Event,
-) -> tuple[dict[str, Answers], dict[str, Any]]:
+) -> tuple[dict[str, answering.Answers], dict[str, Any]]:
     """Returns a model's answers by way of asking, and run.json; saves the answers meanwhile."""
     log(f"model: {model}")
-    ways = {UNALTERED: Variant(model.style)}
+    ways = {answering.UNALTERED: answering.Variant(model.style)}
     if config.audit:
-        ways |= alterations(model.style)
+        ways |= answering.alterations(model.style)
     prompts = {
         name: model.tokenize(way.texts(scored.cells, scored.dataset)) for name, way in ways.items()
     }
@@ -105,20 +94,6 @@ def ask_model(
     on_first(claim.make)
     answers = model.ask(prompts, **config.batch, saved=saved, stop=stop)
     return {name: way.in_order(answers[name]) for name, way in ways.items()}, run
-
-
-def ask_reference(
-    config: ConfigDict, scored: EvaluationSet, claim: Claim
-) -> tuple[dict[str, Answers], dict[str, Any]]:
-    """Returns the answers of `reference`, which needs no model, and run.json."""
-    if config.audit or config.adapter.path:
-        raise InputError("audit, adapter.path: need a model; leave both out beside reference")
-    answers = reference_answers(config.reference, scored.cells, scored.dataset, scored.seen)
-    marks = unknown_scales(config.reference, scored.cells, scored.dataset, scored.seen)
-    run = run_record(scored, reference=config.reference, marks=marks)
-    SavedAnswers(claim.workdir, run).check()
-    on_first(claim.make)
-    return {UNALTERED: answers}, run
 
 
 def cli() -> None:

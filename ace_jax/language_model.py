@@ -278,16 +278,16 @@ class LanguageModel:
 
         Returns:
           A row a persona, question and option: country, the attributes, question_id, option (its
-          text), p (float64, sums to 1 over a question's options) and option_mass (probability of
-          all options before renormalising).
+          text), p (float64) and option_mass (of all options, before renormalising).
 
         Raises:
-          InputError: a persona without a country, or an attribute or level that the adapter's
-            survey does not have.
+          InputError: nothing to ask, or a country, attribute or level that is not known.
         """
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
-        # The attributes stand in the survey's order, as the adapter has learned them.
+        if not (questions and personas):
+            raise InputError("answer: give at least one question and one persona")
+        # The prompt names attributes in the survey's order, as in training.
         fields = ["country", *names]
         ordered = [{name: one[name] for name in fields if name in one} for one in personas]
         asked = [(persona, question) for question in questions for persona in ordered]
@@ -347,7 +347,6 @@ class LanguageModel:
         *,
         holdout: Split | None = None,
         allow_mismatch: Sequence[str] = (),
-        batch_size: int = BATCH_SIZE,
     ) -> pd.DataFrame:
         """Asks for the answers to a survey's cells and scores them, as `evaluate` does.
 
@@ -356,7 +355,6 @@ class LanguageModel:
           split: which cells: `held_out`, `train` or `all`.
           holdout: what training must not have seen; None: the adapter's.
           allow_mismatch: fields of the adapter's record that may be contradicted.
-          batch_size: prompts that share a trie.
 
         Returns:
           The columns of predictions.parquet. `attrs["ace_jax"]` holds the content of run.json and
@@ -369,7 +367,7 @@ class LanguageModel:
         marks = self.marks(scored, tuple(allow_mismatch))
         cells = scored.cells
         prompts = self.tokenize(render_cells(cells, scored.dataset, self.style))
-        answers = self.ask({"": prompts}, size=batch_size)[""]
+        answers = self.ask({"": prompts})[""]
         predictions = predictions_table(cells, answers)
         predictions.attrs["ace_jax"] = {
             "run": self.run_record(scored, marks),

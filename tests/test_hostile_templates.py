@@ -27,6 +27,7 @@ FILES = [
 TOO_MUCH = [
     "{{ range(10**9)|list }}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{{ 'x' * 2000000 }}",
 ]
 
 

@@ -19,6 +19,8 @@ from ace_jax.evaluation.answers import (
     answers_table,
     audit_table,
     predictions_table,
+    reference_answers,
+    unknown_scales,
 )
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
@@ -221,6 +223,16 @@ def run_record(
         "held_out": {name: list(ids) for name, ids in asdict(scored.held_out).items()},
         "marks": list(marks),
     }
+
+
+def answer_by_reference(
+    name: str, scored: EvaluationSet
+) -> tuple[dict[str, Answers], dict[str, Any]]:
+    """Returns a reference's answers, which need no model, and the content of run.json."""
+    cells, dataset, seen = scored.cells, scored.dataset, scored.seen
+    answers = reference_answers(name, cells, dataset, seen)
+    marks = unknown_scales(name, cells, dataset, seen)
+    return {UNALTERED: answers}, run_record(scored, reference=name, marks=marks)
 
 
 def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict[str, pd.DataFrame]:

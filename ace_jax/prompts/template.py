@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ace_jax.errors import InputError
 
 BUILT_IN_FILES = Path(__file__).parent / "templates"
+LONGEST = 1 << 20  # characters of a prompt
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 STYLES = {
     "number": [str(number) for number in range(1, 27)],
@@ -80,7 +81,8 @@ class PromptTemplate:
     ) -> str:
         """Returns the prompt for one persona (level by attribute) and question.
 
-        Raises `InputError` where the template does what the sandbox forbids, or fails.
+        Raises `InputError` if the template does what the sandbox forbids, fails, or gives too long
+        a text.
         """
         variables = {
             "country": country,
@@ -93,6 +95,11 @@ class PromptTemplate:
         except Exception as error:  # a template of the user's can raise anything
             reason = f"{type(error).__name__}: {_one_line(error)}"
             raise InputError(f"prompt.template: {self.name}: {reason}") from None
+        if len(text) > LONGEST:
+            raise InputError(
+                f"prompt.template: {self.name}: a prompt has {len(text)} characters, more than "
+                f"{LONGEST}; shorten the template"
+            )
         return text.rstrip() + "\n"
 
 
