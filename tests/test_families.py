@@ -27,6 +27,12 @@ SIZES = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 FAMILIES = {
     "llama2": {"model_type": "llama", "num_key_value_heads": 4},
     "llama2-linear": {
@@ -45,6 +51,7 @@ FAMILIES = {
     "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 32},
     "mistral-windowed": {"model_type": "mistral", "sliding_window": 256},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen2.5-yarn": {"model_type": "qwen2", "rope_parameters": YARN},
     "qwen2-windowed": {
         "model_type": "qwen2",
         "use_sliding_window": True,
@@ -87,7 +94,7 @@ def changed(family, **fields):
     return json.loads((family[0] / "config.json").read_text()) | fields
 
 
-@pytest.mark.parametrize("rope_type", ["dynamic", "yarn", "longrope", "su"])
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "su"])
 def test_an_unknown_rope_is_refused_by_name(family, rope_type):
     config = changed(family, rope_parameters=STRETCHED_ROPE | {"rope_type": rope_type})
     with pytest.raises(InputError, match=f"rope type '{rope_type}' is not supported"):
@@ -97,6 +104,18 @@ def test_an_unknown_rope_is_refused_by_name(family, rope_type):
 def test_a_window_is_kept_to_refuse_longer_prompts(family):
     config = open_checkpoint(str(family[0])).config
     assert config.window == (256 if family[0].name.startswith(("mistral-w", "qwen2-w")) else None)
+
+
+def test_yarn_may_state_its_attention_factor():
+    config = {"architectures": ["Qwen2ForCausalLM"], "vocab_size": 8, "rms_norm_eps": 1e-6}
+
+    def scale(**rope):
+        return LlamaConfig.from_hf(config | SIZES | {"rope_parameters": YARN | rope}).rope.scale
+
+    assert scale(attention_factor=0.7) == 0.7
+    assert scale(mscale=1.0, mscale_all_dim=1.0) == 1
+    assert scale() == scale(mscale=0.7) > 1
+    assert scale(factor=1.0) == 1
 
 
 def test_the_families_that_are_supported_are_named():

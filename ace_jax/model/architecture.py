@@ -20,9 +20,13 @@ from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS
 # The largest value of each size in config.json, far beyond any model. Shapes and names are made
 # from these sizes long before a weight is read, so a huge one would fill the memory.
 LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
     "num_hidden_layers": 1 << 12,
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "head_dim"), 1 << 14),
-    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 1 << 24),
+    "num_attention_heads": 1 << 14,
+    "num_key_value_heads": 1 << 14,
+    "head_dim": 1 << 14,
     "sliding_window": 1 << 40,
 }
 
@@ -68,6 +72,8 @@ class Rope:
     """Base of the geometric series of frequencies."""
     factors: tuple[float, ...] | None = None
     """Divisor of each frequency; None means 1."""
+    scale: float = 1.0
+    """Factor on cosines and sines (YaRN's attention factor)."""
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
@@ -86,6 +92,8 @@ class Rope:
             return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
         if kind == "llama3":
             return cls(theta, _llama3(rope, _series(theta, head_dim)))
+        if kind == "yarn":
+            return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
         raise InputError(f"rope type {kind!r} is not supported")
 
     def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
@@ -98,7 +106,7 @@ class Rope:
     ) -> Float[Array, "R N 2 {head_dim}//2"]:
         """Returns the cosines and the sines of every node's angles."""
         angle = position[:, :, None] * jnp.asarray(self.frequencies(head_dim))[None, None, :]
-        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2)
+        return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=2) * self.scale
 
 
 def rotate(
@@ -171,7 +179,7 @@ class LlamaConfig:
         heads = config["num_attention_heads"]
         head_dim = config.get("head_dim") or family.head_dim or config["hidden_size"] // heads
         epsilon, rope = float(config["rms_norm_eps"]), Rope.from_hf(config, head_dim)
-        for number in (epsilon, rope.theta, *(rope.factors or ())):
+        for number in (epsilon, rope.theta, rope.scale, *(rope.factors or ())):
             if not 0 < number < math.inf:
                 raise InputError(f"the norms or RoPE use {number!r:.40}, not a positive number")
         return cls(
@@ -220,7 +228,41 @@ def _series(theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
 def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> tuple[float, ...]:
     # Frequencies with fewer than `low` rotations in the original context are divided by `factor`.
     # Those with more than `high` rotations stay. Those in between are interpolated.
-    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], float(rope["factor"])
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     keep = np.clip((times - low) / (high - low), 0, 1)
+    return _mixed(keep, float(rope["factor"]))
+
+
+def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, ...]:
+    """YaRN (Peng et al., 2023) interpolates over channels instead of frequencies."""
+    original = rope["original_max_position_embeddings"]
+
+    def channel(times: float) -> float:
+        # The channel with this many rotations in the original context.
+        return head_dim * math.log(original / (times * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = channel(float(rope.get("beta_fast") or 32))
+    last = channel(float(rope.get("beta_slow") or 1))
+    if rope.get("truncate", True):
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    width = last - first or 0.001
+    stretched = np.clip((np.arange(head_dim // 2, dtype=np.float32) - first) / width, 0, 1)
+    return _mixed(1 - stretched, float(rope["factor"]))
+
+
+def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
     return tuple((1 / (keep + (1 - keep) / factor)).tolist())
+
+
+def _yarn_scale(rope: Mapping[str, Any]) -> float:
+    def scale(weight: float) -> float:
+        factor = float(rope["factor"])
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
+    return scale(1.0)
