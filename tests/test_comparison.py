@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from ace_jax.survey.selection import TIERS
 from survey_tables import answered, persona_table, questions_of
 
 from ace_jax.errors import InputError
@@ -16,6 +15,7 @@ from ace_jax.evaluation.comparison import (
     tier_scores,
 )
 from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.readers.sources import TIERS
 from ace_jax.survey.split import PAPER_PERSONAS
 
 QUESTIONS = tuple(f"q{i}" for i in range(12))

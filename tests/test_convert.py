@@ -353,7 +353,10 @@ def test_inspect_tells_of_a_run_that_was_killed(finished, tmp_path, capsys):
     ("arguments", "message"),
     [
         ("export-adapter --run {run} --step 3", r"--step 3: .* has .*12"),
-        ("export-adapter --run {tiny}", r"is not a run of train \(experiment\.json is missing"),
+        (
+            "export-adapter --run {tiny}",
+            r"not a run of ace_jax\.train, experiment\.json is",
+        ),
         (
             "export-adapter --run {run} --scores {run}",
             r"not an output of ace_jax\.evaluate, run\.json is missing",

@@ -95,9 +95,9 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     ("changes", "message"),
     [
         ({"p": np.array([0.5, 0.5])}, "row 1 has a p not as long as its options"),
-        ({"p": np.array([0.5, np.nan, 0.5])}, "row 1 has a p of other than shares"),
-        ({"p": np.array([1.5, -0.5, 0.0])}, "row 1 has a p of other than shares"),
-        ({"p": np.array([0.5, 0.5, 0.5])}, "row 1 has a p of other than shares that sum to 1"),
+        ({"p": np.array([0.5, np.nan, 0.5])}, "row 1 has a p with shares below 0 or not of sum 1"),
+        ({"p": np.array([1.5, -0.5, 0.0])}, "row 1 has a p with shares below 0 or not of sum 1"),
+        ({"p": np.array([0.5, 0.5, 0.5])}, "row 1 has a p with shares below 0 or not of sum 1"),
         ({"question_id": "q2"}, r"cells.parquet: row 1 has a question_id that"),
         ({"gender": "Male"}, "row 1 repeats the persona"),
         ({"gender": "Female "}, "row 1 has a gender that is no level of it"),

@@ -52,7 +52,7 @@ def test_what_is_kept_changes_memory_and_nothing_else(checkpoint, survey, mesh):
     base = load_base(abstract_model(checkpoint.config, LORA, FLOAT32).base, checkpoint.source, mesh)
     found, memory = {}, {}
     for remat in ("none", "matmuls", "full"):
-        deep = replace(checkpoint.config, num_layers=8)
+        deep = replace(checkpoint.config, num_layers=4)
         abstract = abstract_model(deep, LORA, FLOAT32, remat=remat)
         run, batch = gradient_of(abstract, survey)
         compiled = run.trace(abstract.lora, abstract.base, *batch).lower().compile()

@@ -26,7 +26,7 @@ from ace_jax.evaluation.uncertainty import (
     in_order,
     with_all_countries,
 )
-from ace_jax.survey.selection import TIERS
+from ace_jax.survey.readers.sources import TIERS
 
 # A method's cells, or the cells of each of its seeds.
 Cells = pd.DataFrame | Sequence[pd.DataFrame]

@@ -21,7 +21,7 @@ from ace_jax.evaluation.effects import class_shares, effect_summary, effect_tabl
 from ace_jax.evaluation.uncertainty import ALL, Average
 from ace_jax.report.runs import Method, Run, known_questions, marks_of
 from ace_jax.survey.personas import Attribute
-from ace_jax.survey.selection import TIERS
+from ace_jax.survey.readers.sources import TIERS
 
 EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
 EPSILONS = (0.5, EPSILON, 2.0, 3.0, 5.0)

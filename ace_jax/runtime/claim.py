@@ -28,6 +28,8 @@ class Claim:
         """Raises `InputError` if another job holds the directory, or it has another experiment."""
         self.hold()
         file = self.workdir / FILE
+        if not file.exists() and (self.workdir / "checkpoints").exists():
+            raise InputError(f"{self.workdir} holds a run without {FILE}; {OTHER_WORKDIR}")
         if file.exists() and (differing := read_experiment(file).differences(experiment)):
             raise InputError(
                 f"{self.workdir} holds a run with another {', '.join(differing)}; {OTHER_WORKDIR}"

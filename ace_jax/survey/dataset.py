@@ -216,7 +216,7 @@ def _check_cells(
         p = cells[name]
         _check_rows(p.map(len) != expected, f"has a {name} not as long as its options", path)
         sound = p.map(lambda share: bool((share >= 0).all() and abs(share.sum() - 1) <= 1e-6))
-        _check_rows(~sound, f"has a {name} of other than shares that sum to 1", path)
+        _check_rows(~sound, f"has a {name} with shares below 0 or not of sum 1", path)
     # Cells are looked up by persona, so each may be there once.
     names = [attribute.name for attribute in attributes]
     same = cells[["country", "question_id", *names]].duplicated()
