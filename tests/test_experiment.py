@@ -14,8 +14,12 @@ from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.prompts.encode import Question
+from ace_jax.recipe import load_config
 from ace_jax.survey.dataset import read_dataset, write_dataset
+from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import Split
+from ace_jax.training.data import training_data
+from ace_jax.training.run import fine_tune
 
 QUESTIONS = ("natspac", "natenvir", "natheal", "abany")
 
@@ -253,3 +257,38 @@ def test_a_persona_that_cannot_be_is_refused(run, persona, message):
 def test_a_question_that_cannot_be_is_refused(text, options, message):
     with pytest.raises(InputError, match=message):
         Question(text, options)
+
+
+def test_fine_tuning_from_python_uses_the_models_own_prompt(tiny_checkpoint, survey, tmp_path):
+    model = LanguageModel.from_pretrained(tiny_checkpoint, prompt="persona_first")
+    data = load_survey(survey)
+    fields = {
+        "data.questions": QUESTIONS,
+        "data.min_n": 140,
+        "lora.rank": 2,
+        "batch.unit": "pair",
+        "batch.row_lengths": (512,),
+        "optimizer.learning_rate": 1e-2,
+    }
+    run = fine_tune(
+        model, data, split=Split.questions(["natspac"]), workdir=tmp_path, seed=3, max_steps=1,
+        changes=fields,
+    )  # fmt: skip
+    record = run.experiment
+    assert (record.prompt.template, record.seed) == ("persona_first", 3)
+    assert record.held_out.questions == ("natspac",)
+    assert record.survey.path == str(survey)
+    assert len(run.metrics) == 1
+    config = load_config("methods:joint").unlock()
+    config.update_from_flattened_dict(fields | {"data.path": str(survey)})
+    config.prompt.template = "persona_first"
+    seen = training_data(config, Split.questions(["natspac"]))
+    assert record.survey.examples == seen.survey.examples
+    tuned = LanguageModel.from_pretrained(run.adapter)
+    assert tuned.style.template.name == "persona_first"
+    with pytest.raises(InputError, match="takes a base model"):
+        fine_tune(tuned, data, split=Split(), workdir=tmp_path / "other")
+    with pytest.raises(InputError, match="there is no such field"):
+        fine_tune(model, data, split=Split(), workdir=tmp_path / "other", changes={"lora.rnk": 1})
+    with pytest.raises(InputError, match="has no method 'sft'"):
+        fine_tune(model, data, split=Split(), workdir=tmp_path / "other", recipe="sft")

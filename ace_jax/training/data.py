@@ -52,7 +52,10 @@ class TrainingData:
 
 
 def training_data(
-    config: ConfigDict, split: Split | None = None, source: Source | None = None
+    config: ConfigDict,
+    split: Split | None = None,
+    source: Source | None = None,
+    style: PromptStyle | None = None,
 ) -> TrainingData:
     """Splits a survey into what training sees and what it does not.
 
@@ -65,7 +68,7 @@ def training_data(
     weight = config.objective.pair_weight
     if isinstance(source, Dataset):
         dataset = select_questions(source, config.data.questions)
-        style = PromptStyle.of(**config.prompt)
+        style = style or PromptStyle.of(**config.prompt)
         held_out = split.held_out(dataset)
         pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
         ends = pairs[["cell_0", "cell_1"]].to_numpy()

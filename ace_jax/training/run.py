@@ -98,7 +98,7 @@ def fine_tune(
             "fine_tune: takes a base model; to go on from an adapter set lora.init_from"
         )
     config = load_config(f"methods:{recipe}") if isinstance(recipe, str) else recipe
-    config = config.copy_and_resolve_references().unlock()
+    config = config.copy_and_resolve_references().lock()  # unknown fields are refused
     try:
         config.update_from_flattened_dict(dict(changes or {}))
     except KeyError as error:
@@ -129,7 +129,8 @@ def train(
     recipe = Recipe.of(config, peft.adapter_config(config.lora))
     policy = Policy(**config.checkpoint)
     check_wandb(config.log.wandb)
-    data = training_data(config, split, source)
+    style = model.style if model else PromptStyle.of(**config.prompt)
+    data = training_data(config, split, source, style)
     units = Units.cut(data.train, recipe.batch)
     schedule = Schedule(recipe.objective.stages, units.steps_per_epoch)
     last_step = schedule.last_step(config.max_steps)
@@ -137,7 +138,7 @@ def train(
 
     model = model or LanguageModel.from_pretrained(
         config.model.path,
-        prompt=PromptStyle.of(**config.prompt),
+        prompt=style,
         dtype=config.model.dtype,
         quantization=config.model.quantization,
         mesh=make_mesh(**config.mesh),
@@ -157,8 +158,16 @@ def train(
         unseen = model.tokenize(data.validation.prompts)
         shapes = model.shapes(unseen, *sizes)
         held_out = validation_batches(data.validation, unseen, shapes, collate.max_cells)
-    said = data.survey, split, data.held_out, Prompt.of(model.style), recipe, config.seed
-    experiment = Experiment(model.record, *said, versions())
+    experiment = Experiment(
+        model=model.record,
+        survey=data.survey,
+        split=split,
+        held_out=data.held_out,
+        prompt=Prompt.of(style),
+        recipe=recipe,
+        seed=config.seed,
+        versions=versions(),
+    )
     on_first(lambda: claim.check(experiment))
     agreement = Agreement(mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
