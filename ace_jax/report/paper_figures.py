@@ -137,6 +137,8 @@ def _topics(findings: Findings, panels: Panels, path: Path, title: str) -> None:
                 of = rows[rows["run"] == name].set_index("topic")["score"].reindex(topics)
                 axis.plot(of, range(len(topics)), linestyle="none", **look)
             axis.set_yticks(range(len(topics)), map(plain, topics))
+            axis.set_ylim(-0.5, len(topics) - 0.5)
+            axis.margins(x=0.1)
             axis.grid(alpha=0.3)
         legend_below(figure, [Line2D([], [], linestyle="none", **look) for look in looks.values()])
         figure.suptitle(f"Alignment score by topic, {title}")
