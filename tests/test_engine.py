@@ -121,7 +121,7 @@ def collate(examples, prompts, length, multiple):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     survey=surveys(),
     # A row of 16 holds one or two prompts, one of 64 most surveys.

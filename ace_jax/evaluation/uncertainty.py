@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 Average = Literal["nested", "flat"]
 AVERAGES: tuple[Average, ...] = ("nested", "flat")
@@ -75,7 +75,7 @@ class Averaging:
         square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(seeds - 1, 1)
         # Satterthwaite's degrees of freedom, infinite if no variance was estimated.
         degrees = np.divide(square**2, spread, out=np.full_like(mean, np.inf), where=spread > 0)
-        half = student.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(square)
+        half = stdtrit(degrees, (1 + LEVEL) / 2) * np.sqrt(square)
         return pd.DataFrame(dict(zip(names, (mean, mean - half, mean + half), strict=True)))
 
     def sampling_errors(self, variance: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
