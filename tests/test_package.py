@@ -24,6 +24,17 @@ def test_a_bare_import_loads_nothing_large():
     assert shown.stdout == "[]\n", shown.stderr
 
 
+def test_a_message_starts_no_device():
+    program = (
+        "import jax; from ace_jax.runtime.progress import log, progress, show_messages; "
+        "show_messages(); log('here'); progress('x', 'step', 0, 1).close(); "
+        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert shown.stdout == "False\n", shown.stderr
+    assert "here" in shown.stderr
+
+
 def test_every_public_name_is_there_and_documented():
     for name in ace_jax.__all__:
         assert getattr(ace_jax, name).__doc__, name

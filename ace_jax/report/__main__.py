@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (name.strip() and equals and directory):
             raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
         runs.setdefault(name, []).append(Path(directory))
-    log(f"comparing {len(runs)} methods")
+    log(f"comparing {len(runs)} method(s)")
     comparison = compare(runs, average=options.average)
     log("writing tables, figures and the page")
     comparison.save(options.output)

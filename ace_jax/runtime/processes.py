@@ -4,6 +4,7 @@ Every process builds the same batches from the same seed and puts its own device
 a job may go on with another number of processes.
 """
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from ace_jax.errors import InputError, Stopped
 from ace_jax.model.sharding import place, replicated
+from ace_jax.runtime.progress import LOGGER
 
 # How long a process that ends waits for the others; after success all arrive together.
 SHUTDOWN_SECONDS = 30
@@ -48,6 +50,8 @@ def start(
             "SLURM, TPU VMs and JobSet give distributed.coordinator (host:port), num_processes and "
             "process_id"
         ) from None
+    if not is_first():
+        LOGGER.setLevel(logging.WARNING)
 
 
 def is_first() -> bool:

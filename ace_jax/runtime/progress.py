@@ -8,7 +8,6 @@ import logging
 import sys
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 LOGGER = logging.getLogger("ace_jax")
@@ -28,9 +27,8 @@ def show_messages() -> None:
 
 
 def log(message: str) -> None:
-    """Logs a message once, on process 0."""
-    if LOGGER.isEnabledFor(logging.INFO) and jax.process_index() == 0:
-        LOGGER.info(message)
+    """Logs a message; of several processes only process 0 shows it (`processes.start`)."""
+    LOGGER.info(message)
 
 
 class _Lines:
@@ -52,5 +50,5 @@ def progress(name: str, unit: str, done: int, total: int) -> Any:
     if not sys.stderr.isatty():
         line = "{desc}: {unit} {n_fmt} of {total_fmt}{postfix}"
         shown = {"file": _Lines(), "mininterval": SECONDS_A_LINE, "bar_format": line, "ncols": 200}
-    silent = not LOGGER.isEnabledFor(logging.INFO) or jax.process_index() != 0
+    silent = not LOGGER.isEnabledFor(logging.INFO)
     return tqdm(total=total, initial=done, unit=unit, desc=name, disable=silent, **shown)
