@@ -14,10 +14,6 @@ SETTINGS = SMALL | {
     "max_steps": 8,
     "validation.every_steps": 3,
 }
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles sooner, runs later
-}
 
 
 def free_port():
@@ -26,19 +22,19 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(workdir, checkpoint, processes, cache, devices=8, **changes):
+def start(workdir, checkpoint, processes, devices=8, **changes):
     """Starts `train` with so many devices in all; returns its processes."""
     changed = {name.replace("__", "."): value for name, value in changes.items()}
     settings = SETTINGS | {"model.path": checkpoint} | changed
     line = command("train", "quickstart.py", workdir, *fields(settings))
-    return launch(line, processes, cache, devices)
+    return launch(line, processes, devices)
 
 
 def fields(settings):
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
-def launch(line, processes, cache, devices=8):
+def launch(line, processes, devices=8):
     """Starts a command line in so many processes, with so many devices in all."""
     joined, numbers = [], [[]]
     if processes > 1:
@@ -50,15 +46,10 @@ def launch(line, processes, cache, devices=8):
             }
         )
         numbers = [fields({"distributed.process_id": number}) for number in range(processes)]
-    of_all = {
-        "JAX_NUM_CPU_DEVICES": str(devices // processes),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     return [
         subprocess.Popen(
             [*line, *joined, *number],
-            env=os.environ | ENVIRONMENT | of_all,
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices // processes)},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,  # gloo tells there who has joined
             stderr=subprocess.PIPE,

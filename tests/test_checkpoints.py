@@ -25,8 +25,8 @@ CLOCKED = ("seconds", "pairs_per_second", "tokens_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

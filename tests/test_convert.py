@@ -32,8 +32,8 @@ NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfl
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

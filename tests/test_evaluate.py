@@ -40,8 +40,8 @@ SCORES = ["country", "granularity", "n_cells", "n_questions", "score", "ci_low",
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

@@ -49,8 +49,8 @@ runpy.run_module("ace_jax.evaluate", run_name="__main__")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 
@@ -138,8 +138,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
         workdir: [*command("evaluate", "evaluate.py:quickstart", workdir), *fields(settings)]
         for workdir in (one, two)
     }
-    cache = tmp_path_factory.mktemp("compiled")
-    alone, both = launch(lines[one], 1, cache), launch(lines[two], 2, cache)
+    alone, both = launch(lines[one], 1), launch(lines[two], 2)
     while (said := both[0].stderr.readline()) and not said.startswith("evaluate: batch"):
         pass
     both[1].send_signal(signal.SIGTERM)
@@ -147,7 +146,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     assert statuses(both) == [42, 42], said
     done = int(re.fullmatch("stopped after batch (\\d+) of 40; .*", said.splitlines()[-1])[1])
 
-    again = launch(lines[two], 2, cache)
+    again = launch(lines[two], 2)
     said, quiet = ended(again)
     assert statuses(again) == [0, 0], said
     assert "8 cpu device(s) of 2 process(es)" in said

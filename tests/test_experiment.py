@@ -25,8 +25,8 @@ QUESTIONS = ("natspac", "natenvir", "natheal", "abany")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from processes import ENVIRONMENT, SETTINGS
+from processes import SETTINGS
 from test_train import ROOT, metrics_of
 
 LAUNCH = ROOT / "launch"
@@ -124,7 +124,7 @@ def test_two_processes_are_launched_and_told_to_stop(tiny_checkpoint, tmp_path):
     arguments = [f"--config.{name}={value}" for name, value in settings.items()]
     running = subprocess.Popen(
         ["bash", LAUNCH / "gpu_2x.sh", "quickstart", workdir, *arguments],
-        env=os.environ | ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(tmp_path)},
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,7 +146,7 @@ def test_where_one_process_dies_the_other_is_not_waited_for(tmp_path):
     """Dead before it has joined: jax gives it five minutes."""
     running = subprocess.Popen(
         ["bash", LAUNCH / "gpu_2x.sh", "quickstart", tmp_path / "run"],
-        env=os.environ | ENVIRONMENT | {"GRACE": "1"},
+        env=os.environ | {"GRACE": "1"},
         stderr=subprocess.PIPE,
         start_new_session=True,
     )

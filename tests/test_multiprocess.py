@@ -12,15 +12,10 @@ from test_train import metrics_of
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_checkpoint, tmp_path_factory, cache):
+def runs(tiny_checkpoint, tmp_path_factory):
     """The same run in one process and in two; what the two said."""
     alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
-    one, two = (start(alone, tiny_checkpoint, 1, cache), start(together, tiny_checkpoint, 2, cache))
+    one, two = (start(alone, tiny_checkpoint, 1), start(together, tiny_checkpoint, 2))
     said = ended(two)
     assert statuses(two) == [0, 0], said
     assert "error" not in (alone_said := ended(one)[0])
@@ -56,10 +51,10 @@ def test_one_process_writes_and_speaks(runs):
     assert "survey:" not in second and "train" not in second
 
 
-def test_sigterm_at_one_process_stops_both_at_one_step(runs, tiny_checkpoint, tmp_path, cache):
+def test_sigterm_at_one_process_stops_both_at_one_step(runs, tiny_checkpoint, tmp_path):
     alone, _, _ = runs
     stopped = tmp_path / "stopped"
-    running = start(stopped, tiny_checkpoint, 2, cache, max_steps=2000)
+    running = start(stopped, tiny_checkpoint, 2, max_steps=2000)
     metrics = stopped / "metrics.jsonl"
     while running[0].poll() is None and not (metrics.exists() and len(metrics_of(stopped)) > 1):
         time.sleep(0.05)
@@ -72,7 +67,7 @@ def test_sigterm_at_one_process_stops_both_at_one_step(runs, tiny_checkpoint, tm
 
     # One process of eight devices takes it up where two left it, as if it had not been stopped.
     whole, last = shutil.copytree(alone, tmp_path / "whole"), max(steps, 8) + 2
-    both = [start(run, tiny_checkpoint, 1, cache, max_steps=last)[0] for run in (stopped, whole)]
+    both = [start(run, tiny_checkpoint, 1, max_steps=last)[0] for run in (stopped, whole)]
     said = ended(both)
     assert statuses(both) == [0, 0], said
     assert f"training: step {steps} of {last}" in said[0]
@@ -81,10 +76,10 @@ def test_sigterm_at_one_process_stops_both_at_one_step(runs, tiny_checkpoint, tm
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
 
-def test_what_one_process_refuses_ends_all(runs, tiny_checkpoint, cache):
+def test_what_one_process_refuses_ends_all(runs, tiny_checkpoint):
     alone, _, _ = runs
     before = (alone / "experiment.json").read_text()
-    both = start(alone, tiny_checkpoint, 2, cache, seed=1)
+    both = start(alone, tiny_checkpoint, 2, seed=1)
     said = ended(both)
     assert statuses(both) == [1, 1]
     for line in said:

@@ -292,12 +292,10 @@ def test_a_wheel_without_the_file_is_refused(fetched, tmp_path):
 TOKEN = "hf_" + "Secret" * 6
 
 
-def test_a_token_is_told_to_nobody(
-    tiny_checkpoint, mesh, tmp_path, tmp_path_factory, monkeypatch, capfd
-):
+def test_a_token_is_told_to_nobody(tiny_checkpoint, mesh, tmp_path, monkeypatch, capfd):
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, TOKEN)
-    with quick_commands(mesh, tmp_path_factory):
+    with quick_commands(mesh):
         train.main(small_config(tiny_checkpoint, max_steps=1), tmp_path / "run")
     for path in ("some/llama", "/no/where"):
         with pytest.raises(InputError) as error:

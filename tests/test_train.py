@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import torch
-from jax.experimental.compilation_cache import compilation_cache
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 from torch_reference import Endpoint, Pair, total_loss
@@ -71,21 +69,13 @@ def small_config(checkpoint, **changes):
 
 
 @contextmanager
-def quick_commands(mesh, temporary):
-    """Commands run in this process take one device and compile nothing twice."""
-    before = jax.config.jax_compilation_cache_dir
+def quick_commands(mesh):
+    """Commands run in this process take one device."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (run_module, evaluate):
             patch.setattr(module, "make_mesh", lambda **_: mesh)
         show_messages()
-        _cache_compilations(temporary.getbasetemp() / "compiled")
         yield
-        _cache_compilations(before)
-
-
-def _cache_compilations(directory):
-    jax.config.update("jax_compilation_cache_dir", directory and str(directory))
-    compilation_cache.reset_cache()
 
 
 def command(name, config, workdir, *arguments):
@@ -99,8 +89,8 @@ def metrics_of(workdir):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

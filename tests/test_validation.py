@@ -25,8 +25,8 @@ LOSSES = ("validation_loss", "validation_anchor_loss", "validation_effect_loss")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick(mesh, tmp_path_factory):
-    with quick_commands(mesh, tmp_path_factory):
+def quick(mesh):
+    with quick_commands(mesh):
         yield
 
 

@@ -128,10 +128,9 @@ class Campaign:
     seconds: float = math.nan
 
     def start(self, name: str) -> list[Popen]:
-        cache = self.directory / "compiled"
         run = self.directory / name
         changes = SETTINGS | {"max_steps": self.steps}
-        return start(run, self.checkpoint, 2, cache, devices=2, **changes)
+        return start(run, self.checkpoint, 2, devices=2, **changes)
 
     def undisturbed(self, name: str) -> None:
         """Lets a run be done."""
