@@ -1,52 +1,18 @@
-"""What a program costs: operations of its matrix products, and the collectives of its HLO.
+"""What a step costs: operations of its matrix products, and the bytes that devices send.
 
 XLA's own count of operations takes a loop's body once; this one takes it once an iteration.
-Everything but matrix products is left out: it adds a few per cent. A collective inside a loop runs
-once an iteration, too. XLA for TPU splits a collective that overlaps with other work into several
-fused copies; only the copy that starts it counts.
+Everything but matrix products is left out: it adds a few per cent.
 """
 
 import math
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
+from jax.sharding import Mesh
 
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\n((?: .*\n)*)\}", re.MULTILINE)
-_INSTRUCTION = re.compile(
-    r"^ +(?:ROOT )?%?[\w.-]+ = (?P<type>.*?) (?P<op>[a-z][a-z\d-]*)\((?P<rest>.*)$", re.MULTILINE
-)
-_ARRAY = re.compile(r"\b(?:pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<dims>[\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=\{?(%[\w.-]+(?:, ?%[\w.-]+)*)")
-_CHANNEL = re.compile(r"channel_id=(\d+)")
-_ASYNCHRONOUS = '"AsyncCollectiveStart"'
-
-
-@dataclass(frozen=True)
-class Collective:
-    """A collective of one of `KINDS`, between `group` devices, `times` a call of the program.
-
-    `bytes` is the size of the whole arrays: after gathering, before scattering.
-    """
-
-    kind: str
-    bytes: int
-    group: int
-    times: int = 1
-
-    @property
-    def sent(self) -> float:
-        """Bytes that one device sends in one call of the program, if devices form a ring."""
-        if self.kind == "collective-permute":
-            return float(self.times * self.bytes)
-        rounds = 2 if self.kind == "all-reduce" else 1
-        return self.times * rounds * self.bytes * (self.group - 1) / self.group
+from ace_jax.model.llama import AbstractModel
 
 
 def matmul_flops(jaxpr: core.Jaxpr) -> int:
@@ -73,86 +39,32 @@ def matmul_flops(jaxpr: core.Jaxpr) -> int:
     return total
 
 
-def collectives(hlo: str) -> list[Collective]:
-    """Returns the collectives of `compiled.as_text()`, in no particular order.
+def sent_bytes(model: AbstractModel, nodes: int, mesh: Mesh, passes: int) -> float:
+    """Returns the bytes that a device sends in a step, in rings.
 
-    Raises `ValueError` if a loop contains collectives and its number of iterations is not fixed.
+    Each of one or two `passes` gathers the layers' weights along `fsdp`, and one the vocabulary's.
+    Along `tensor`, a layer sums the hidden states of a device's `nodes` after its two last
+    products, and backwards before its five first. The adapter's gradient is summed over all that
+    share the rows. What else is sent is little.
     """
-    computations = {name: body for _, name, body in _COMPUTATION.findall(hlo)}
-    entry = next(name for is_entry, name, _ in _COMPUTATION.findall(hlo) if is_entry)
-    started = {
-        channel
-        for body in computations.values()
-        if _ASYNCHRONOUS in body
-        for channel in _CHANNEL.findall(body)
-    }
-
-    @cache
-    def run(name: str) -> list[Collective]:
-        body, found = computations[name], []
-        for instruction in _INSTRUCTION.finditer(body):
-            op, rest = instruction["op"], instruction["rest"]
-            if op.removesuffix("-start") in KINDS:
-                if _ASYNCHRONOUS in body or started.isdisjoint(_CHANNEL.findall(rest)):
-                    found.append(_collective(instruction, name.startswith("all-reduce-scatter")))
-            # The update and the end of an asynchronous call name the callee of its start again.
-            elif (called := _CALLED.search(rest)) and not op.endswith(("-update", "-done")):
-                callees = called[1].replace("%", "").split(", ")
-                if inner := [one for callee in callees for one in run(callee)]:
-                    times = _iterations(rest, computations) if op == "while" else 1
-                    found += [replace(one, times=one.times * times) for one in inner]
-        return found
-
-    return run(entry)
+    data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
+    layers, backwards = model.base["layers"], passes - 1
+    states = nodes * tree_bytes(layers["input_norm"])  # a norm has the width of a state
+    head = model.base.get("head", model.base["embedding"])
+    weights = passes * tree_bytes(layers) + tree_bytes(head)
+    gathered = weights / tensor * (fsdp - 1) / fsdp
+    summed = (2 + 5 * backwards) * states * (tensor - 1) / tensor
+    summed += backwards * tree_bytes(model.lora) * (data * fsdp - 1) / (data * fsdp)
+    return gathered + 2 * summed
 
 
-def by_kind(found: Iterable[Collective]) -> dict[str, dict[str, int | float]]:
-    """Returns for each kind how often it runs (`times`) and the bytes a device sends (`sent`)."""
-    totals: dict[str, dict[str, int | float]] = {}
-    for one in found:
-        total = totals.setdefault(one.kind, {"times": 0, "sent": 0.0})
-        total["times"] += one.times
-        total["sent"] += one.sent
-    return totals
+def tree_bytes(tree: Any) -> int:
+    """Returns the size of the arrays in a tree of shapes on a device."""
+    return sum(array_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
-def _iterations(loop: str, computations: dict[str, str]) -> int:
-    """Returns how often a loop runs: XLA for CPU writes it, XLA for TPU compares with it."""
-    if trips := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop):
-        return int(trips[1])
-    condition = re.findall(r"condition=%([\w.-]+)", loop)[0]
-    bounds = re.findall(r" constant\((\d+)\)", computations[condition])
-    if len(bounds) != 1 or "direction=LT" not in computations[condition]:
-        raise ValueError(f"loop condition {condition}: the number of iterations is not fixed")
-    return int(bounds[0])
-
-
-def _collective(instruction: re.Match[str], scatters: bool) -> Collective:
-    """Reads an instruction; `scatters` says that a fusion makes a reduce-scatter of it."""
-    op, rest = instruction["op"], instruction["rest"]
-    arrays = list(_ARRAY.finditer(instruction["type"]))
-    if op in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
-        operands = rest.partition(")")[0].count("%")
-        arrays = arrays[operands : 2 * operands]
-    kind, size, group = op.removesuffix("-start"), sum(map(_bytes, arrays)), _group(rest)
-    if kind == "reduce-scatter":
-        return Collective(kind, size * group, group)
-    return Collective("reduce-scatter" if scatters else kind, size, group)
-
-
-def _bytes(array: re.Match[str]) -> int:
-    bits = int(array["bits"] or 8)  # a truth value takes a byte
-    return math.prod(int(size) for size in array["dims"].split(",") if size) * bits // 8
-
-
-def _group(rest: str) -> int:
-    """Reads `replica_groups`, which HLO writes in three ways; a permutation has pairs instead."""
-    if mesh := re.search(r"replica_groups=mesh\[(.*?)\].*?\{(.*?)\}", rest):
-        sizes = dict(re.findall(r"('\w+')=(\d+)", mesh[1]))
-        axes = re.findall(r"('\w+')(?::\(\d+\)(\d+))?", mesh[2])  # an axis, or a part of one
-        return math.prod(int(part or sizes[name]) for name, part in axes)
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
-        return int(iota[1])
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-        return listed[1].count(",") + 1
-    return 2
+def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
+    """Returns the size of an array on a device."""
+    if jnp.issubdtype(dtype, jnp.integer):  # accelerators pack two values of four bits into a byte
+        return math.prod(shape) * jnp.iinfo(dtype).bits // 8
+    return math.prod(shape) * dtype.itemsize

@@ -1,6 +1,5 @@
 """The steps that train and evaluate run, compiled from shapes alone: no array is made."""
 
-import math
 import re
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
-from ace_jax.planning.cost import Collective, collectives, matmul_flops
+from ace_jax.planning.cost import array_bytes, matmul_flops
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.data import TrainingBatch
@@ -28,6 +27,9 @@ from ace_jax.training.step import abstract_state, make_optimizer, make_train_ste
 OUT_OF_MEMORY = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\)? (?:of|exceeds)")
 UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T"))}
 
+# A jitted function, its arguments as shapes with shardings, and their parts by name.
+Step = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -36,7 +38,6 @@ class Program:
     arguments: dict[str, int]  # bytes that a device holds of each part
     peak: int  # bytes that a device needs at once
     flops: int  # of the matrix products, on all devices together
-    collectives: list[Collective] | None  # None: the compiler stopped, as it does not fit
     compile_seconds: float  # wall-clock time on this machine
 
     @property
@@ -51,10 +52,10 @@ def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) ->
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
-def train_program(
+def training_step(
     config: ConfigDict, model: AbstractModel, batch: TrainingBatch, mesh: Mesh
-) -> Program:
-    """Compiles the training step for the shapes of a batch, on a mesh that need not exist.
+) -> Step:
+    """Returns what `train` runs on a batch of these shapes, on a mesh that need not exist.
 
     Raises `InputError` if `train` refuses a field of the config.
     """
@@ -73,21 +74,21 @@ def train_program(
         "optimizer": (state.optimizer, state.step, state.key),
         "batch": (scoring, targets),
     }
-    return compile_step(step, (state, base, scoring, targets, (weight, weight)), parts)
+    return step, (state, base, scoring, targets, (weight, weight)), parts
 
 
-def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:
-    """Compiles the step of evaluation, with an adapter; the arguments are as in `train_program`."""
+def scoring_step(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Step:
+    """Returns what `evaluate` runs, with an adapter; the arguments are as in `training_step`."""
     parts = {
         "LoRA": _placed(model.lora, mesh),
         "base": _placed(model.base, mesh),
         "batch": _placed_scoring(scoring, mesh),
     }
-    return compile_step(make_scoring_step(model.graph, mesh), tuple(parts.values()), parts)
+    return make_scoring_step(model.graph, mesh), tuple(parts.values()), parts
 
 
 def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
-    """Compiles a jitted function of shapes with shardings; `parts` names the arguments' parts.
+    """Compiles a `Step`.
 
     A program that does not fit the device is no error: its peak is what XLA says it needs.
     """
@@ -106,17 +107,16 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
         if needed is None:
             raise
         peak = int(float(needed[1]) * UNITS[needed[2]])
-        return Program(held, peak, flops, None, time.perf_counter() - begin)
-    seconds = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    return Program(held, peak, flops, collectives(compiled.as_text()), seconds)
+    else:
+        memory = compiled.memory_analysis()
+        peak = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes
+        )
+    return Program(held, peak, flops, time.perf_counter() - begin)
 
 
 def _placed(parameters: nnx.State, mesh: Mesh) -> Any:
@@ -132,10 +132,3 @@ def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
 
 def _shape(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:
-    """Returns the size of an array on a device."""
-    if jnp.issubdtype(dtype, jnp.integer):  # accelerators pack two values of four bits into a byte
-        return math.prod(shape) * jnp.iinfo(dtype).bits // 8
-    return math.prod(shape) * dtype.itemsize
