@@ -33,14 +33,10 @@ TEMPLATES = Environment(
 class Scores:
     """What `evaluate` found."""
 
-    data: str
-    """Name of the survey."""
-    split: str
-    """The part of its cells that was scored."""
-    rows: list[dict[Hashable, Any]]
-    """One for each granularity: granularity, n_cells, score in [0, 1], ci_low, ci_high."""
-    adapter_sha256: str | None
-    """Of the adapter scored; None is the base model."""
+    data: str  # name of the survey
+    split: str  # the part of its cells that was scored
+    rows: list[dict[Hashable, Any]]  # `COLUMNS` of each granularity; scores in [0, 1]
+    adapter_sha256: str | None  # of the adapter scored; None is the base model
 
     @classmethod
     def read(cls, directory: Path) -> "Scores":
