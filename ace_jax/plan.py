@@ -19,9 +19,15 @@ from ace_jax.errors import InputError, check_positive
 from ace_jax.files import write_json
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.cost import sent_bytes
 from ace_jax.planning.devices import HOST, TPUS, Topology
-from ace_jax.planning.program import Program, compile_step, model_of, scoring_step, training_step
+from ace_jax.planning.program import (
+    Program,
+    compile_step,
+    model_of,
+    scoring_step,
+    sent_bytes,
+    training_step,
+)
 from ace_jax.planning.report import ASSUMPTIONS, seconds, text, verdict
 from ace_jax.planning.workload import describe_for_plan, workload
 from ace_jax.prompts.batches import Scoring

@@ -15,13 +15,16 @@ from ace_jax.losses import Anchor
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.cost import array_bytes, matmul_flops, sent_bytes, tree_bytes
 from ace_jax.planning.devices import Chip, Topology
 from ace_jax.planning.program import (
     Program,
+    array_bytes,
     compile_step,
+    matmul_flops,
     model_of,
+    sent_bytes,
     training_step,
+    tree_bytes,
 )
 from ace_jax.planning.report import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
 from ace_jax.planning.workload import workload

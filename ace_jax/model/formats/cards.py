@@ -61,8 +61,8 @@ def adapter_card(
     # transformers reads neither a GGUF file nor a built-in name.
     in_transformers = "/" in base.name and not base.name.endswith(".gguf")
     data = ModelCardData(library_name="peft", tags=["lora", "ace-align", "survey"])
-    fields = {"lora": lora, "facts": facts, "scores": scores, "in_transformers": in_transformers}
-    return _render("adapter_card", data, base, fields)
+    own = {"facts": facts, "scores": scores, "in_transformers": in_transformers}
+    return _render("adapter_card", data, base, lora=lora, **own)
 
 
 def checkpoint_card(
@@ -71,11 +71,10 @@ def checkpoint_card(
     """Returns the README of a checkpoint in `dtypes`, into which an adapter may be merged."""
     tags = ["ace-align", "survey"] if lora else None
     data = ModelCardData(library_name="transformers", tags=tags)
-    fields = {"dtypes": dtypes, "adapter": adapter, "lora": lora}
-    return _render("checkpoint_card", data, base, fields)
+    return _render("checkpoint_card", data, base, lora=lora, dtypes=dtypes, adapter=adapter)
 
 
-def _render(name: str, data: ModelCardData, base: BaseModel, fields: Mapping[str, Any]) -> str:
+def _render(name: str, data: ModelCardData, base: BaseModel, **fields: Any) -> str:
     # The hub links to the base model by its id; a local path would be a dead link.
     if is_hub_id(base.name) and not Path(base.name).exists():
         data.base_model = base.name
