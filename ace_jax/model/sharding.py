@@ -33,13 +33,9 @@ RULES: Rules = {
     "channels": None,
 }
 
-# The axes of each linear layer's inputs and outputs.
-_LINEAR = {
-    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), ("embed", "heads")),
-    **dict.fromkeys(("gate_proj", "up_proj"), ("embed", "mlp")),
-    "o_proj": ("heads", "embed"),
-    "down_proj": ("mlp", "embed"),
-}
+_INTO = {name: "heads" for name in ("q_proj", "k_proj", "v_proj")}
+_INTO |= {name: "mlp" for name in ("gate_proj", "up_proj")}
+_BACK = {"o_proj": "heads", "down_proj": "mlp"}
 
 PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("embedding",): ("vocab", "embed"),
@@ -49,14 +45,15 @@ PARAMETER_AXES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("layers", "mlp_norm", "scale"): ("layers", "embed"),
     ("layers", "q_norm", "scale"): ("layers", "channels"),
     ("layers", "k_norm", "scale"): ("layers", "channels"),
+    **{("layers", name, "kernel"): ("layers", "embed", axis) for name, axis in _INTO.items()},
+    **{("layers", name, "kernel"): ("layers", axis, "embed") for name, axis in _BACK.items()},
+    **{("layers", name, "bias"): ("layers", axis) for name, axis in _INTO.items()},
+    **{("layers", name, "bias"): ("layers", "embed") for name in _BACK},
+    **{("layers", name, "lora", "a"): ("layers", "embed", "rank") for name in _INTO},
+    **{("layers", name, "lora", "b"): ("layers", "rank", axis) for name, axis in _INTO.items()},
+    **{("layers", name, "lora", "a"): ("layers", axis, "rank") for name, axis in _BACK.items()},
+    **{("layers", name, "lora", "b"): ("layers", "rank", "embed") for name in _BACK},
 }
-for _name, (_inputs, _outputs) in _LINEAR.items():
-    PARAMETER_AXES |= {
-        ("layers", _name, "kernel"): ("layers", _inputs, _outputs),
-        ("layers", _name, "bias"): ("layers", _outputs),
-        ("layers", _name, "lora", "a"): ("layers", _inputs, "rank"),
-        ("layers", _name, "lora", "b"): ("layers", "rank", _outputs),
-    }
 
 
 def make_mesh(
