@@ -22,7 +22,7 @@ from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
-from ace_jax.files import check_free, sha256_of, whole_directory
+from ace_jax.files import check_free, whole_directory
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import Scores, adapter_card, checkpoint_card
@@ -68,7 +68,7 @@ def export_adapter(args: argparse.Namespace) -> None:
     state = read_state(args.run / "checkpoints", step, abstract)
     with whole_directory(args.output) as directory:
         write_adapter(directory, state.lora, experiment, step, scores)
-        if scores and scores.adapter_sha256 != sha256_of(sorted(directory.glob("adapter_*"))):
+        if scores and scores.adapter_sha256 != peft.identity_of(directory)["sha256"]:
             raise InputError(f"--scores {args.scores}: are not those of step {step}'s adapter")
     log(f"adapter: {args.output}")
 
@@ -89,8 +89,7 @@ def merge(args: argparse.Namespace) -> None:
     with whole_directory(args.output) as directory:
         write_description(directory, checkpoint, dtype)
         dtypes = write_weights(directory, checkpoint.source, names, adapter, dtype, args.shard_size)
-        name = args.adapter and args.adapter.name
-        card = checkpoint_card(base, dtypes, name, lora_config)
+        card = checkpoint_card(base, dtypes, args.adapter and args.adapter.name, lora_config)
         (directory / "README.md").write_text(card)
     log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")
 

@@ -1,6 +1,7 @@
 """The exceptions that a user is meant to see."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -17,6 +18,15 @@ class Stopped(Exception):
 
     Commands print the message and exit with status 42, on which launchers start a job again.
     """
+
+
+@contextmanager
+def within(where: object) -> Iterator[None]:
+    """Begins the message of an `InputError` with the place where it was found."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def check_positive(field: str, number: int) -> None:

@@ -41,6 +41,11 @@ def read_object(file: Path, kind: str) -> dict[str, Any]:
     return content
 
 
+def write_json(file: Path, content: object) -> None:
+    """Writes JSON that people can read, too."""
+    file.write_text(json.dumps(content, indent=2) + "\n")
+
+
 def reason(error: BaseException) -> str:
     """Returns another library's message, cut to one line of 200 characters."""
     text = " ".join(str(error).split())

@@ -4,10 +4,9 @@
 
 Compiles the steps of `train` and `evaluate` from shapes alone. A TPU slice needs `ace_jax[tpu]` but
 no TPU; `host:8` is this machine's CPU. Compiling for a GPU needs a GPU, so `h100:2` compiles for
-the CPU and compares with a GPU's figures. Prints memory, operations, collectives and the time.
+the CPU and compares with a GPU's figures. Prints memory, operations, bytes sent and the time.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,21 @@ from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.errors import InputError, check_positive
+from ace_jax.files import write_json
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.cost import by_kind
 from ace_jax.planning.devices import HOST, TPUS, Topology
-from ace_jax.planning.program import Program, model_of, scoring_program, train_program
+from ace_jax.planning.program import (
+    Program,
+    compile_step,
+    model_of,
+    scoring_step,
+    sent_bytes,
+    training_step,
+)
 from ace_jax.planning.report import ASSUMPTIONS, seconds, text, verdict
 from ace_jax.planning.workload import describe_for_plan, workload
+from ace_jax.prompts.batches import Scoring
 from ace_jax.runtime.progress import log
 
 
@@ -38,7 +45,7 @@ def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None
     result = plan(config, Topology.parse(topology_name), cells)
     print(text(result))
     if output:
-        output.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(output, result)
         log(f"plan: {output}")
 
 
@@ -46,10 +53,9 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
     """Compiles both steps and returns the plan, as `--json` writes it.
 
     It has `facts` and `assumptions` in words, and `steps`: for `train` and `score` the bytes a
-    device (`arguments`, `temporaries`, `peak`), `flops`, `collectives`, `seconds` and `verdict`. A
-    step that the compiler cannot fit into memory has no collectives and no seconds. Evaluation
-    scores so many `cells` at a time. Raises `InputError` if the config does not fit the devices, or
-    `train` refuses it.
+    device (`arguments`, `temporaries`, `peak`, `sent`), `flops`, `seconds` and `verdict`.
+    Evaluation scores so many `cells` at a time. Raises `InputError` if the config does not fit the
+    devices, or `train` refuses it.
     """
     mesh = make_mesh(**config.mesh, devices=topology.devices())
     description, source = describe_for_plan(config.model.path)
@@ -58,26 +64,24 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
     work = workload(config, description.tokenizer, row_shards(mesh), cells)
 
     log(f"compiling the training step of {description.name} for {topology.name}")
-    train = train_program(config, model, work.training, mesh)
+    train = compile_step(*training_step(config, model, work.training, mesh))
     log(f"compiling the scoring step; the training step took {train.compile_seconds:.0f} s")
-    score = scoring_program(model, work.scoring, mesh)
+    score = compile_step(*scoring_step(model, work.scoring, mesh))
 
-    def step(program: Program, passes: int, unit: str, count: int) -> dict[str, Any]:
-        chip, found = topology.chip, program.collectives
-        estimate = (
-            seconds(program, chip, mesh.shape, passes) if chip and found is not None else None
-        )
+    def step(program: Program, batch: Scoring, passes: int, **counted: Any) -> dict[str, Any]:
+        chip, nodes = topology.chip, batch.tokens.size // row_shards(mesh)
+        sent = sent_bytes(model, nodes, mesh, passes)
+        estimate = seconds(program, chip, mesh.shape, passes, sent) if chip else None
         return {
             "arguments": program.arguments,
             "temporaries": program.temporaries,
             "peak": program.peak,
             "flops": program.flops,
             "flops_per_device": program.flops / topology.count,
-            "collectives": None if found is None else by_kind(found),
+            "sent": sent,
             "seconds": estimate,
-            "unit": unit,
-            "count": count,
-            "per_second": count / max(estimate.values()) if estimate else None,
+            **counted,
+            "per_second": counted["count"] / max(estimate.values()) if estimate else None,
             "verdict": verdict(program, chip.memory, config) if chip else "no limit is known",
             "compile_seconds": program.compile_seconds,
         }
@@ -93,8 +97,10 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
             "devices": f"{topology.count} of {topology.name}, mesh {shape}",
         },
         "steps": {
-            "train": step(train, 2, "pairs", len(work.training.rows)),
-            "score": step(score, 1, "cells", cells),
+            "train": step(
+                train, work.training.scoring, 2, unit="pairs", count=len(work.training.rows)
+            ),
+            "score": step(score, work.scoring, 1, unit="cells", count=cells),
         },
         "assumptions": [
             f"architecture: {source}",

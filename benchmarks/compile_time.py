@@ -18,7 +18,7 @@ from workload import CONFIGS, MODEL, machine, pairs_of
 
 from ace_jax.model.formats.hub import describe
 from ace_jax.model.sharding import make_mesh
-from ace_jax.planning.program import model_of, train_program
+from ace_jax.planning.program import compile_step, model_of, training_step
 
 DEPTHS = (2, 32)
 
@@ -37,7 +37,7 @@ def main() -> None:
 
     def compiled(layers: int) -> float:
         model = model_of(config, replace(architecture, num_layers=layers), ADAPTER)
-        return train_program(config, model, batch, mesh).compile_seconds
+        return compile_step(*training_step(config, model, batch, mesh)).compile_seconds
 
     seconds: dict[int, list[float]] = {layers: [] for layers in DEPTHS}
     for _ in range(options.repetitions):

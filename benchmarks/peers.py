@@ -26,7 +26,7 @@ from ace_jax.model.formats.peft import load_adapter
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import ATTENTION_TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring
-from ace_jax.planning.cost import matmul_flops
+from ace_jax.planning.program import matmul_flops
 from ace_jax.prompts.batches import Scoring, Targets
 from ace_jax.prompts.encode import Prompt
 from ace_jax.recipe import Optimizer

@@ -35,7 +35,7 @@ from ace_jax.model.formats.hf import load_base
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import make_mesh, place_scoring
-from ace_jax.planning.cost import matmul_flops
+from ace_jax.planning.program import matmul_flops
 from ace_jax.prompts.batches import Scoring, scoring
 from ace_jax.prompts.encode import Prompt, encode, render_cells
 

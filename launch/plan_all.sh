@@ -44,7 +44,7 @@ for variant in sys.argv[2:]:
         f"{train['temporaries'] / 1e9:.1f}",
         f"{train['peak'] / 1e9:.1f}",
         f"{train['flops'] / 1e12:,.0f}",
-        f"{sum(kind['sent'] for kind in (train['collectives'] or {}).values()) / 1e9:.2f}",
+        f"{train['sent'] / 1e9:.2f}",
         f"{max(train['seconds'].values()) * 1e3:,.0f}" if train["seconds"] else "-",
         f"{train['per_second'] or 0:,.0f}",
         f"{score['peak'] / 1e9:.1f}",

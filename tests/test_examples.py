@@ -13,6 +13,7 @@ from test_train import small_config
 from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import PromptStyle
+from ace_jax.recipe import Objective, load_config
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import toggle_pairs
@@ -124,8 +125,10 @@ def test_what_the_files_do_not_say_is_refused(released, tiny_checkpoint, changes
 
 
 def test_another_pair_weight_is_refused():
+    section = load_config("quickstart").objective
+    section.pair_weight = "n"
     with pytest.raises(InputError, match=r"objective\.pair_weight: 'n' is not none or precision"):
-        of_dataset(GSS, PAIRS, STYLE, "n")
+        Objective.of(section)
 
 
 def test_the_authors_cells_are_evaluated_and_trained_on(tiny_checkpoint, tmp_path):

@@ -120,7 +120,7 @@ def written(tiny_checkpoint, tmp_path_factory):
 
 def test_weights_are_those_of_the_directory(written, tiny_checkpoint):
     source, expected = GGUFSource(written), weights_of(tiny_checkpoint)
-    assert set(source.names()) == expected.keys()
+    assert set(source.stored) == expected.keys()
     for name, weight in expected.items():
         assert source.shape(name) == weight.shape
         np.testing.assert_array_equal(source.read(name, ALL * weight.ndim), weight)
@@ -196,7 +196,7 @@ def test_a_qwen_is_what_its_directory_and_transformers_make_of_it(qwen):
     assert fingerprint(found.source) == fingerprint(expected.source)
     reference = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
     weights = reference.state_dict()
-    assert set(found.source.names()) == weights.keys()
+    assert set(found.source.stored) == weights.keys()
     assert {"bias", "q_norm"} & {part for name in weights for part in name.split(".")}
     for name, weight in weights.items():
         np.testing.assert_array_equal(found.source.read(name, ALL * weight.ndim), weight, name)

@@ -151,7 +151,7 @@ def test_replicas_share_one_reading(sharded):
 
     source = Counted(sharded)
     load(source, make_mesh(8, 1, 1))
-    assert source.reads == len(source.names())
+    assert source.reads == len(source.stored)
 
 
 def test_a_model_of_one_layer(tmp_path, mesh):
@@ -167,7 +167,7 @@ def test_the_index_says_which_files_are_read(sharded):
     save_file({"other": np.zeros(3)}, sharded / "model.safetensors")
     source = SafetensorsSource(sharded)
     assert [file.name for file in source.files] == [shard_name(number, 3) for number in range(3)]
-    assert set(source.names()) == random_weights().keys()
+    assert set(source.stored) == random_weights().keys()
 
 
 def test_without_an_index_it_is_model_safetensors(tmp_path):

@@ -24,14 +24,14 @@ def config(tiny_checkpoint):
 def test_a_plan_with_the_cpu_in_place_of_gpus(config, capsys, tmp_path):
     plan.main(config, "h100:2", 8, tmp_path / "plan.json")
     printed = capsys.readouterr().out
-    for words in ("peak", "TFLOP", "all-reduce", "Assumptions", "survey: gss2018"):
+    for words in ("peak", "TFLOP", "MB sent a device", "Assumptions", "survey: gss2018"):
         assert words in printed
     assert "stands in for that of h100:2" in printed
     assert "train: fits: 0.0 of 80.0 GB" in printed
     steps = json.loads((tmp_path / "plan.json").read_text())["steps"]
     train = steps["train"]
     assert (train["unit"], train["count"]) == ("pairs", 4)
-    assert set(train["collectives"]) == {"all-reduce"}
+    assert train["sent"] > 0
     assert train["arguments"]["optimizer"] == pytest.approx(2 * train["arguments"]["LoRA"], abs=64)
     assert train["flops"] > 1.5 * steps["score"]["flops"] > 0
     assert train["per_second"] == pytest.approx(4 / max(train["seconds"].values()))
@@ -45,7 +45,7 @@ def test_a_plan_for_a_tpu_slice(config, capsys, tmp_path):
     for step in json.loads((tmp_path / "plan.json").read_text())["steps"].values():
         assert min(step["seconds"].values()) > 0
         assert step["verdict"].startswith("fits: 0.0 of 16.9 GB")
-        assert step["collectives"]["all-gather"]["sent"] > 0
+        assert step["sent"] > 0
     assert jax.default_backend() == "cpu"
 
 

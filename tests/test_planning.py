@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from collectives import Collective, collectives
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 from test_train import small_config
 
@@ -14,14 +15,16 @@ from ace_jax.losses import Anchor
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.cost import Collective, by_kind, collectives, matmul_flops
 from ace_jax.planning.devices import Chip, Topology
 from ace_jax.planning.program import (
     Program,
     array_bytes,
     compile_step,
+    matmul_flops,
     model_of,
-    train_program,
+    sent_bytes,
+    training_step,
+    tree_bytes,
 )
 from ace_jax.planning.report import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
 from ace_jax.planning.workload import workload
@@ -73,16 +76,13 @@ def config(tiny_checkpoint):
     )
 
 
-def total(tree):
-    return sum(array_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
-
-
 @pytest.mark.parametrize("sizes", ALLOWED, ids=str)
 def test_only_what_the_mesh_needs_is_sent(config, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices())
     model = model_of(config, architecture(LAYERS), LORA)
     batch = workload(config, None, row_shards(mesh), cells=8).training
-    found = train_program(config, model, batch, mesh).collectives
+    step, arguments, _ = training_step(config, model, batch, mesh)
+    found = collectives(step.trace(*arguments).lower().compile().as_text())
     in_loop = [one for one in found if one.times == LAYERS - 1]
     outside = [one for one in found if one.times == 1]
     assert len(in_loop) + len(outside) == len(found)
@@ -94,10 +94,13 @@ def test_only_what_the_mesh_needs_is_sent(config, sizes):
         if one.kind == "all-gather":
             assert one.bytes <= (one_layer if one in in_loop else whole), one
         if one.kind == "all-reduce" and sizes[2] == 1:  # LoRA's gradients and scores, nothing else
-            assert one.bytes <= max(total(model.lora), batch.scoring.option_mask.size * 4), one
+            assert one.bytes <= max(tree_bytes(model.lora), batch.scoring.option_mask.size * 4), one
     if sizes[1] > 1:  # seven kernels of a layer, forwards and backwards
         large = [one for one in in_loop if one.kind == "all-gather" and one.bytes > 2 * 64 * 4 * 4]
         assert len(large) == 2 * 7
+    nodes = batch.scoring.tokens.size // row_shards(mesh)
+    expected = sum(one.sent for one in found)
+    assert sent_bytes(model, nodes, mesh, passes=2) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
@@ -154,66 +157,7 @@ def test_a_loops_collectives_run_once_an_iteration():
     x = jax.ShapeDtypeStruct((16,), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec("x")))
     found = collectives(jax.jit(split).lower(x).compile().as_text())
     assert found == [Collective("all-reduce", bytes=8, group=8, times=5)]
-    assert by_kind(found) == {"all-reduce": {"times": 5, "sent": 5 * 2 * 8 * 7 / 8}}
-
-
-TPU_PROGRAM = """HloModule step
-
-%start (a: bf16[32,64]) -> bf16[64,64] {
-  %a = bf16[32,64]{1,0} parameter(0)
-  %all-gather.1 = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather(%a), channel_id=7, MESH
-  ROOT %begun = (bf16[64,64]{1,0}) custom-call(%a), custom_call_target="AsyncCollectiveStart"
-}
-
-%end (b: bf16[32,64]) -> bf16[64,64] {
-  %b = bf16[32,64]{1,0} parameter(0)
-  %all-gather.2 = bf16[64,64]{1,0} all-gather(%b), channel_id=7, replica_groups=[2,4]<=[8]
-  ROOT %done = bf16[64,64]{1,0} custom-call(%b), custom_call_target="AsyncCollectiveDone"
-}
-
-%all-reduce-scatter.3 (c: f32[64]) -> f32[16] {
-  %c = f32[64]{0} parameter(0)
-  %all-reduce.3 = f32[64]{0:T(256)} all-reduce(%c), channel_id=8, LISTED
-  ROOT %dynamic-slice.3 = f32[16]{0} dynamic-slice(%all-reduce.3), dynamic_slice_sizes={16}
-}
-
-%condition (p: (s32[], bf16[32,64])) -> pred[] {
-  %constant.4 = s32[]{:T(128)} constant(31)
-  %p = (s32[]{:T(128)}, bf16[32,64]{1,0}) parameter(0)
-  %get-tuple-element.4 = s32[]{:T(128)} get-tuple-element(%p), index=0
-  ROOT %lt.4 = pred[]{:T(512)} compare(%get-tuple-element.4, %constant.4), direction=LT
-}
-
-%body (q: (s32[], bf16[32,64])) -> (s32[], bf16[32,64]) {
-  %q = (s32[]{:T(128)}, bf16[32,64]{1,0}) parameter(0)
-  %fusion.1 = (bf16[32,64]{1,0}, bf16[64,64]{1,0}) fusion(%q), kind=kCustom, calls=%start
-  %fusion.2 = bf16[64,64]{1,0} fusion(%fusion.1), kind=kCustom, calls=%end
-  %fusion.3 = f32[16]{0} fusion(%fusion.2), kind=kCustom, calls=%all-reduce-scatter.3
-  ROOT %tuple.1 = (s32[], bf16[32,64]{1,0}) tuple(%q, %fusion.2)
-}
-
-ENTRY %main (x: bf16[32,64]) -> bf16[32,64] {
-  %x = bf16[32,64]{1,0} parameter(0)
-  %while.1 = (s32[]{:T(128)}, bf16[32,64]{1,0}) while(%x), condition=%condition, body=%body
-  %sent = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=9
-  ROOT %result = bf16[32,64]{1,0} get-tuple-element(%while.1), index=1
-}
-""".replace("MESH", "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}")
-TPU_PROGRAM = TPU_PROGRAM.replace("LISTED", "replica_groups={{0,1,2,3},{4,5,6,7}}")
-
-
-def test_what_xla_for_tpu_writes_is_read():
-    # Three, as the gather's second half is the same gather.
-    gather, permute, scatter = sorted(collectives(TPU_PROGRAM), key=lambda one: one.kind)
-    assert gather == Collective("all-gather", bytes=64 * 64 * 2, group=4, times=31)
-    assert scatter == Collective("reduce-scatter", bytes=256, group=4, times=31)
-    assert scatter.sent == 31 * 192
-    assert (permute.kind, permute.bytes, permute.sent) == ("collective-permute", 32, 32)
-
-
-def test_a_loop_without_an_end_is_refused():
-    with pytest.raises(ValueError, match="not fixed"):
-        collectives(TPU_PROGRAM.replace("direction=LT", "direction=NE"))
+    assert found[0].sent == 5 * 2 * 8 * 7 / 8
 
 
 def test_four_bits_are_half_a_byte():
@@ -224,14 +168,13 @@ def test_four_bits_are_half_a_byte():
 CHIP = Chip(memory=16e9, flops=200e12, memory_rate=800e9, link_rate=50e9)
 
 
-def program(base, temporaries, sent=0):
-    one = Collective("collective-permute", sent, 2, 3)
-    return Program({"base": int(base)}, int(base + temporaries), 400 * 10**12, [one], 0.0)
+def program(base, temporaries):
+    return Program({"base": int(base)}, int(base + temporaries), 400 * 10**12, 0.0)
 
 
 def test_the_estimate_has_three_parts():
     mesh = {"data": 1, "fsdp": 4, "tensor": 1}
-    found = seconds(program(4e9, 8e9, sent=10**9), CHIP, mesh, passes=2)
+    found = seconds(program(4e9, 8e9), CHIP, mesh, passes=2, sent=3e9)
     assert found["compute"] == pytest.approx(400 / 4 / (200 * COMPUTE_SHARE))
     assert found["memory"] == pytest.approx((2 * 2 * 16 + 2 * 8) / (800 * MEMORY_SHARE))
     assert found["links"] == pytest.approx(3 / (50 * LINK_SHARE))
@@ -260,7 +203,6 @@ def test_a_program_that_does_not_fit_has_a_peak(config):
     large = compile_step(jax.jit(lambda w: w @ w), (weights,), {"base": weights})
     assert large.arguments == {"base": 2 * 10**10}
     assert large.peak > 2 * 10**10
-    assert large.collectives is None
     assert verdict(large, 16e9, config).startswith("does not fit: ")
 
 

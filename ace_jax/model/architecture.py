@@ -6,7 +6,7 @@ Rotary position embeddings (Su et al., 2021): channels i and i + half of a head 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,16 +35,12 @@ LARGEST = {
 class Family:
     """The features in which model families differ."""
 
-    biases: tuple[str, ...] = ()
-    """Projections that always have a bias."""
-    optional_biases: Mapping[str, tuple[str, ...]] | None = None
-    """Flag of config.json -> projections that have a bias if the flag is set."""
-    qk_norm: bool = False
-    """Whether queries and keys of each head are normalised before they are rotated."""
-    window_flag: str | None = None
-    """The flag that turns `sliding_window` on; None if the number alone does."""
-    head_dim: int | None = None
-    """Channels of a head if config.json has no number; None means hidden_size / heads."""
+    biases: tuple[str, ...] = ()  # projections that always have a bias
+    # Flag of config.json -> projections that have a bias if the flag is set.
+    optional_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    qk_norm: bool = False  # whether queries and keys are normalised before they are rotated
+    window_flag: str | None = None  # turns `sliding_window` on; None if the number alone does
+    head_dim: int | None = None  # if config.json has no number; None means hidden_size / heads
 
 
 FAMILIES = {
@@ -68,12 +64,9 @@ FAMILIES = {
 class Rope:
     """How the channels of queries and keys rotate with their position."""
 
-    theta: float
-    """Base of the geometric series of frequencies."""
-    factors: tuple[float, ...] | None = None
-    """Divisor of each frequency; None means 1."""
-    scale: float = 1.0
-    """Factor on cosines and sines (YaRN's attention factor)."""
+    theta: float  # base of the geometric series of frequencies
+    factors: tuple[float, ...] | None = None  # divisor of each frequency; None means 1
+    scale: float = 1.0  # factor on cosines and sines (YaRN's attention factor)
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
@@ -133,11 +126,9 @@ class LlamaConfig:
     rms_norm_eps: float
     rope: Rope
     tie_word_embeddings: bool
-    biases: tuple[str, ...] = ()
-    """Projections with a bias."""
+    biases: tuple[str, ...] = ()  # projections with a bias
     qk_norm: bool = False
-    window: int | None = None
-    """Sliding window of some layer, in tokens. Longer prompts are refused."""
+    window: int | None = None  # of some layer, in tokens; longer prompts are refused
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: str = "config.json") -> "LlamaConfig":
@@ -148,14 +139,13 @@ class LlamaConfig:
         """
         try:
             return cls._read(config)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
         except KeyError as missing:
-            raise InputError(f"{where}: {missing} is missing") from None
+            why = f"{missing} is missing"
+        except InputError as error:
+            why = str(error)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{where}: a field has an impossible value ({reason(error)})"
-            ) from None
+            why = f"a field has an impossible value ({reason(error)})"
+        raise InputError(f"{where}: {why}")
 
     @classmethod
     def _read(cls, config: Mapping[str, Any]) -> "LlamaConfig":
@@ -170,7 +160,7 @@ class LlamaConfig:
             raise InputError(f"tie_word_embeddings is {tied!r:.40}, not true or false")
         if config.get("hidden_act", "silu") != "silu":
             raise InputError(f"hidden_act {config['hidden_act']!r} is not supported")
-        optional = family.optional_biases or {}
+        optional = family.optional_biases
         for flag in ("attention_bias", "mlp_bias"):
             if config.get(flag) and flag not in optional:
                 raise InputError(f"{flag} is not supported")

@@ -45,10 +45,8 @@ def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[
 class VisibleKeys:
     """The nodes that G groups of Q query nodes attend to."""
 
-    keys: Int[Array, "R G A"]
-    """The key nodes of each group, with -1 as padding."""
-    mask: Bool[Array, "R G Q A"]
-    """[r, g, q, a] is true if key a is query q itself or one of its ancestors."""
+    keys: Int[Array, "R G A"]  # the key nodes of each group, with -1 as padding
+    mask: Bool[Array, "R G Q A"]  # whether key a is query q itself or one of its ancestors
 
     @classmethod
     def find(
@@ -280,10 +278,8 @@ class AbstractModel:
     """A model without its arrays: shapes and dtypes, which take no memory."""
 
     graph: nnx.GraphDef
-    lora: nnx.State
-    """The trainable parameters."""
-    base: nnx.State
-    """The frozen parameters."""
+    lora: nnx.State  # the trainable parameters
+    base: nnx.State  # the frozen parameters
 
 
 def abstract_model(

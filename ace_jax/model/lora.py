@@ -28,12 +28,9 @@ class LoRAConfig:
 
     rank: int
     alpha: float
-    dropout: float
-    """Share of the adapter's inputs that training drops."""
-    targets: tuple[str, ...]
-    """The adapted linear layers, from `TARGETS`."""
-    rslora: bool = False
-    """Whether the scale is rank-stabilised."""
+    dropout: float  # share of the adapter's inputs that training drops
+    targets: tuple[str, ...]  # the adapted linear layers, from `TARGETS`
+    rslora: bool = False  # whether the scale is rank-stabilised
 
     def __post_init__(self) -> None:
         unknown = [target for target in self.targets if target not in TARGETS]

@@ -1,4 +1,8 @@
-"""The steps that train and evaluate run, compiled from shapes alone: no array is made."""
+"""The steps that train and evaluate run, compiled from shapes alone: no array is made.
+
+XLA's own count of operations takes a loop's body once; `matmul_flops` takes it once an iteration.
+Everything but matrix products is left out: it adds a few per cent.
+"""
 
 import math
 import re
@@ -9,6 +13,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend import core
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
@@ -17,7 +22,6 @@ from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
-from ace_jax.planning.cost import Collective, collectives, matmul_flops
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.data import TrainingBatch
@@ -28,6 +32,9 @@ from ace_jax.training.step import abstract_state, make_optimizer, make_train_ste
 OUT_OF_MEMORY = re.compile(r"(?:Used |temporaries \()([\d.]+)([KMGT]?)\)? (?:of|exceeds)")
 UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T"))}
 
+# A jitted function, its arguments as shapes with shardings, and their parts by name.
+Step = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
 
 @dataclass(frozen=True)
 class Program:
@@ -36,7 +43,6 @@ class Program:
     arguments: dict[str, int]  # bytes that a device holds of each part
     peak: int  # bytes that a device needs at once
     flops: int  # of the matrix products, on all devices together
-    collectives: list[Collective] | None  # None: the compiler stopped, as it does not fit
     compile_seconds: float  # wall-clock time on this machine
 
     @property
@@ -51,10 +57,10 @@ def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) ->
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
-def train_program(
+def training_step(
     config: ConfigDict, model: AbstractModel, batch: TrainingBatch, mesh: Mesh
-) -> Program:
-    """Compiles the training step for the shapes of a batch, on a mesh that need not exist.
+) -> Step:
+    """Returns what `train` runs on a batch of these shapes, on a mesh that need not exist.
 
     Raises `InputError` if `train` refuses a field of the config.
     """
@@ -73,21 +79,21 @@ def train_program(
         "optimizer": (state.optimizer, state.step, state.key),
         "batch": (scoring, targets),
     }
-    return compile_step(step, (state, base, scoring, targets, (weight, weight)), parts)
+    return step, (state, base, scoring, targets, (weight, weight)), parts
 
 
-def scoring_program(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Program:
-    """Compiles the step of evaluation, with an adapter; the arguments are as in `train_program`."""
+def scoring_step(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Step:
+    """Returns what `evaluate` runs, with an adapter; the arguments are as in `training_step`."""
     parts = {
         "LoRA": _placed(model.lora, mesh),
         "base": _placed(model.base, mesh),
         "batch": _placed_scoring(scoring, mesh),
     }
-    return compile_step(make_scoring_step(model.graph, mesh), tuple(parts.values()), parts)
+    return make_scoring_step(model.graph, mesh), tuple(parts.values()), parts
 
 
 def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
-    """Compiles a jitted function of shapes with shardings; `parts` names the arguments' parts.
+    """Compiles a `Step`.
 
     A program that does not fit the device is no error: its peak is what XLA says it needs.
     """
@@ -106,17 +112,16 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
         if needed is None:
             raise
         peak = int(float(needed[1]) * UNITS[needed[2]])
-        return Program(held, peak, flops, None, time.perf_counter() - begin)
-    seconds = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
-    peak = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes
-    )
-    return Program(held, peak, flops, collectives(compiled.as_text()), seconds)
+    else:
+        memory = compiled.memory_analysis()
+        peak = (
+            memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes
+            + memory.generated_code_size_in_bytes
+        )
+    return Program(held, peak, flops, time.perf_counter() - begin)
 
 
 def _placed(parameters: nnx.State, mesh: Mesh) -> Any:
@@ -132,6 +137,54 @@ def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
 
 def _shape(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def matmul_flops(jaxpr: core.Jaxpr) -> int:
+    """Returns two operations for each multiplication and addition of all matrix products.
+
+    Raises `ValueError` for a `while` loop with products: its number of iterations is not known.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left: Any = equation.invars[0].aval
+            result: Any = equation.outvars[0].aval
+            total += 2 * result.size * math.prod(left.shape[axis] for axis in contracted)
+            continue
+        # What jit, checkpoint, scan, while and custom rules run is among their parameters.
+        parts = jax.tree.leaves(list(equation.params.values()))
+        parts = [each.jaxpr if isinstance(each, core.ClosedJaxpr) else each for each in parts]
+        inner = sum(matmul_flops(each) for each in parts if isinstance(each, core.Jaxpr))
+        if inner and name == "while":
+            raise ValueError("a while loop with matrix products has no fixed number of iterations")
+        total += inner * (equation.params["length"] if name == "scan" else 1)
+    return total
+
+
+def sent_bytes(model: AbstractModel, nodes: int, mesh: Mesh, passes: int) -> float:
+    """Returns the bytes that a device sends in a step, in rings.
+
+    Each of one or two `passes` gathers the layers' weights along `fsdp`, and one the vocabulary's.
+    Along `tensor`, a layer sums the hidden states of a device's `nodes` after its two last
+    products, and backwards before its five first. The adapter's gradient is summed over all that
+    share the rows. What else is sent is little.
+    """
+    data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
+    layers, backwards = model.base["layers"], passes - 1
+    states = nodes * tree_bytes(layers["input_norm"])  # a norm has the width of a state
+    head = model.base.get("head", model.base["embedding"])
+    weights = passes * tree_bytes(layers) + tree_bytes(head)
+    gathered = weights / tensor * (fsdp - 1) / fsdp
+    summed = (2 + 5 * backwards) * states * (tensor - 1) / tensor
+    summed += backwards * tree_bytes(model.lora) * (data * fsdp - 1) / (data * fsdp)
+    return gathered + 2 * summed
+
+
+def tree_bytes(tree: Any) -> int:
+    """Returns the size of the arrays in a tree of shapes on a device."""
+    return sum(array_bytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
 
 
 def array_bytes(shape: tuple[int, ...], dtype: Any) -> int:

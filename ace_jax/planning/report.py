@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from ml_collections import ConfigDict
 
-from ace_jax.planning.cost import KINDS
 from ace_jax.planning.devices import Chip
 from ace_jax.planning.program import Program
 
@@ -18,21 +17,22 @@ ASSUMPTIONS = (
     f"{MEMORY_SHARE:.0%} of its rate, and links at {LINK_SHARE:.0%} of one link in one direction",
     "memory: a pass reads the weights once, and writes and reads those that it gathers; "
     "temporaries are written and read once; scoring is one pass, training two",
-    "links: every collective runs as a ring; loading data and the network between slices are not "
-    "counted",
+    "links: in rings, devices gather weights (fsdp), sum hidden states (tensor) and the adapter's "
+    "gradient; loading data and the network between slices are not counted",
 )
 
 
-def seconds(program: Program, chip: Chip, mesh: Mapping[str, int], passes: int) -> dict[str, float]:
+def seconds(
+    program: Program, chip: Chip, mesh: Mapping[str, int], passes: int, sent: float
+) -> dict[str, float]:
     """Returns the seconds of computing, memory and links. They overlap: the largest counts.
 
-    `passes` is how often a step goes through the weights.
+    `passes` is how often a step goes through the weights, `sent` the bytes that a device sends.
     """
     weights = program.arguments["base"] * mesh["fsdp"]  # gathered, those of its tensor share
     gathered = 2 if mesh["fsdp"] > 1 else 1
     traffic = passes * weights * gathered + 2 * program.temporaries
     devices = mesh["data"] * mesh["fsdp"] * mesh["tensor"]
-    sent = sum(one.sent for one in program.collectives or ())
     return {
         "compute": program.flops / devices / (chip.flops * COMPUTE_SHARE),
         "memory": traffic / (chip.memory_rate * MEMORY_SHARE),
@@ -80,11 +80,8 @@ def _column(step: Mapping[str, Any]) -> dict[str, str]:
         **{f"{part}, GB a device": _short(size / 1e9) for part, size in sizes.items()},
         "TFLOP": _short(step["flops"] / 1e12),
         "TFLOP a device": _short(step["flops_per_device"] / 1e12),
+        "MB sent a device": _short(step["sent"] / 1e6),
     }
-    for kind in KINDS:
-        if found := (step["collectives"] or {}).get(kind):
-            sent = f"{found['times']} x, {_short(found['sent'] / 1e6)}"
-            column[f"{kind}, MB sent a device"] = sent
     if step["seconds"]:
         column["ms a step, at best"] = _short(1e3 * max(step["seconds"].values()))
         for part, time in step["seconds"].items():

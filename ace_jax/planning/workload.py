@@ -5,9 +5,10 @@ personas of one country. Its answers are uniform: they do not change the shapes 
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,8 +46,7 @@ COUNTRIES = ("AND", "BRA", "CAN", "EGY", "JPN", "KEN", "NZL", "USA")
 WORDS = Regex(r"\n+|\w{1,9}|[^\w\s]")
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(NamedTuple):
     """The batches of the training step and of evaluation, and the assumptions behind them."""
 
     training: TrainingBatch
@@ -66,9 +66,8 @@ def describe_for_plan(path: str) -> tuple[Description, str]:
         if not carried.is_file():
             raise
     architecture = LlamaConfig.from_hf(json.loads(carried.read_text()))
-    return Description(path, architecture, None, None), (
-        "the config.json in this package; the model itself is not on this machine"
-    )
+    where = "the config.json in this package; the model itself is not on this machine"
+    return Description(path, architecture, None, None), where
 
 
 def workload(
@@ -115,19 +114,19 @@ def workload(
 def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], str]:
     """Returns what the run trains on, the first cells that evaluation scores, and the survey."""
     path = dataset_directory(config.data.path)
-    style = PromptStyle.of(**config.prompt)
+    style, name = PromptStyle.of(**config.prompt), config.data.path
     if path.exists():
-        examples, name = training_data(config).train, config.data.path
+        examples = training_data(config).train
         if is_release_train(path):
             return examples, examples.prompts[:most], name
-        survey = load_survey(config.data.path)
+        survey = load_survey(name)
     else:
         survey = stand_in_survey()
         pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)
         examples = of_dataset(survey, pairs, style, "none")
         name = (
-            f"{config.data.path} is not here; instead the {len(survey.questions)} questions of the "
-            "World Values Survey, each asked of the personas of one country"
+            f"{name} is not here; instead the {len(survey.questions)} questions of the World "
+            "Values Survey, each asked of the personas of one country"
         )
     return examples, render_cells(survey.cells.iloc[:most], survey, style), name
 

@@ -16,7 +16,7 @@ import grain
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import InputError
 from ace_jax.files import reason
 from ace_jax.training.step import TrainState
 from ace_jax.training.validation import Best
@@ -36,12 +36,9 @@ class Policy:
     keep: int
 
     def __post_init__(self) -> None:
-        check_positive("checkpoint.every_steps", self.every_steps)
-        check_positive("checkpoint.keep", self.keep)
-        if not self.every_minutes > 0:
-            raise InputError(
-                f"checkpoint.every_minutes: {self.every_minutes} is not a positive number"
-            )
+        for name, number in vars(self).items():
+            if not number > 0:
+                raise InputError(f"checkpoint.{name}: {number} is not a positive number")
 
 
 class Checkpoints:
@@ -76,8 +73,15 @@ class Checkpoints:
         step = int(state.step)
         self._last = time.monotonic()
         if self._orbax.latest is None or self._orbax.latest.step != step:
-            arrays = jax.tree.leaves((state, best and best.lora))
-            self._check_space(sum(leaf.nbytes for leaf in arrays))
+            needed = SPARE * sum(
+                leaf.nbytes for leaf in jax.tree.leaves((state, best and best.lora))
+            )
+            # orbax finds out in a thread, and a process with such a thread takes minutes to end.
+            if (free := shutil.disk_usage(self._directory).free) < needed:
+                raise InputError(
+                    f"{self._directory}: {free / 1e6:,.1f} MB are free, a checkpoint needs "
+                    f"{needed / 1e6:,.1f} MB; make room and run the same command again"
+                )
             with self._one_line("written"):
                 content = _content(state, data, best)
                 self._orbax.save_checkpointables_async(step, content, force=True)
@@ -98,15 +102,6 @@ class Checkpoints:
             loaded = self._orbax.load_checkpointables(step, like)
         data.set_state(loaded["data"])
         return loaded["state"], loaded.get("best")
-
-    def _check_space(self, needed: int) -> None:
-        # orbax finds out in a thread, and a process with such a thread takes minutes to end.
-        free = shutil.disk_usage(self._directory).free
-        if free < SPARE * needed:
-            raise InputError(
-                f"{self._directory}: {free / 1e6:,.1f} MB are free, a checkpoint needs "
-                f"{SPARE * needed / 1e6:,.1f} MB; make room and run the same command again"
-            )
 
     @contextmanager
     def _one_line(self, done: str) -> Iterator[None]:

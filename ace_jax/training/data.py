@@ -16,7 +16,7 @@ from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
-from ace_jax.recipe import PAIR_WEIGHTS, Batch
+from ace_jax.recipe import Batch
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import mode, toggle_pairs
@@ -104,17 +104,16 @@ def of_dataset(
 ) -> Examples:
     """Returns the examples of some pairs of a dataset (`toggle_pairs`), in the table's order.
 
-    `pair_weight` is `none`, or `precision` for the inverse variance of a pair's effect; raises
-    `InputError` for another.
+    `pair_weight` is `none`, or `precision` for the inverse variance of a pair's effect.
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
     answers = list(dataset.learnt.iloc[endpoints])
     sizes = cells["effective_n"].to_numpy()
+    precise = pair_weight == "precision"
+    weight = pair_precision(sizes[cell_0], sizes[cell_1]) if precise else 1.0
     return Examples(
-        pairs=pairs.assign(
-            cell_0=cell_0, cell_1=cell_1, weight=_weights(pair_weight, sizes[cell_0], sizes[cell_1])
-        ),
+        pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),
         prompts=render_cells(cells, dataset, style),
         answers=answers,
         modes=[mode(answer) for answer in answers],
@@ -172,25 +171,17 @@ def _drawn(pairs: pd.DataFrame, config: ConfigDict) -> pd.DataFrame:
 
 def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:
     """Returns the questions and countries of which training sees no pair."""
-    gone = {
-        name: tuple(sorted(set(pairs.loc[unseen, name]) - set(pairs.loc[~unseen, name])))
+    questions, countries = (
+        tuple(sorted(set(pairs.loc[unseen, name]) - set(pairs.loc[~unseen, name])))
         for name in ("question_id", "country")
-    }
-    return HeldOut(questions=gone["question_id"], countries=gone["country"], personas=())
+    )
+    return HeldOut(questions, countries, personas=())
 
 
 def _endpoints(pairs: pd.DataFrame) -> tuple[Int[np.ndarray, "C"], Int[np.ndarray, "2 Q"]]:
     """Returns the cells that pairs are of, each once, and the pairs' positions among them."""
     cells, index = np.unique(pairs[["cell_0", "cell_1"]].to_numpy(), return_inverse=True)
     return cells, index.reshape(-1, 2).T
-
-
-def _weights(
-    kind: str, size_0: Float[np.ndarray, "Q"], size_1: Float[np.ndarray, "Q"]
-) -> Float[np.ndarray, "Q"]:
-    if kind not in PAIR_WEIGHTS:
-        raise InputError(f"objective.pair_weight: {kind!r} is not {' or '.join(PAIR_WEIGHTS)}")
-    return pair_precision(size_0, size_1) if kind == "precision" else np.ones(len(size_0))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """What training changes, one step of it as a pure, compiled function, and the stages it runs in."""
 
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import jax
@@ -71,12 +73,8 @@ class Schedule:
     def at(self, step: int) -> tuple[int, int, Stage]:
         """Returns epoch and number of the stage, both from 1, and the stage of a 0-based step."""
         epoch = step // self.steps_per_epoch
-        end = 0
-        for number, stage in enumerate(self.stages, start=1):
-            end += stage.epochs
-            if epoch < end:
-                return epoch + 1, number, stage
-        raise IndexError(step)
+        number = bisect([*accumulate(stage.epochs for stage in self.stages)], epoch)
+        return epoch + 1, number + 1, self.stages[number]
 
     def ends_stage(self, step: int) -> bool:
         """Returns whether a stage is done after so many steps, at least one."""

@@ -101,8 +101,8 @@ class Validator:
                 f"step {step} has the loss {loss} over the held-out pairs; nothing was saved since "
                 "the last checkpoint; try a lower optimizer.learning_rate"
             )
-        names = ("validation_loss", *(f"validation_{name}" for name in PARTS))
-        return dict(zip(names, (loss, anchor, effect), strict=True))
+        named = {"loss": loss, "anchor_loss": anchor, "effect_loss": effect}
+        return {f"validation_{name}": value for name, value in named.items()}
 
     def chosen(self, state: TrainState, best: Best) -> tuple[nnx.State, int]:
         """Returns the adapter and its step: the best if asked for and the stage has one."""

@@ -33,14 +33,10 @@ TEMPLATES = Environment(
 class Scores:
     """What `evaluate` found."""
 
-    data: str
-    """Name of the survey."""
-    split: str
-    """The part of its cells that was scored."""
-    rows: list[dict[Hashable, Any]]
-    """One for each granularity: granularity, n_cells, score in [0, 1], ci_low, ci_high."""
-    adapter_sha256: str | None
-    """Of the adapter scored; None is the base model."""
+    data: str  # name of the survey
+    split: str  # the part of its cells that was scored
+    rows: list[dict[Hashable, Any]]  # `COLUMNS` of each granularity; scores in [0, 1]
+    adapter_sha256: str | None  # of the adapter scored; None is the base model
 
     @classmethod
     def read(cls, directory: Path) -> "Scores":
@@ -65,8 +61,8 @@ def adapter_card(
     # transformers reads neither a GGUF file nor a built-in name.
     in_transformers = "/" in base.name and not base.name.endswith(".gguf")
     data = ModelCardData(library_name="peft", tags=["lora", "ace-align", "survey"])
-    fields = {"lora": lora, "facts": facts, "scores": scores, "in_transformers": in_transformers}
-    return _render("adapter_card", data, base, fields)
+    own = {"facts": facts, "scores": scores, "in_transformers": in_transformers}
+    return _render("adapter_card", data, base, lora=lora, **own)
 
 
 def checkpoint_card(
@@ -75,11 +71,10 @@ def checkpoint_card(
     """Returns the README of a checkpoint in `dtypes`, into which an adapter may be merged."""
     tags = ["ace-align", "survey"] if lora else None
     data = ModelCardData(library_name="transformers", tags=tags)
-    fields = {"dtypes": dtypes, "adapter": adapter, "lora": lora}
-    return _render("checkpoint_card", data, base, fields)
+    return _render("checkpoint_card", data, base, lora=lora, dtypes=dtypes, adapter=adapter)
 
 
-def _render(name: str, data: ModelCardData, base: BaseModel, fields: Mapping[str, Any]) -> str:
+def _render(name: str, data: ModelCardData, base: BaseModel, **fields: Any) -> str:
     # The hub links to the base model by its id; a local path would be a dead link.
     if is_hub_id(base.name) and not Path(base.name).exists():
         data.base_model = base.name

@@ -13,35 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGUFReader, GGUFValueType
+from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGUFReader, GGUFValueType, get_tensor_name_map
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, within
 from ace_jax.files import reason
 from ace_jax.model.architecture import LlamaConfig, architecture_of
-from ace_jax.model.formats.hf import Index, Stored, TensorSource
+from ace_jax.model.formats.hf import MODULES, TOP, Index, Stored, TensorSource
 
-# llama.cpp's names of modules, as Hugging Face names them.
-TOP = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
-LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+# llama.cpp's names of modules -> those of Hugging Face; a layer's are without its number.
+NAMES = get_tensor_name_map(MODEL_ARCH.QWEN3, n_blocks=1)
+MODULE_OF = {str(NAMES.get_name(name[:-7])): name[:-7] for name in TOP.values()}
+MODULE_OF |= {
+    str(NAMES.get_name(f"model.layers.0.{name}"))[len("blk.0.") :]: name
+    for name in MODULES.values()
 }
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
@@ -69,11 +57,7 @@ CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 
 
 class BoundedReader(GGUFReader):
-    """A `GGUFReader` that raises `ValueError` for a header that no model has.
-
-    It overrides the methods through which all reads, arrays, fields and tensors pass. Their numbers
-    are of NumPy's types.
-    """
+    """A `GGUFReader` that raises `ValueError` for a header that no model has."""
 
     data: Any
     _items = 0
@@ -134,12 +118,11 @@ class GGUFSource(TensorSource):
             _hf_name(name): Stored(tuple(map(int, it.shape[::-1])), it.tensor_type.name, it)
             for name, it in tensors.items()
         }
-        self._architecture = self._field("general.architecture")
-        if self._architecture not in ARCHITECTURES:
-            raise InputError(f"{path}: architecture {self._architecture!r:.40} is not supported")
-        self.hf_config = self._hf_config()
-        self.config = self._read_config()
-        self._check_tensors()
+        with within(path):
+            self.hf_config = self._hf_config()
+        self.config = LlamaConfig.from_hf(self.hf_config, str(path))
+        with within(path):
+            self._check_tensors()
 
     def read(self, name: str, index: Index) -> np.ndarray:
         """Returns a slice of a dequantised tensor in float32."""
@@ -154,11 +137,13 @@ class GGUFSource(TensorSource):
         return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
 
     def _hf_config(self) -> dict[str, Any]:
-        kind = self._architecture
+        kind = self._architecture = self._field("general.architecture")
+        if kind not in ARCHITECTURES:
+            raise InputError(f"architecture {kind!r:.40} is not supported")
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
-            raise InputError(f"{self._path}: {kind}.rope.scaling.type is not supported")
+            raise InputError(f"{kind}.rope.scaling.type is not supported")
         if "model.embed_tokens.weight" not in self.stored:
-            raise InputError(f"{self._path}: no token_embd.weight")
+            raise InputError("no token_embd.weight")
         config = {
             "architectures": [architecture_of(kind)],
             "model_type": kind,
@@ -177,40 +162,31 @@ class GGUFSource(TensorSource):
         }
         return {name: value for name, value in config.items() if value is not None}
 
-    def _read_config(self) -> LlamaConfig:
-        config = LlamaConfig.from_hf(self.hf_config, str(self._path))
-        factors = self.rope_factors
-        if factors is None:
-            return config
-        fits = len(factors) == config.head_dim // 2 and np.isfinite(factors).all()
-        if not (fits and (factors > 0).all()):
-            raise InputError(
-                f"{self._path}: {ROPE_FACTORS} does not fit {config.head_dim} channels"
-            )
-        return replace(config, rope=replace(config.rope, factors=tuple(factors.tolist())))
-
     def _check_tensors(self) -> None:
+        factors, channels = self.rope_factors, self.config.head_dim
+        if factors is not None:
+            positive = np.isfinite(factors).all() and (factors > 0).all()
+            if len(factors) != channels // 2 or not positive:
+                raise InputError(f"{ROPE_FACTORS} does not fit {channels} channels")
+            rope = replace(self.config.rope, factors=tuple(factors.tolist()))
+            self.config = replace(self.config, rope=rope)
         for kind in {tensor.place.tensor_type for tensor in self.stored.values()}:
             try:
                 dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
             except NotImplementedError:
                 raise InputError(
-                    f"{self._path}: tensors of type {kind.name} are not supported; "
-                    "take the file in another quantisation"
+                    f"tensors of type {kind.name} are not supported; take another quantisation"
                 ) from None
         for name in filter(self._is_interleaved, self.stored):
-            if self.shape(name)[0] % self.config.head_dim:
-                raise InputError(
-                    f"{self._path}: {name} has shape {self.shape(name)}, not a multiple "
-                    f"of {self.config.head_dim} channels a head"
-                )
+            if (rows := self.shape(name)[0]) % channels:
+                raise InputError(f"{name} has {rows} rows, not {channels} for each head")
 
     def _is_interleaved(self, name: str) -> bool:
         return self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight"))
 
     def _field(self, name: str) -> Any:
         if name not in self._fields:
-            raise InputError(f"{self._path}: the field {name} is missing")
+            raise InputError(f"the field {name} is missing")
         return self._fields[name]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -219,20 +195,19 @@ class GGUFSource(TensorSource):
             tokenizer = self._tokenizer()
             tokenizer("1")
             return tokenizer
-        except InputError:
-            raise
         except Exception as error:  # wrong fields may raise anything in the library
             raise InputError(f"{self._path}: no tokenizer can be read ({reason(error)})") from None
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         kind = self._field("tokenizer.ggml.model")
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
+        if kind not in ("gpt2", "llama"):
+            raise InputError(f"tokenizer.ggml.model {kind!r:.40} is not supported")
+        vocabulary = {token: number for number, token in enumerate(tokens)}
         if kind == "gpt2":
-            tokenizer = self._byte_level(tokens)
-        elif kind == "llama":
-            tokenizer = self._sentencepiece(tokens)
+            tokenizer = self._byte_level(vocabulary)
         else:
-            raise InputError(f"{self._path}: tokenizer.ggml.model {kind!r:.40} is not supported")
+            tokenizer = self._sentencepiece(tokens, vocabulary)
         types = self._field("tokenizer.ggml.token_type")
         for special, kind_number in ((True, CONTROL), (False, USER_DEFINED)):
             added = [t for t, n in zip(tokens, types, strict=True) if n == kind_number]
@@ -259,12 +234,11 @@ class GGUFSource(TensorSource):
             clean_up_tokenization_spaces=False,
         )
 
-    def _byte_level(self, tokens: list[str]) -> Tokenizer:
+    def _byte_level(self, vocabulary: dict[str, int]) -> Tokenizer:
         pre = self._fields.get("tokenizer.ggml.pre")
         if pre not in PRE_TOKENIZERS:
             known = ", ".join(PRE_TOKENIZERS)
-            raise InputError(f"{self._path}: tokenizer.ggml.pre {pre!r:.40} is not one of {known}")
-        vocabulary = {token: number for number, token in enumerate(tokens)}
+            raise InputError(f"tokenizer.ggml.pre {pre!r:.40} is not one of {known}")
         merges = [tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")]
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe"))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(PRE_TOKENIZERS[pre])
@@ -273,10 +247,9 @@ class GGUFSource(TensorSource):
         tokenizer.decoder = decoders.ByteLevel()
         return tokenizer
 
-    def _sentencepiece(self, tokens: list[str]) -> Tokenizer:
+    def _sentencepiece(self, tokens: list[str], vocabulary: dict[str, int]) -> Tokenizer:
         # SentencePiece merges the pair whose joint token scores best. The same as a list of merges
         # is every split of every token, in the order of scores.
-        vocabulary = {token: number for number, token in enumerate(tokens)}
         scores = self._field("tokenizer.ggml.scores")
         splits = [
             (-scores[number], number, (token[:cut], token[cut:]))
@@ -303,8 +276,8 @@ def _hf_name(name: str) -> str:
     prefix, _, rest = module.partition(".")
     if prefix == "blk":
         layer, _, rest = rest.partition(".")
-        return f"model.layers.{layer}.{LAYER.get(rest, rest)}.{kind}"
-    return f"{TOP.get(module, module)}.{kind}"
+        return f"model.layers.{layer}.{MODULE_OF.get(rest, rest)}.{kind}"
+    return f"{MODULE_OF.get(module, module)}.{kind}"
 
 
 def _check_most(count: Any, most: int, what: str) -> None:

@@ -57,10 +57,6 @@ class TensorSource:
     files: tuple[Path, ...]
     stored: dict[str, Stored]
 
-    def names(self) -> Collection[str]:
-        """Returns every tensor's name."""
-        return self.stored.keys()
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape."""
         return self.stored[name].shape
@@ -74,23 +70,22 @@ class SafetensorsSource(TensorSource):
     """The tensors of a directory as the Hugging Face hub lays them out, or of the files given.
 
     A directory's files are the shards that `model.safetensors.index.json` names. Without an index
-    it is `model.safetensors`, and without that all `*.safetensors` files.
-
-    Raises `InputError` for a missing or damaged file, a tensor in two files, or a dtype other than
-    float32, float16 and bfloat16.
+    it is `model.safetensors`, and without that all `*.safetensors` files. Raises `InputError` for a
+    missing or damaged file, a tensor in two files, or a dtype that is not one of `DTYPES`.
     """
 
     def __init__(self, directory: Path, files: tuple[Path, ...] = ()):
         self.files = files or _weight_files(directory)
-        self.stored = {}
-        doubled, other = [], []
-        for file in self.files:
-            for name, tensor in _stored_in(file).items():
-                if name in self.stored:
-                    doubled.append(f"{self.stored[name].place.name} and {file.name} hold {name}")
-                if tensor.dtype not in DTYPES:
-                    other.append(f"{name} is {tensor.dtype}")
-                self.stored[name] = tensor
+        found = [each for file in self.files for each in _stored_in(file).items()]
+        self.stored = dict(found)
+        doubled = [
+            f"{tensor.place.name} and {self.stored[name].place.name} hold {name}"
+            for name, tensor in found
+            if tensor is not self.stored[name]
+        ]
+        other = [
+            f"{name} is {tensor.dtype}" for name, tensor in found if tensor.dtype not in DTYPES
+        ]
         if doubled:
             raise InputError(f"{directory}: {listed(doubled)}; leave the files of one model only")
         if other:
@@ -146,9 +141,8 @@ def _stored_in(file: Path) -> dict[str, Stored]:
 def load_base(abstract: nnx.State, source: TensorSource, mesh: Mesh) -> nnx.State:
     """Loads the frozen parameters, in the dtypes of `abstract` and sharded over the mesh.
 
-    A kernel that is quantised in `abstract` is quantised as soon as it is read.
-
-    Raises `InputError` as `own_tensors` does.
+    A kernel that is quantised in `abstract` is quantised as soon as it is read. Raises `InputError`
+    as `own_tensors` does.
     """
     own_tensors(abstract, source)
 
@@ -177,7 +171,7 @@ def fingerprint(source: TensorSource) -> str:
     of names.
     """
     digest = hashlib.sha256()
-    for name in sorted(source.names()):
+    for name in sorted(source.stored):
         shape = source.shape(name)
         first = (slice(0, 1), slice(None)) if len(shape) > 1 else (slice(None),) * len(shape)
         row = source.read(name, first)
@@ -209,7 +203,6 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
     """Returns the Hugging Face names of a model's tensors, once the checkpoint fits the model.
 
     They leave out RoPE tables and a head that repeats the embedding: both follow from the rest.
-
     Raises `InputError` for tensors that are missing, unknown or of another shape.
     """
     wanted: dict[str, tuple[int, ...]] = {}
@@ -219,7 +212,7 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
         for name in hf_names(path, leaf.shape[0]):
             wanted[name] = shape[::-1] if path[-1] == "kernel" else shape
     # Older Llama-2 exports carry the RoPE table, and tied ones may repeat the embedding as head.
-    derived = {name for name in source.names() if name.endswith("rotary_emb.inv_freq")}
+    derived = {name for name in source.stored if name.endswith("rotary_emb.inv_freq")}
     if "lm_head.weight" not in wanted:
         derived.add("lm_head.weight")
     check_fit(source, wanted, derived, "checkpoint does not fit its config.json")
@@ -230,7 +223,7 @@ def check_fit(
     source: TensorSource, wanted: Mapping[str, tuple[int, ...]], ignored: set[str], where: str
 ) -> None:
     """Raises `InputError`, beginning with `where`, unless a source has just the tensors wanted."""
-    found = set(source.names()) - ignored
+    found = set(source.stored) - ignored
     problems = [f"missing {name}" for name in sorted(wanted.keys() - found)]
     problems += [f"unknown {name}" for name in sorted(found - wanted.keys())]
     problems += [

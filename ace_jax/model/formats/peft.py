@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from ace_jax.errors import InputError
-from ace_jax.files import read_object, sha256_of, whole_directory
+from ace_jax.errors import InputError, within
+from ace_jax.files import read_object, sha256_of, whole_directory, write_json
 from ace_jax.model.formats.hf import SafetensorsSource, check_fit, hf_names
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
@@ -81,9 +81,8 @@ def write_adapter(
     """Writes a PEFT adapter, complete or not at all. An adapter that is already there is replaced.
 
     `factors` are those of `factors_of`, `card` is the README, and `record` the experiment. Whoever
-    loads the adapter checks the fingerprint of `base`.
-
-    Raises `InputError` where the directory holds something else or cannot be written.
+    loads the adapter checks the fingerprint of `base`. Raises `InputError` where the directory
+    holds something else or cannot be written.
     """
     identity = {FINGERPRINT: base.fingerprint} if base.fingerprint else {}
     description = {
@@ -103,8 +102,8 @@ def write_adapter(
         (partial / WEIGHTS).write_bytes(file)
         (partial / "README.md").write_text(card)
         if record is not None:
-            (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        (partial / CONFIG).write_text(json.dumps(description, indent=2) + "\n")
+            write_json(partial / RECORD, record)
+        write_json(partial / CONFIG, description)
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
@@ -137,20 +136,18 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
         raise InputError(
             f"{file}: target_modules {targets!r} is not a list of layer names or {ALL_LINEAR}"
         )
+    rank: Any = description.get("r")
+    alpha: Any = description.get("lora_alpha")
     own = description.get("lora_dropout") or 0.0
-    numbers: list[Any] = [description.get("r"), description.get("lora_alpha"), own]
-    for name, number in zip(("r", "lora_alpha", "lora_dropout"), numbers, strict=True):
+    for name, number in {"r": rank, "lora_alpha": alpha, "lora_dropout": own}.items():
         kinds = (int,) if name == "r" else (int, float)
         if type(number) not in kinds or not abs(number) < LARGEST:
             raise InputError(f"{file}: {name} {number!r:.40} is not a number")
-    rank, alpha = numbers[:2]
     names = targets_of(targets if isinstance(targets, str) else list(map(str, targets)))
-    try:
-        rslora = bool(description.get("use_rslora"))
-        dropout = float(own if dropout is None else dropout)
+    rslora = bool(description.get("use_rslora"))
+    dropout = float(own if dropout is None else dropout)
+    with within(file):
         return LoRAConfig(rank, float(alpha), dropout, names, rslora)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
 
 
 def identity_of(directory: Path) -> dict[str, str]:
