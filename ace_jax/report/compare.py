@@ -11,7 +11,7 @@ from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
 from ace_jax.report.findings import Findings, find
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
-from ace_jax.report.runs import RunLike, on_common_cells, read_method
+from ace_jax.report.runs import RunLike, on_common_cells, read_runs
 
 AVERAGE, GAIN = "Avg", "Gain"  # columns of Table 1
 # Names of runs and marks may contain anything; nothing in them may become markup.
@@ -93,7 +93,7 @@ class Comparison:
         every = pd.concat([found.tables["effect_distances"], found.yardsticks])
         over = every[every["country"] == ALL]
         table = over.pivot(index="run", columns="attribute", values="distance")
-        names = [one.name for one in found.attributes if one.name in table]
+        names = [one.name for one in found.first.attributes if one.name in table]
         table = table.loc[over["run"].unique(), [*names, ALL]]
         return table.rename_axis(index=None, columns=None)
 
@@ -120,8 +120,7 @@ def compare(
     if not runs or ALL in runs:
         problem = f"the name {ALL} is taken; choose another" if runs else "none is given; name one"
         raise InputError(f"runs: {problem}")
-    methods = [read_method(name, of) for name, of in runs.items()]
-    common, notes = on_common_cells(methods)
+    common, notes = on_common_cells({name: read_runs(name, of) for name, of in runs.items()})
     return Comparison(find(common, notes, average))
 
 

@@ -148,7 +148,7 @@ def _influence(findings: Findings, path: Path) -> None:
     """Figs. 5 and 15: how far each attribute moves the survey's answers, a panel a country."""
     table = findings.tables["effects"]
     table = table[table["run"] == findings.names[0]]
-    order = [attribute.name for attribute in findings.attributes]
+    order = [attribute.name for attribute in findings.first.attributes]
     panels = by_country(table)
     topics = sorted(table["topic"].unique())
     with _panels(path, panels, 1.0, 0.3 + 0.16 * len(topics), 1.0) as (figure, axes):
