@@ -103,7 +103,7 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
         "table1.tex",
     } <= names
     drawn = {path.name for path in (output / "figures").iterdir()}
-    for figure in ("scores", "granularity", "topics_g4", "classes", "influence"):
+    for figure in ("scores", "granularity", "topics_g4", "classes", "effects"):
         assert {f"{figure}.png", f"{figure}.svg"} <= drawn
     scores = pd.read_csv(output / "scores.csv").set_index(["run", "country", "granularity"])
     gains = pd.read_csv(output / "gains.csv").set_index(["run", "country", "granularity"])

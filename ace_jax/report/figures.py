@@ -94,17 +94,6 @@ def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, 
     axes.grid(axis="y", alpha=0.3)
 
 
-def heatmap(axes: Axes, table: pd.DataFrame, highest: float) -> Any:
-    """Draws a table of topics x attributes, from 0 to `highest`; returns it for a colour bar."""
-    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-    columns = [plain(name).replace("_", " ") for name in table.columns]
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
-    axes.set_yticks(range(len(table)), list(map(plain, table.index)))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return image
-
-
 def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
     tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
@@ -137,7 +126,12 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
     highest = np.nanmax(table.to_numpy())
     size = (2.4 + 0.6 * len(columns), 1.2 + 0.25 * len(table))
     with drawn(path, size, ("png",)) as (figure, [[axes]]):
-        image = heatmap(axes, table, highest)
+        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+        names = [plain(name).replace("_", " ") for name in table.columns]
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axes.set_yticks(range(len(table)), list(map(plain, table.index)))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
         for (row, column), value in np.ndenumerate(table.to_numpy()):
             colour = "black" if value > 0.6 * highest else "white"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)

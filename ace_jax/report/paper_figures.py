@@ -1,7 +1,7 @@
-"""The paper's figures (Figs. 4 to 6 and 11 to 16) for any runs, as PNG and SVG."""
+"""The paper's figures (Figs. 4, 6, 11 to 14 and 16) for any runs, as PNG and SVG."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,7 @@ from matplotlib.axes import Axes
 from ace_jax.evaluation.effects import CLASSES
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.figures import (
-    COLUMN,
-    drawn,
-    heatmap,
-    legend_below,
-    looks_of,
-    plain,
-    score_lines,
-)
+from ace_jax.report.figures import COLUMN, drawn, legend_below, looks_of, plain, score_lines
 from ace_jax.report.findings import EPSILON, Findings
 
 PAGE = 7.0  # inches: the width of a paper's page
@@ -35,44 +27,50 @@ Panels = Sequence[tuple[str, pd.DataFrame]]
 
 def write_figures(findings: Findings, directory: Path) -> None:
     """Writes every figure that the findings allow into the directory."""
-    tables, names, looks = findings.tables, findings.names, looks_of(findings.names)
+    tables, looks = findings.tables, looks_of(findings.names)
     _scores(findings, directory)
-    dots = {
-        f"topics_g{g}": (f"G = {g}", _by_country(of))
-        for g, of in tables["topics"].groupby("granularity")
-    }  # Figs. 11-14
+    topics = sorted(set(tables["topics"]["topic"]), reverse=True)
+    for g, of in tables["topics"].groupby("granularity"):  # Figs. 11-14
+        title = f"Alignment score by topic, G = {g}"
+        _dots(directory / f"topics_g{g}", _by_country(of), title, topics, looks, "topic")
     if "composition" in tables:  # Fig. 4
         unseen = findings.over_countries("composition").query("topic != @ALL").groupby("persona")
         panels = [(str(who).replace("/", ", "), of) for who, of in unseen]
-        dots["composition"] = ("personas not seen in training", panels)
-    topics = sorted(set(tables["topics"]["topic"]), reverse=True)
-    for name, (what, panels) in dots.items():
-        title = f"Alignment score by topic, {what}"
-        _dots(directory / name, panels, title, topics, looks, "topic")
+        title = "Alignment score by topic, personas not seen in training"
+        _dots(directory / "composition", panels, title, topics, looks, "topic")
     if "effects" in tables:
-        _influence(findings, directory / "influence")
+        distances = pd.concat([tables["effect_distances"], findings.yardsticks])
+        panels = _by_country(distances.rename(columns={"distance": "score"}))
+        rows = [ALL, *(attribute.name for attribute in reversed(findings.first.attributes))]
+        looks |= _hollow(findings.yardsticks["run"].unique())
+        title = "Distance between the model's and the survey's effects"
+        _dots(directory / "effects", panels, title, rows, looks, "attribute")
         _classes(findings, directory / "classes")
 
 
 def _scores(findings: Findings, directory: Path) -> None:
     """Scores with intervals: against granularity, and all at the finest one."""
-    scores, looks, finest = (
-        findings.over_countries("scores"),
-        looks_of(findings.names),
-        findings.granularities[-1],
-    )
+    scores, finest = findings.over_countries("scores"), findings.granularities[-1]
     first = scores[scores["run"] == findings.names[0]]
     ceiling = first.assign(run=CEILING, score=first["ceiling"], ci_low=np.nan, ci_high=np.nan)
     scores = pd.concat([scores, ceiling])
-    for name, dash in zip((CEILING, *findings.references), cycle(DASHES), strict=False):
-        hollow = {"color": "0.45", "marker": "o", "markerfacecolor": "white"}
-        looks[name] = hollow | {"linestyle": dash, "label": plain(name)}
+    looks = looks_of(findings.names) | _hollow([CEILING, *findings.references])
     with drawn(directory / "granularity", (COLUMN, 3.6)) as (figure, [[axes]]):
         score_lines(axes, scores, looks)
         legend_below(figure, axes)
     rows = scores[scores["granularity"] == finest].sort_values("score")
     title, order = f"Alignment score, G = {finest}, 95 % intervals", list(rows["run"])
     _dots(directory / "scores", [("", rows)], title, order, looks, "run")
+
+
+def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns the looks of what is no model."""
+    grey = {"color": "0.45", "markerfacecolor": "white"}
+    looks = zip(names, cycle("osv"), cycle(DASHES), strict=False)
+    return {
+        name: grey | {"marker": marker, "linestyle": dash, "label": plain(name)}
+        for name, marker, dash in looks
+    }
 
 
 def _by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -90,8 +88,8 @@ def _panels(
     path: Path,
     panels: Panels,
     title: str,
-    rows: Sequence[str],
-    draw: Callable[[Axes, pd.DataFrame], Any],
+    rows: list[str],
+    draw: Callable[[Axes, pd.DataFrame], None],
 ) -> None:
     """Draws every panel on axes whose y axis has these labels; the legend is below all."""
     across = min(PANELS, len(panels))
@@ -102,28 +100,26 @@ def _panels(
     with drawn(path, size, nrows=down, ncols=across, sharex=True, sharey=True) as (figure, axes):
         for axis in axes.flat[len(panels) :]:
             axis.set_axis_off()
-        shown = list(axes.flat[: len(panels)])
-        for place, (axis, (heading, table)) in enumerate(zip(shown, panels, strict=True)):
-            image = draw(axis, table)
-            axis.set_yticks(range(len(rows)), map(plain, rows))
+        for place, (heading, table) in enumerate(panels):
+            axis = axes.flat[place]
+            draw(axis, table)
+            axis.set_yticks(range(len(rows)), list(map(plain, rows)))
             axis.set_ylim(-0.5, len(rows) - 0.5)
             axis.set_title(textwrap.fill(plain(heading), 28), fontsize=7)
             axis.tick_params(labelbottom=place + across >= len(panels))
         figure.suptitle(title)
-        legend_below(figure, shown[0])
-        if image is not None:
-            figure.colorbar(image, ax=shown, label="distance (0-100)", aspect=5 + 15 * down)
+        legend_below(figure, axes[0, 0])
 
 
 def _dots(
     path: Path,
     panels: Panels,
     title: str,
-    rows: Sequence[str],
+    rows: list[str],
     looks: Mapping[str, dict[str, Any]],
     by: str,
 ) -> None:
-    """Draws each run's scores in rows by topic, or by run, where intervals have room."""
+    """Draws each run's scores in rows by a column; rows by run have intervals."""
 
     def draw(axes: Axes, table: pd.DataFrame) -> None:
         for name, look in looks.items():
@@ -137,21 +133,6 @@ def _dots(
         axes.grid(alpha=0.3)
 
     _panels(path, panels, title, rows, draw)
-
-
-def _influence(findings: Findings, path: Path) -> None:
-    """Figs. 5 and 15: how far each attribute moves the survey's answers, a panel a country."""
-    table = findings.tables["effects"]
-    table = table[table["run"] == findings.names[0]]
-    order = [attribute.name for attribute in findings.first.attributes]
-    topics = sorted(table["topic"].unique(), reverse=True)
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> Any:
-        wide = rows.pivot(index="topic", columns="attribute", values="data_size")
-        return heatmap(axes, wide.reindex(index=topics, columns=order), table["data_size"].max())
-
-    title = "How far an attribute moves answers"
-    _panels(path, _by_country(table), title, topics, draw)
 
 
 def _classes(findings: Findings, path: Path) -> None:

@@ -53,7 +53,7 @@ def index_html(findings: Findings) -> str:
         **_overview(findings),
         "personas": personas,
         "explorer": fits,
-        "tables": {name: _split(table) for name, table in _tables(findings).items()},
+        "tables": _tables(findings),
     }
     return page(f"{' · '.join(findings.names)}: answers beside the survey's", data, chunks * fits)
 
@@ -162,24 +162,22 @@ def _overview(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
+def _tables(findings: Findings) -> dict[str, Any]:
+    """Returns the columns and rows of each table that the page needs."""
     tables = dict(findings.tables)
     tables["scores"] = pd.concat([tables["scores"].assign(topic=ALL), tables["topics"]])
     if "effect_distances" in tables:
         bare = findings.yardsticks.drop(columns=["distance_low", "distance_high"])
         tables["effect_distances"] = pd.concat([tables["effect_distances"], bare])
-    return {
-        name: tables[name].filter(wanted.split()).rename(columns=SHORTER)
-        for name, wanted in KEPT.items()
-        if name in tables
-    }
-
-
-def _split(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """Returns columns and rows; granularities are texts, as in the page's choices."""
-    table = table.astype({name: str for name in table if name == "granularity"})
-    text = table.to_json(orient="split", index=False, double_precision=6)
-    return dict(json.loads(text))
+    split = {}
+    for name, wanted in KEPT.items():
+        if name in tables:
+            table = tables[name].filter(wanted.split()).rename(columns=SHORTER)
+            # Granularities are texts, as in the page's choices.
+            table = table.astype({column: str for column in table if column == "granularity"})
+            text = table.to_json(orient="split", index=False, double_precision=6)
+            split[name] = json.loads(text)
+    return split
 
 
 def _answers(findings: Findings) -> tuple[tuple[str, ...], list[list[int]]]:
