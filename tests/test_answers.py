@@ -19,7 +19,6 @@ from ace_jax.evaluation.answers import (
     alterations,
     audit_table,
     reference_answers,
-    unknown_scales,
 )
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.survey.dataset import read_dataset, select_questions
@@ -109,8 +108,8 @@ def test_a_scale_that_training_does_not_have_is_answered_uniformly(tmp_path):
     held_out = Split("question:0.5").held_out(dataset).cells(dataset)
     (unseen,) = dataset.cells.loc[held_out, "question_id"].unique()
     said = f"uniform where training has no scale of that size: {unseen}"
-    assert unknown_scales("mean", dataset.cells, dataset, ~held_out) == (said,)
-    assert unknown_scales("uniform", dataset.cells, dataset, ~held_out) == ()
+    assert answers("mean", dataset, ~held_out).marks == (said,)
+    assert answers("uniform", dataset, ~held_out).marks == ()
     evaluate.main(config_for("mean", data__questions=two, data__holdout="question:0.5"), tmp_path)
     assert json.loads((tmp_path / "run.json").read_text())["marks"] == [said]
     for p in pd.read_parquet(tmp_path / "predictions.parquet")["p_model"]:

@@ -11,8 +11,7 @@ from ace_jax.errors import InputError
 from ace_jax.report import __main__ as report
 from ace_jax.report.compare import compare, escape_latex
 from ace_jax.report.figures import looks_of
-from ace_jax.report.page.content import what
-from ace_jax.report.runs import on_common_cells, read_method
+from ace_jax.report.page import content
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
 QUESTION = {"question_id": "q1", "topic": "Trust", "text": "How much do you trust others?"}
@@ -104,7 +103,7 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
         "table1.tex",
     } <= names
     drawn = {path.name for path in (output / "figures").iterdir()}
-    for figure in ("scores", "granularity", "topics_g4", "classes", "influence"):
+    for figure in ("scores", "granularity", "topics_g4", "classes", "effects"):
         assert {f"{figure}.png", f"{figure}.svg"} <= drawn
     scores = pd.read_csv(output / "scores.csv").set_index(["run", "country", "granularity"])
     gains = pd.read_csv(output / "gains.csv").set_index(["run", "country", "granularity"])
@@ -178,7 +177,9 @@ def test_runs_of_one_name_are_seeds_of_one_method(runs, seeds, tmp_path, capsys)
     assert "Means over seeds: base of 1, trained of 3" in (means / "table1.tex").read_text()
 
 
-def test_the_page_has_the_mean_answer_of_all_seeds(seeds, tmp_path):
+def test_the_page_has_the_mean_answer_of_all_seeds(seeds, tmp_path, monkeypatch):
+    packed = {}
+    monkeypatch.setattr(content, "pack", lambda _, sources, __: packed.update(p=sources) or ())
     report.main([*seeds, "--output", str(tmp_path / "report")])
     data = data_of(tmp_path / "report")
     assert [run["name"] for run in data["runs"]] == ["base", "trained"]
@@ -186,8 +187,7 @@ def test_the_page_has_the_mean_answer_of_all_seeds(seeds, tmp_path):
     outs = [tmp_path / "trained", tmp_path / "seed 3", tmp_path / "seed 4"]
     tables = [pd.read_parquet(out / "predictions.parquet") for out in outs]
     expected = np.mean([np.stack(table["p_model"]) for table in tables], axis=0)
-    (method,), _ = on_common_cells([read_method("trained", outs)])
-    assert np.allclose(np.stack(method.p_model), expected)
+    assert np.allclose(packed["p"][2], expected)
 
 
 def test_seeds_of_other_numbers_of_cells_are_averaged_where_all_have_them(seeds, tmp_path):
@@ -307,12 +307,12 @@ def test_what_was_evaluated_is_said_in_a_line():
     model = {"name": "tiny", "dtype": "float32", "quantization": "none"}
     asked = {"model": model, "prompt": {"template": "persona_first"}, "seed": 0}
     asked["data"] = {"path": "made up", "split": "held_out", "holdout": "none"}
-    assert what([asked]) == (
+    assert content.what([asked]) == (
         "tiny, float32, no adapter, template persona_first, held_out of made up (hold-out none), "
         "seed 0"
     )
     smaller = asked | {"model": model | {"quantization": "int8"}}
-    assert what([smaller]).startswith("tiny, int8, no adapter")
+    assert content.what([smaller]).startswith("tiny, int8, no adapter")
 
 
 def test_methods_can_be_told_apart_however_many_there_are():

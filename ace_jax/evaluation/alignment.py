@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from ace_jax.errors import InputError
 from ace_jax.evaluation.uncertainty import Average, Averaging, in_order, with_all_countries
 from ace_jax.survey.personas import Attribute
+
+CELL_VALUES = ("score", "variance", "ceiling", "gain", "gain_variance")
 
 
 @dataclass(frozen=True)
@@ -125,26 +128,41 @@ def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
     return topic
 
 
-def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = ()) -> pd.DataFrame:
+def alignment_table(
+    cells: pd.DataFrame, average: Average, by: Sequence[str] = (), *, seed: int = 0
+) -> pd.DataFrame:
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
-    `cells` are of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`.
-    Columns are average, granularity, those of `by`, country, n_cells, n_questions, score, ci_low,
-    ci_high, all on the scale of 0 to 100; with a ceiling also ceiling and percent_of_ceiling.
+    `cells` are of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`, or
+    be those of several methods (`comparison.stacked`; then `by` has `run`). Columns are average,
+    granularity, those of `by`, country, run, n_cells, n_questions and those of `score_means`.
     """
-
-    def scores(means: Averaging) -> pd.DataFrame:
-        score, variance = (cells[name].to_numpy() for name in ("score", "variance"))
-        table = means.intervals(score, variance, ("score", "ci_low", "ci_high"))
-        table = means.groups.assign(**table.clip(lower=0, upper=100))
-        if "ceiling" in cells:
-            ceiling = means.means(cells["ceiling"].to_numpy())
-            percent = 100 * table["score"] / ceiling
-            table = table.assign(ceiling=ceiling, percent_of_ceiling=percent)
-        return table
-
     keys = ["granularity", *by]
-    return in_order(with_all_countries(cells, keys, average, scores), average, keys, ["country"])
+    table = with_all_countries(cells, keys, average, partial(score_means, cells, seed))
+    return in_order(table, average, keys)
+
+
+def score_means(cells: pd.DataFrame, seed: int, means: Averaging) -> pd.DataFrame:
+    """Returns what `means` averages: n_cells, n_questions, score, ci_low, ci_high (0 to 100).
+
+    With ceilings also ceiling and percent_of_ceiling; with gains also seed_sd, gain, gain_low,
+    gain_high and p_value (`seed` is that of its draws), as in `comparison.gain_table`.
+    """
+    values = {name: cells[name].to_numpy() for name in CELL_VALUES if name in cells}
+    score = values["score"]
+    table = means.intervals(score, values["variance"], ("score", "ci_low", "ci_high"))
+    table = means.groups.assign(**table.clip(lower=0, upper=100))
+    if "ceiling" in values:
+        ceiling = means.means(values["ceiling"])
+        table = table.assign(ceiling=ceiling, percent_of_ceiling=100 * table["score"] / ceiling)
+    if "gain" in values:
+        gain, names = values["gain"], ("gain", "gain_low", "gain_high")
+        table = table.assign(
+            seed_sd=means.seed_deviations(score),
+            **means.intervals(gain, values["gain_variance"], names),
+            p_value=means.sign_flips(gain, seed),
+        )
+    return table
 
 
 def score_table(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -39,11 +39,12 @@ class Answers:
     """Answers to some cells, in their order.
 
     `p` is the distribution over each question's options (float64), `option_mass` the probability of
-    all options before renormalising (1 for a reference).
+    all options before renormalising (1 for a reference), `marks` what a reader of them must know.
     """
 
     p: list[Float[np.ndarray, "_"]]
     option_mass: Float[np.ndarray, "cells"]
+    marks: tuple[str, ...] = ()
 
 
 def predictions_table(cells: pd.DataFrame, answers: Answers) -> pd.DataFrame:
@@ -105,24 +106,18 @@ def reference_answers(
     """
     if name not in REFERENCES:
         raise InputError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
+    sizes, marks = cells["p"].map(len), tuple[str, ...]()
     if name == "no_effect":
         answer_of = _country_answers(dataset.cells)
         p = [answer_of[key] for key in zip(cells["country"], cells["question_id"], strict=True)]
     else:
         means = _mean_answers(dataset, seen) if name == "mean" else {}
-        p = [means.get(size, np.full(size, 1 / size)) for size in cells["p"].map(len)]
-    return Answers(p, np.ones(len(cells)))
-
-
-def unknown_scales(
-    name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
-) -> tuple[str, ...]:
-    """Returns a mark naming the questions that `mean` answers uniformly, if there are any."""
-    means = _mean_answers(dataset, seen) if name == "mean" else None
-    if means is None or (known := cells["p"].map(len).isin(means)).all():
-        return ()
-    unknown = ", ".join(map(str, cells.loc[~known, "question_id"].unique()))
-    return (f"uniform where training has no scale of that size: {unknown}",)
+        p = [means.get(size, np.full(size, 1 / size)) for size in sizes]
+        unknown = cells.loc[~sizes.isin(means), "question_id"].unique()
+        if name == "mean" and len(unknown):
+            named = ", ".join(map(str, unknown))
+            marks = (f"uniform where training has no scale of that size: {named}",)
+    return Answers(p, np.ones(len(cells)), marks)
 
 
 def _country_answers(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_"]]:

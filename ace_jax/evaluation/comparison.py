@@ -9,29 +9,17 @@ countries of a tier, then over granularities. Rows `ALL` are ignored.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from scipy.sparse import csr_array
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.uncertainty import (
-    ALL,
-    LEVEL,
-    Average,
-    Averaging,
-    averaging,
-    in_order,
-    with_all_countries,
-)
+from ace_jax.evaluation.alignment import alignment_table, score_means
+from ace_jax.evaluation.uncertainty import ALL, LEVEL, Average, averaging
 from ace_jax.survey.readers.sources import TIERS
 
 # A method's cells, or the cells of each of its seeds.
 Cells = pd.DataFrame | Sequence[pd.DataFrame]
-FLIPS = 1999
-TINY = 1e-9  # points: less is rounding
 KEY = ["country", "question_id", "persona"]
 MEAN = "mean"  # the granularity of rows that are means over granularities
 
@@ -55,14 +43,9 @@ def gain_table(
       n_seeds, seed_sd (of the scores; NaN for one), score, ci_low, ci_high, gain, gain_low,
       gain_high, p_value (NaN for the first method), on the scale of 0 to 100.
     """
-    keys = ["granularity", *by]
-    tables = []
-    for name, cells in stacked(methods).items():
-        table = with_all_countries(cells, keys, average, partial(compared, cells=cells, seed=seed))
-        n_seeds = len(_runs(methods[name]))
-        seed_sd = table["seed_sd"] if n_seeds > 1 else np.nan
-        tables.append(table.assign(run=name, n_seeds=n_seeds, seed_sd=seed_sd))
-    return in_order(pd.concat(tables), average, keys, ["country", "run"])
+    table = alignment_table(stacked(methods), average, (*by, "run"), seed=seed)
+    n_seeds = table["run"].map({name: len(_runs(cells)) for name, cells in methods.items()})
+    return table.assign(n_seeds=n_seeds, seed_sd=table["seed_sd"].where(n_seeds > 1))
 
 
 def difference_table(
@@ -78,11 +61,10 @@ def difference_table(
     names = list(methods)
     tables = []
     for place, other in enumerate(names[:-1]):
-        later = stacked({name: methods[name] for name in names[place:]})
-        for name in names[place + 1 :]:
-            means = averaging(later[name], ["granularity"], average, over=("country",))
-            table = compared(means, later[name], seed)
-            tables.append(table.assign(run=name, other=other))
+        cells = stacked({name: methods[name] for name in names[place:]})
+        cells = cells[cells["run"] != other]
+        means = averaging(cells, ["granularity", "run"], average, over=("country",))
+        tables.append(score_means(cells, seed, means).assign(other=other))
     table = pd.concat(tables, ignore_index=True)
     # Either alone can be too sure: the interval if questions vary unequally, the test if seeds do.
     beyond_zero = table["gain_low"] * table["gain_high"] > 0
@@ -93,66 +75,27 @@ def difference_table(
     return table[kept].rename(columns=bounds)
 
 
-def stacked(methods: Mapping[str, Cells]) -> dict[str, pd.DataFrame]:
-    """Returns the cells of each method with their gain over the first method, runs concatenated.
+def stacked(methods: Mapping[str, Cells]) -> pd.DataFrame:
+    """Returns the cells of all methods and runs with their gain over the first method.
 
-    Adds the columns seed (0, 1, ...), gain and gain_variance (from sampling respondents, an upper
-    bound). Raises InputError as `gain_table` does.
+    Adds the columns run, seed (0, 1, ...), gain and gain_variance (from sampling respondents, an
+    upper bound). Raises InputError as `gain_table` does.
     """
-    names = list(methods)
-    first = _runs(methods[names[0]])
-    tables = {}
-    for name, cells in methods.items():
-        runs = _runs(cells)
-        count = max(len(runs), len(first))
-        if {len(runs), len(first)} - {1, count}:
+    first, *_ = names = list(methods)
+    before = _runs(methods[first])
+    tables = []
+    for name in names:
+        runs = _runs(methods[name])
+        count = max(len(runs), len(before))
+        if {len(runs), len(before)} - {1, count}:
             raise InputError(
-                f"{names[0]} has {len(first)} seeds and {name} {len(runs)}; give both the same "
+                f"{first} has {len(before)} seeds and {name} {len(runs)}; give both the same "
                 "number of seeds, or one of them a single run"
             )
-        parts = [
-            _gained(runs[i % len(runs)], first[i % len(first)], (names[0], name)).assign(seed=i)
-            for i in range(count)
-        ]
-        tables[name] = pd.concat(parts, ignore_index=True)
-    return tables
-
-
-def compared(means: Averaging, cells: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Returns score and gain of each group of cells (`stacked`) with their intervals and a test.
-
-    Columns are the groups' keys, n_cells, n_questions, seed_sd, score, ci_low, ci_high, gain,
-    gain_low, gain_high, p_value.
-    """
-    score, gain = cells["score"].to_numpy(), cells["gain"].to_numpy()
-    of_score = means.intervals(score, cells["variance"].to_numpy(), ("score", "ci_low", "ci_high"))
-    of_gain = means.intervals(
-        gain, cells["gain_variance"].to_numpy(), ("gain", "gain_low", "gain_high")
-    )
-    return means.groups.assign(
-        seed_sd=means.seed_deviations(score),
-        **of_score.clip(lower=0, upper=100),
-        **of_gain,
-        p_value=sign_flips(means, gain, seed),
-    )
-
-
-def sign_flips(
-    means: Averaging, values: Float[np.ndarray, "cells"], seed: int
-) -> Float[np.ndarray, "groups"]:
-    """Returns the two-sided p-value of each mean under flips of the signs of questions.
-
-    NaN if all values are zero. With Q questions it is at least 2 ** (1 - Q).
-    """
-    added, group = means.contributions(values), means.outer("question")
-    # All groups share the draws of signs: the first question of each gets the first sign.
-    column = np.arange(len(added)) - np.searchsorted(group, group)
-    matrix = csr_array((added, (group, column)), shape=(len(means.groups), int(column.max()) + 1))
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (matrix.shape[1], FLIPS))
-    observed = np.abs(means.means(values))
-    reached = (np.abs(matrix @ signs) >= observed[:, None] - TINY).sum(axis=1)
-    known = np.bincount(group, np.abs(added)) > TINY
-    return np.where(known, (1 + reached) / (1 + FLIPS), np.nan)
+        for i in range(count):
+            gained = _gained(runs[i % len(runs)], before[i % len(before)], (first, name))
+            tables.append(gained.assign(run=name, seed=i))
+    return pd.concat(tables, ignore_index=True)
 
 
 def tier_scores(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -123,11 +123,12 @@ def classify(
 def class_shares(summary: pd.DataFrame, epsilon: float) -> pd.DataFrame:
     """Returns how many effects of each country are in each class (Figs. 6, 16).
 
-    `summary` is of `effect_summary`; rows `ALL` count as one more country. Columns are country,
-    class, n, share (0-100); every class, in the order of CLASSES.
+    `summary` is of `effect_summary`; rows `ALL` count as one more country. Columns are run (if it
+    has one), country, class, n, share (0-100); every class, in the order of CLASSES.
     """
     model, data = (summary[f"{of}_effect"].to_numpy() for of in ("model", "data"))
     classes = pd.Categorical(classify(model, data, epsilon), CLASSES)
-    effects = summary[["country"]].assign(**{"class": classes})
-    counts = effects.groupby(["country", "class"], observed=False).size().rename("n").reset_index()
-    return counts.assign(share=100 * counts["n"] / counts.groupby("country")["n"].transform("sum"))
+    by = [name for name in ("run", "country") if name in summary]
+    effects = summary[by].assign(**{"class": classes})
+    counts = effects.groupby([*by, "class"], observed=False).size().rename("n").reset_index()
+    return counts.assign(share=100 * counts["n"] / counts.groupby(by)["n"].transform("sum"))

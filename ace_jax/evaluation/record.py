@@ -20,7 +20,6 @@ from ace_jax.evaluation.answers import (
     audit_table,
     predictions_table,
     reference_answers,
-    unknown_scales,
 )
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
@@ -139,17 +138,18 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
             f"data.path: {path} is the authors' training file, which has no cells; name those to "
             "score, --config.data.path=data/eval --allow-mismatch survey"
         )
+    data, spec = config.data, given(config, "data.holdout", record and record.split.spec)
+    seed = given(config, "seed", record.split.seed if record else None)
+    questions = None if data.questions is None else tuple(data.questions)
+    split = Split(spec, seed)
     return evaluation_set(
         load_survey(path),
-        config.data.split,
+        data.split,
         record,
-        split=Split(
-            given(config, "data.holdout", record and record.split.spec),
-            given(config, "seed", record.split.seed if record else None),
-        ),
+        split=split,
         path=path,
-        questions=tuple(given(config, "data.questions", record and record.survey.questions)),
-        min_n=given(config, "data.min_n", record and record.recipe.min_n),
+        questions=questions,
+        min_n=data.min_n,
     )
 
 
@@ -158,18 +158,19 @@ def requested_model(config: ConfigDict, record: Experiment | None) -> dict[str, 
 
     None stands for what the record says. Raises `InputError` naming a field that neither gives.
     """
-    model, prompt = config.model, config.prompt
-    if record and prompt.template is None:
-        template = record.prompt.style().template
+    asked = record.prompt if record else None
+    if asked and config.prompt.template is None:
+        template = asked.style().template
     else:
         template = PromptTemplate.load(given(config, "prompt.template", None))
-    style = given(config, "prompt.option_style", record and record.prompt.option_style)
-    chat = given(config, "prompt.chat", record.prompt.chat if record else None)
+    style = given(config, "prompt.option_style", asked and asked.option_style)
     return {
         "base": given(config, "model.path", record and record.model.name),
-        "prompt": PromptStyle(template, style, chat),
-        "dtype": model.dtype,
-        "quantization": model.quantization,
+        "prompt": PromptStyle(
+            template, style, given(config, "prompt.chat", asked.chat if asked else None)
+        ),
+        "dtype": config.model.dtype,
+        "quantization": config.model.quantization,
     }
 
 
@@ -178,8 +179,9 @@ def given(config: ConfigDict, field: str, recorded: Any) -> Any:
 
     Raises `InputError` naming the field if both are None.
     """
-    section, _, name = field.rpartition(".")
-    stated = (config[section] if section else config)[name]
+    stated = config.to_dict()
+    for name in field.split("."):
+        stated = stated[name]
     value = recorded if stated is None else stated
     if value is None:
         raise InputError(
@@ -229,10 +231,8 @@ def answer_by_reference(
     name: str, scored: EvaluationSet
 ) -> tuple[dict[str, Answers], dict[str, Any]]:
     """Returns a reference's answers, which need no model, and the content of run.json."""
-    cells, dataset, seen = scored.cells, scored.dataset, scored.seen
-    answers = reference_answers(name, cells, dataset, seen)
-    marks = unknown_scales(name, cells, dataset, seen)
-    return {UNALTERED: answers}, run_record(scored, reference=name, marks=marks)
+    answers = reference_answers(name, scored.cells, scored.dataset, scored.seen)
+    return {UNALTERED: answers}, run_record(scored, reference=name, marks=answers.marks)
 
 
 def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict[str, pd.DataFrame]:

@@ -21,12 +21,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 from scipy.special import stdtrit
 
 Average = Literal["nested", "flat"]
 AVERAGES: tuple[Average, ...] = ("nested", "flat")
 ALL = "ALL"  # the country of rows that are means over countries
 LEVEL = 0.95
+FLIPS = 1999
+TINY = 1e-9  # points: less is rounding
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,16 @@ class Averaging:
     groups: pd.DataFrame
     cells: pd.DataFrame
 
-    def means(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
-        """Returns the mean of each group."""
-        return self._weighted("group", values)
+    def means(self, values: Float[np.ndarray, "cells"], of: str = "group") -> np.ndarray:
+        """Returns the mean of each group, or what each set of another kind contributes to it."""
+        return np.bincount(self._code(of), self._code("weight") * values)
 
-    def contributions(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "questions"]:
-        """Returns what each question contributes to the mean of its group."""
-        return self._weighted("question", values)
+    def outer(self, inner: str, outer: str = "group") -> Int[np.ndarray, "sets"]:
+        """Returns the outer set of each inner one, for example the group of each question."""
+        code = self._code(inner)
+        of_inner = np.empty(int(code.max(initial=-1)) + 1, np.int64)
+        of_inner[code] = self._code(outer)
+        return of_inner
 
     def intervals(
         self,
@@ -70,7 +76,7 @@ class Averaging:
         """
         mean = self.means(values)
         square, spread = self._between_questions(values, variance)
-        seeds = self._seeds()
+        seeds = np.bincount(self.outer("seed"))
         of_seeds = self.seed_deviations(values) ** 2 / seeds
         square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(seeds - 1, 1)
         # Satterthwaite's degrees of freedom, infinite if no variance was estimated.
@@ -78,21 +84,37 @@ class Averaging:
         half = stdtrit(degrees, (1 + LEVEL) / 2) * np.sqrt(square)
         return pd.DataFrame(dict(zip(names, (mean, mean - half, mean + half), strict=True)))
 
+    def sign_flips(
+        self, values: Float[np.ndarray, "cells"], seed: int
+    ) -> Float[np.ndarray, "groups"]:
+        """Returns the two-sided p-value of each mean under flips of the signs of questions.
+
+        NaN if all values are zero. With Q questions it is at least 2 ** (1 - Q).
+        """
+        added, group = self.means(values, "question"), self.outer("question")
+        # All groups share the draws of signs: the first question of each gets the first sign.
+        column = np.arange(len(added)) - np.searchsorted(group, group)
+        matrix = csr_array((added, (group, column)))
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (matrix.shape[1], FLIPS))
+        observed = np.abs(self.means(values))
+        reached = (np.abs(matrix @ signs) >= observed[:, None] - TINY).sum(axis=1)
+        known = np.bincount(group, np.abs(added)) > TINY
+        return np.where(known, (1 + reached) / (1 + FLIPS), np.nan)
+
     def sampling_errors(self, variance: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the standard error of each mean from sampling respondents only."""
         # All seeds are scored on the same respondents: more seeds do not shrink this error.
-        variance = self._seeds()[self._code("group")] * variance
-        weight = self.cells["weight"].to_numpy()
-        error = np.sqrt(np.bincount(self._code("sample"), weight**2 * variance))
+        variance = np.bincount(self.outer("seed"))[self._code("group")] * variance
+        error = np.sqrt(self.means(self._code("weight") * variance, "sample"))
         # Combinations of attributes split the same people in other ways: at worst, errors add up.
         people = np.bincount(self.outer("sample", "people"), error)
         return np.sqrt(np.bincount(self.outer("people"), people**2))
 
     def seed_deviations(self, values: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the standard deviation of each mean over seeds; zero for one seed."""
-        group, seeds = self.outer("seed"), self._seeds()
-        of_seed = seeds[group] * self._weighted("seed", values)
-        away = of_seed - self.means(values)[group]
+        group = self.outer("seed")
+        seeds = np.bincount(group)
+        away = seeds[group] * self.means(values, "seed") - self.means(values)[group]
         return np.sqrt(np.bincount(group, away**2) / np.maximum(seeds - 1, 1))
 
     def _between_questions(
@@ -102,64 +124,40 @@ class Averaging:
 
         The squared error is sum_h size_h variance_h over strata h. Each variance is that of a
         question in the stratum. Strata whose questions are alone get the others' pooled variance.
+        If all are alone, the group is a single stratum.
         """
-        stratum, group = self.outer("question", "stratum"), self.outer("stratum")
-        weight = np.bincount(self._code("question"), self.cells["weight"])
+        part, stratum = self._code("part"), self.outer("question", "stratum")
+        group = self.outer("stratum")
+        weight = self.means(np.ones(len(values)), "question")
         size, questions = np.bincount(stratum, weight**2), np.bincount(stratum)
-        alone = self._alone()
+        several = _distinct(part, self._code("question"))[part] > 1
+        alone = np.bincount(self._code("stratum"), several) == 0
         freedom = np.where(alone, 0.0, questions - 1)
         in_group = np.bincount(group, freedom)
         pooled = freedom / np.maximum(in_group, 1)[group]
         lone = np.bincount(group, np.where(alone, size, 0.0))[group]
-        part = self._code("part")
         centre = np.bincount(part, values) / np.bincount(part)
-        moved = np.bincount(stratum, self.contributions(values - centre[part]) ** 2)
+        moved = np.bincount(stratum, self.means(values - centre[part], "question") ** 2)
         between = np.where(alone, 0, moved * questions / np.maximum(questions - 1, 1))
         square = (size + pooled * lone) * between / size
         spread = np.divide(square**2, freedom, out=np.zeros_like(square), where=freedom > 0)
 
-        count = np.bincount(group, questions)
-        collapsed = self._across_strata(values, weight)
-        collapsed_spread = collapsed**2 / np.maximum(count - 1, 1)
+        of = self.outer("question")
+        count = np.bincount(of)
+        mean = self.means(values, "question") / weight
+        away = mean - (np.bincount(of, mean) / count)[of]
+        single = np.bincount(of, away**2) / np.maximum(count - 1, 1) * np.bincount(of, weight**2)
         sampling = np.nan if variance is None else self.sampling_errors(variance) ** 2
         kinds = [in_group > 0, count > 1]
         return (
-            np.select(kinds, [np.bincount(group, square), collapsed], sampling),
-            np.select(kinds, [np.bincount(group, spread), collapsed_spread], 0.0),
+            np.select(kinds, [np.bincount(group, square), single], sampling),
+            np.select(
+                kinds, [np.bincount(group, spread), single**2 / np.maximum(count - 1, 1)], 0.0
+            ),
         )
 
-    def _across_strata(
-        self, values: Float[np.ndarray, "cells"], weight: Float[np.ndarray, "questions"]
-    ) -> Float[np.ndarray, "groups"]:
-        """Returns the squared standard errors as if each group were a single stratum."""
-        group = self.outer("question")
-        count = np.bincount(group)
-        mean = self.contributions(values) / weight
-        away = mean - (np.bincount(group, mean) / count)[group]
-        variance = np.bincount(group, away**2) / np.maximum(count - 1, 1)
-        return variance * np.bincount(group, weight**2)
-
-    def _alone(self) -> np.ndarray:
-        """Returns for each stratum whether no innermost mean has two of its questions."""
-        part, question = self._code("part"), self._code("question")
-        several = _distinct(part, question)[part] > 1
-        return np.bincount(self._code("stratum"), several) == 0
-
-    def _seeds(self) -> Int[np.ndarray, "groups"]:
-        return np.bincount(self.outer("seed"))
-
-    def _weighted(self, kind: str, values: Float[np.ndarray, "cells"]) -> np.ndarray:
-        return np.bincount(self._code(kind), self.cells["weight"].to_numpy() * values)
-
-    def _code(self, kind: str) -> Int[np.ndarray, "cells"]:
+    def _code(self, kind: str) -> np.ndarray:
         return self.cells[kind].to_numpy()
-
-    def outer(self, inner: str, outer: str = "group") -> Int[np.ndarray, "sets"]:
-        """Returns the outer set of each inner one, for example the group of each question."""
-        code = self._code(inner)
-        of_inner = np.empty(int(code.max(initial=-1)) + 1, np.int64)
-        of_inner[code] = self._code(outer)
-        return of_inner
 
 
 def averaging(
@@ -174,15 +172,15 @@ def averaging(
     Args:
       cells: columns country, question_id, those of `by` and `over`; for `nested` also topic and
         combination (which attributes the persona names); for several seeds also seed.
-      by: the columns that define a group.
+      by: the columns that define a group; groups are sorted by them, but a `run` keeps its place.
       average: how to average within a group, or within each value of `over`.
       over: columns whose values are averaged afterwards, the outermost first.
     """
     over = ("seed", *over) if "seed" in cells else over
-    ordered = {*by, *over, "country"}
+    used = {*by, *over, "country"}
     code = {
-        name: pd.factorize(cells[name], sort=name in ordered)[0]
-        for name in {*ordered, "question_id", "topic", "combination"} & set(cells)
+        name: pd.factorize(cells[name], sort=name in used - {"run"})[0]
+        for name in {*used, "question_id", "topic", "combination"} & set(cells)
     }
     zero = np.zeros(len(cells), np.int64)
     topic, combination = code.get("topic", zero), code.get("combination", zero)
@@ -228,13 +226,12 @@ def with_all_countries(
     return pd.concat([each, overall.assign(country=ALL)], ignore_index=True)
 
 
-def in_order(
-    table: pd.DataFrame, average: Average, keys: Sequence[str], names: Sequence[str]
-) -> pd.DataFrame:
-    """Returns a table sorted by its keys, rows `ALL` after countries; keys and names come first."""
+def in_order(table: pd.DataFrame, average: Average, keys: Sequence[str]) -> pd.DataFrame:
+    """Returns a table sorted by its keys, rows `ALL` after countries, runs in their order."""
     table = table.assign(average=average, last=table["country"] == ALL)
-    table = table.sort_values([*keys, "last", "country"], kind="stable", ignore_index=True)
-    first = ["average", *keys, *names]
+    by = [name for name in keys if name != "run"]
+    table = table.sort_values([*by, "last", "country"], kind="stable", ignore_index=True)
+    first = ["average", *by, "country", *(name for name in keys if name == "run")]
     return table[[*first, *table.columns.drop([*first, "last"])]]
 
 

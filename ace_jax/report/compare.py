@@ -11,7 +11,7 @@ from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
 from ace_jax.report.findings import Findings, find
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
-from ace_jax.report.runs import RunLike, on_common_cells, read_method
+from ace_jax.report.runs import RunLike, on_common_cells, read_runs
 
 AVERAGE, GAIN = "Avg", "Gain"  # columns of Table 1
 # Names of runs and marks may contain anything; nothing in them may become markup.
@@ -23,28 +23,24 @@ _LATEX = str.maketrans(
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Runs side by side. `str()` gives the main tables as text."""
+class Comparison(Findings):
+    """Runs side by side. `str()` gives the main tables as text.
 
-    findings: Findings
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Every tidy table by name, such as scores, gains, effects (docs/analysis.md)."""
-        return dict(self.findings.tables)
+    `tables` has every tidy table by name, such as scores, gains, effects (docs/analysis.md).
+    """
 
     @property
     def scores(self) -> pd.DataFrame:
         """Alignment scores (0-100) over countries: methods and references x granularities."""
-        scores = self.findings.over_countries("scores")
+        scores = self.over_countries("scores")
         table = scores.pivot(index="run", columns="granularity", values="score")
-        return table.loc[[*self.findings.names, *self.findings.references]]
+        return table.loc[[*self.names, *self.references]]
 
     def save_html(self, path: str | Path) -> None:
         """Writes the report as one self-contained page. Raises InputError if it cannot."""
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(index_html(self.findings), encoding="utf-8")
+            Path(path).write_text(index_html(self), encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from None
 
@@ -58,8 +54,8 @@ class Comparison:
             (directory / "figures").mkdir(parents=True, exist_ok=True)
             for name, table in self.tables.items():
                 table.to_csv(directory / f"{name}.csv", index=False, float_format="%.6g")
-            (directory / "table1.tex").write_text(latex(self.findings), encoding="utf-8")
-            write_figures(self.findings, directory / "figures")
+            (directory / "table1.tex").write_text(latex(self), encoding="utf-8")
+            write_figures(self, directory / "figures")
         except OSError as error:
             raise InputError(
                 f"cannot write {directory}: {error.strerror}; name another directory"
@@ -67,38 +63,36 @@ class Comparison:
         self.save_html(directory / "index.html")
 
     def __str__(self) -> str:
-        found = self.findings
-        parts = [f"- {mark}" for mark in (*found.marks, *found.notes)]
+        parts = [f"- {mark}" for mark in (*self.marks, *self.notes)]
         parts = ["\n".join(["Notes:", *parts])] if parts else []
-        title = f"Alignment score (0-100, {found.average}) by granularity, mean over countries:"
+        title = f"Alignment score (0-100, {self.average}) by granularity, mean over countries:"
         parts += [title, self._labelled(self.scores.map("{:.1f}".format))]
-        if len(found.names) > 1:
-            title = f"Gain over {found.names[0]}, with 95 % intervals:"
+        if len(self.names) > 1:
+            title = f"Gain over {self.names[0]}, with 95 % intervals:"
             parts += [title, self._labelled(self._gains())]
-        if "effect_distances" in found.tables:
+        if "effect_distances" in self.tables:
             title = "Distance between the model's and the survey's effects (lower is better):"
             parts += [title, self._distances().to_string(float_format="{:.4f}".format)]
         return "\n\n".join(parts)
 
     def _gains(self) -> pd.DataFrame:
-        gains = self.findings.over_countries("gains")
+        gains = self.over_countries("gains")
         columns = gains[["gain", "gain_low", "gain_high"]].itertuples(index=False)
         texts = [f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" for gain, low, high in columns]
         table = gains.assign(text=texts).pivot(index="run", columns="granularity", values="text")
-        return table.loc[self.findings.names[1:]]
+        return table.loc[self.names[1:]]
 
     def _distances(self) -> pd.DataFrame:
         """Returns methods, then what to compare them with, in rows; attributes in columns."""
-        found = self.findings
-        every = pd.concat([found.tables["effect_distances"], found.yardsticks])
+        every = pd.concat([self.tables["effect_distances"], self.yardsticks])
         over = every[every["country"] == ALL]
         table = over.pivot(index="run", columns="attribute", values="distance")
-        names = [one.name for one in found.attributes if one.name in table]
+        names = [one.name for one in self.first.attributes if one.name in table]
         table = table.loc[over["run"].unique(), [*names, ALL]]
         return table.rename_axis(index=None, columns=None)
 
     def _labelled(self, table: pd.DataFrame) -> str:
-        several = {name: count for name, count in self.findings.seeds.items() if count > 1}
+        several = {name: count for name, count in self.seeds.items() if count > 1}
         labels = {name: f"{name} ({count} seeds)" for name, count in several.items()}
         table = table.rename(index=labels, columns="G = {}".format)
         return table.rename_axis(index=None, columns=None).to_string()
@@ -120,9 +114,8 @@ def compare(
     if not runs or ALL in runs:
         problem = f"the name {ALL} is taken; choose another" if runs else "none is given; name one"
         raise InputError(f"runs: {problem}")
-    methods = [read_method(name, of) for name, of in runs.items()]
-    common, notes = on_common_cells(methods)
-    return Comparison(find(common, notes, average))
+    common, notes = on_common_cells({name: read_runs(name, of) for name, of in runs.items()})
+    return Comparison(**vars(find(common, notes, average)))
 
 
 def latex(findings: Findings) -> str:
@@ -132,21 +125,19 @@ def latex(findings: Findings) -> str:
     styles = places.map(lambda place: marks.get(place, ""))
     style = table.style.hide(names=True).apply(lambda _: styles, axis=None)
     style = style.format_index(escape_latex, level=1)
-    tabular = style.to_latex(
+    text = style.to_latex(
         column_format="ll" + "r" * table.shape[1],
         hrules=True,
         clines="skip-last;data",
         multirow_align="naive",
-    ).rstrip()
-    return rf"""% needs \usepackage{{booktabs}} and \usepackage{{graphicx}}
-\begin{{table*}}
-\centering
-\resizebox{{\textwidth}}{{!}}{{%
-{tabular}}}
-\caption{{{escape_latex(_caption(findings))}}}
-\label{{tab:alignment}}
-\end{{table*}}
-"""
+        environment="table*",
+        position_float="centering",
+        caption=escape_latex(_caption(findings)),
+        label="tab:alignment",
+    )
+    text = text.replace(r"\begin{tabular}", "\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}")
+    text = text.replace(r"\end{tabular}", r"\end{tabular}}")
+    return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + text
 
 
 def escape_latex(text: object) -> str:
@@ -158,12 +149,8 @@ def _table_1(findings: Findings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Returns scores as texts, by granularity and run, and each method's place in its column."""
     key, names = ["granularity", "run"], findings.names
     scores = findings.tables["scores"].pivot(index=key, columns="country", values="score")
-    scores = (
-        scores[[*scores.columns.drop(ALL), ALL]]
-        .rename(columns={ALL: AVERAGE})
-        .rename_axis(columns=None)
-    )
-    order = [*names, *findings.references]
+    scores = scores[[*scores.columns.drop(ALL), ALL]].rename(columns={ALL: AVERAGE})
+    scores, order = scores.rename_axis(columns=None), [*names, *findings.references]
     scores = scores.reindex(pd.MultiIndex.from_product([findings.granularities, order], names=key))
     methods = scores[scores.index.isin(names, level="run")]
     places = methods.groupby("granularity").rank(ascending=False, method="min")

@@ -15,26 +15,18 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.evaluation.alignment import Distributions, alignment_distances
-from ace_jax.evaluation.effects import CLASSES
+from ace_jax.evaluation.effects import effect_table
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.prompts.encode import country_name
 from ace_jax.survey.dataset import Dataset
-from ace_jax.survey.pairs import count_pairs, toggle_pairs
-from ace_jax.survey.personas import Attribute
+from ace_jax.survey.pairs import count_pairs
 
-COLUMN, PAGE = 3.5, 7.0  # inches: the widths of a paper's column and page
+COLUMN = 3.5  # inches: the width of a paper's column
 # Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
 COLOURS = (
     *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#000000", "#882255"),
 )
 MARKERS = "os^DvP*"
-CLASS_COLOURS = dict(zip(CLASSES, ("#0072B2", "#D55E00", "#E9B44C", "#8FB8D4"), strict=True))
-TIER_LOOKS: dict[Any, dict[str, Any]] = {
-    tier: {"color": COLOURS[place], "marker": marker, "label": f"Tier {tier}"}
-    for tier, place, marker in ((1, 1, "o"), (2, 5, "s"), (3, 2, "^"))
-}
 STYLE: Any = {
     "font.size": 8,
     "lines.markersize": 4.5,
@@ -78,30 +70,20 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Returns heading and rows of each country, and of all countries if there are several."""
-    panels = {str(country): rows for country, rows in table.groupby("country")}
-    if len(panels) == 2:
-        del panels[ALL]  # the same as the single country
-    return [
-        ("All countries" if country == ALL else country_name(country), rows)
-        for country, rows in panels.items()
-    ]
-
-
-def legend_below(figure: Figure, handles: Sequence[Any]) -> None:
-    """Puts a legend at the foot, on as many lines as needed."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    across = int(figure.get_figwidth() / (0.45 + 0.075 * longest))
-    across = max(1, min(len(handles), across))
-    place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
-    figure.legend(handles=list(handles), **place)
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Puts the legend of some axes, if any, at the foot, on as many lines as needed."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        fit = int(figure.get_figwidth() / (0.45 + 0.075 * max(map(len, labels))))
+        across = max(1, min(len(handles), fit))
+        place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
+        figure.legend(handles, labels, **place)
 
 
 def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
     """Draws scores with intervals against granularity, one line a method."""
     # Points of several methods stand side by side, so that their intervals can be read.
-    offsets = 0.07 * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+    offsets = min(0.07, 0.6 / len(looks)) * (np.arange(len(looks)) - (len(looks) - 1) / 2)
     for (name, look), offset in zip(looks.items(), offsets, strict=True):
         rows = scores[scores["run"] == name]
         error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["score"].to_numpy())
@@ -110,17 +92,6 @@ def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, 
     axes.set_xlabel("persona granularity G (attributes named)")
     axes.set_ylabel("alignment score")
     axes.grid(axis="y", alpha=0.3)
-
-
-def heatmap(axes: Axes, table: pd.DataFrame, highest: float) -> Any:
-    """Draws a table of topics x attributes, from 0 to `highest`; returns it for a colour bar."""
-    image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-    columns = [plain(name).replace("_", " ") for name in table.columns]
-    axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right")
-    axes.set_yticks(range(len(table)), list(map(plain, table.index)))
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return image
 
 
 def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
@@ -143,29 +114,26 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
     where few respondents answered.
     """
     topic = dataset.questions.set_index("question_id")["topic"]
-    columns = {
-        attribute.name: _distances(dataset, attribute).groupby(topic).mean()
-        for attribute in dataset.attributes
-    }
+    cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
+    cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
+    columns = {attribute.name: pd.Series(dtype=float) for attribute in dataset.attributes}
+    for attribute in dataset.attributes:
+        if count_pairs(cells, (attribute,), min_n=1)[1]:
+            pairs = effect_table(cells, (attribute,), min_n=1)
+            sizes = pairs.groupby("question_id")["data_size"].mean()
+            columns[attribute.name] = sizes.groupby(topic).mean()
     table = pd.DataFrame(columns).reindex(topic.drop_duplicates())
     highest = np.nanmax(table.to_numpy())
     size = (2.4 + 0.6 * len(columns), 1.2 + 0.25 * len(table))
     with drawn(path, size, ("png",)) as (figure, [[axes]]):
-        image = heatmap(axes, table, highest)
+        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+        names = [plain(name).replace("_", " ") for name in table.columns]
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axes.set_yticks(range(len(table)), list(map(plain, table.index)))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
         for (row, column), value in np.ndenumerate(table.to_numpy()):
             colour = "black" if value > 0.6 * highest else "white"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
         axes.set_title("How far an attribute moves answers")
         figure.colorbar(image, label="distance of answers (0-100)")
-
-
-def _distances(dataset: Dataset, attribute: Attribute) -> pd.Series:
-    """Returns the mean distance by question_id, over countries and pairs of levels at G = 1."""
-    cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
-    if not count_pairs(cells, (attribute,), min_n=1)[1]:
-        return pd.Series(dtype=float)
-    pairs = toggle_pairs(cells, (attribute,), min_n=1)
-    answers = Distributions.of(cells["p"])
-    ends = (answers.take(pairs[end].to_numpy()) for end in ("cell_0", "cell_1"))
-    distance = pd.Series(100 * alignment_distances(*ends))
-    return distance.groupby(pairs["question_id"]).mean()

@@ -1,9 +1,7 @@
 """All tables of a report. This module composes them; `evaluation` computes them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -15,20 +13,18 @@ from ace_jax.evaluation.comparison import (
     convergence,
     difference_table,
     gain_table,
+    stacked,
     tier_scores,
 )
 from ace_jax.evaluation.effects import class_shares, effect_summary, effect_table
 from ace_jax.evaluation.uncertainty import ALL, Average
-from ace_jax.report.runs import Method, Run, known_questions, marks_of
-from ace_jax.survey.personas import Attribute
+from ace_jax.report.runs import Methods, Run, known_questions, marks_of
 from ace_jax.survey.readers.sources import TIERS
 
 EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
 EPSILONS = (0.5, EPSILON, 2.0, 3.0, 5.0)
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
 IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # 0-1 there, 0-100 here
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Findings:
     that every reader must see, such as a mismatch that was allowed.
     """
 
-    methods: tuple[Method, ...]
+    methods: Methods
     references: tuple[str, ...]
     questions: pd.DataFrame
     average: Average
@@ -52,28 +48,23 @@ class Findings:
     @property
     def names(self) -> list[str]:
         """The methods' names, in order."""
-        return [method.name for method in self.methods]
+        return list(self.methods)
 
     @property
-    def attributes(self) -> tuple[Attribute, ...]:
-        """The attributes of the personas."""
-        return self.methods[0].first.attributes
-
-    @property
-    def cells(self) -> pd.DataFrame:
-        """The predictions of the first run: the cells and the survey's answers."""
-        return self.methods[0].first.predictions
+    def first(self) -> Run:
+        """The first run, for everything that does not depend on methods and seeds."""
+        return self.methods[self.names[0]][0]
 
     @property
     def seeds(self) -> dict[str, int]:
         """The number of seeds of each method, if any has several."""
-        seeds = {method.name: len(method.seeds) for method in self.methods}
+        seeds = {name: len(runs) for name, runs in self.methods.items()}
         return seeds if max(seeds.values()) > 1 else {}
 
     @property
     def granularities(self) -> list[int]:
         """The granularities evaluated, in order."""
-        return sorted(int(granularity) for granularity in self.cells["granularity"].unique())
+        return sorted(map(int, self.first.predictions["granularity"].unique()))
 
     @property
     def shown(self) -> str:
@@ -96,34 +87,36 @@ class Findings:
         return self.tables[name].query("country == @ALL")
 
 
-def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -> Findings:
+def find(everything: Methods, notes: Sequence[str], average: Average) -> Findings:
     """Builds every table; methods and references are on the same cells (`on_common_cells`)."""
-    models = [one for one in everything if not one.first.identity.get("reference")]
-    methods = models or list(everything)
-    references = [one for one in everything if one not in methods]
-    first, names = methods[0].first, [one.name for one in methods]
+    models = {n: of for n, of in everything.items() if not of[0].identity.get("reference")}
+    methods = models or dict(everything)
+    references = tuple(name for name in everything if name not in methods)
+    everything = {name: everything[name] for name in (*methods, *references)}
+    first = next(iter(methods.values()))[0]
     seed, min_n = int(first.identity["seed"]), int(first.identity["data"]["min_n"])
-    runs = [run for one in everything for run in one.seeds]
+    runs = [run for of in everything.values() for run in of]
     questions, notes = known_questions(runs), list(notes)
     ceiling = cell_ceilings(first.predictions, seed)
-
-    def cells_of(run: Run) -> pd.DataFrame:
-        cells = scored_cells(run.predictions, questions, first.attributes)
-        return cells.assign(ceiling=ceiling)
-
-    apart = {one.name: [cells_of(run) for run in one.seeds] for one in (*methods, *references)}
-    pooled = {name: _pooled(cells) for name, cells in apart.items()}
-    of_methods = {name: apart[name] for name in names}
-    tables = {
-        "scores": _of_runs(pooled, partial(alignment_table, average=average)),
-        "topics": _of_runs(pooled, partial(alignment_table, average=average, by=("topic",))),
-        "gains": gain_table(apart, average, seed=seed),
+    cells = {
+        name: [
+            scored_cells(run.predictions, questions, first.attributes).assign(ceiling=ceiling)
+            for run in of
+        ]
+        for name, of in everything.items()
     }
-    if len(apart) > 1:
-        tables["differences"] = difference_table(apart, average, seed=seed)
+    alone = stacked(cells).drop(columns=["gain", "gain_variance"])
+    gains = gain_table(cells, average, seed=seed)
+    tables = {
+        "scores": _by_run(alignment_table(alone, average, ["run"]), everything),
+        "topics": _by_run(alignment_table(alone, average, ["topic", "run"]), everything),
+        "gains": gains.drop(columns=["ceiling", "percent_of_ceiling"]),
+    }
+    if len(cells) > 1:
+        tables["differences"] = difference_table(cells, average, seed=seed)
     countries = set(first.predictions["country"])
     tiers = {TIERS[country] for country in countries & set(TIERS)}
-    scores = {name: tables["scores"].query("run == @name") for name in names}
+    scores = {name: tables["scores"].query("run == @name") for name in methods}
     if untiered := sorted(countries - set(TIERS)):
         notes.append(f"No tier for {', '.join(untiered)}: the paper assigns 14 countries only.")
     if len(tiers) > 1:
@@ -131,76 +124,61 @@ def find(everything: Sequence[Method], notes: Sequence[str], average: Average) -
     if {1, 3} <= tiers:
         tables["gaps"] = convergence(scores)
     if first.holds_out_personas:
+        of_methods = {name: cells[name] for name in methods}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:
         tables |= _effects(methods, questions, min_n, seed)
     except InputError as error:
         notes.append(f"Effects are missing: {error}.")
-    audits = {one.name: audit for one in methods if (audit := one.audit) is not None}
-    if audits:
-        audit = pd.concat(audits, names=["run"]).reset_index("run")
+    audits = [
+        run.audit.assign(run=name)
+        for name, of in methods.items()
+        for run in of
+        if run.audit is not None
+    ]
+    if audits:  # the mean over the seeds that were audited
+        by = pd.concat(audits).groupby(["run", "variant", "granularity"], sort=False)
+        audit = by.mean().reset_index()
         percent = {name: 100 * audit[name] for name in IN_AUDIT if name in audit}
         tables["audit"] = audit.assign(**percent)
-    return Findings(
-        tuple(methods),
-        tuple(one.name for one in references),
-        questions,
-        average,
-        tables,
-        tuple(marks_of(runs)),
-        tuple(notes),
-    )
+    marks = tuple(marks_of(runs))
+    return Findings(methods, references, questions, average, tables, marks, tuple(notes))
 
 
-def _pooled(of_seeds: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return pd.concat([of.assign(seed=i) for i, of in enumerate(of_seeds)], ignore_index=True)
-
-
-def _of_runs(of: Mapping[str, T], table: Callable[[T], pd.DataFrame]) -> pd.DataFrame:
-    tables = [table(one).assign(run=name) for name, one in of.items()]
-    return pd.concat(tables, ignore_index=True)
+def _by_run(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Returns a table sorted by its runs, whose column comes last."""
+    tables = [table[table["run"] == name] for name in names]
+    return pd.concat(tables, ignore_index=True)[[*table.columns.drop("run"), "run"]]
 
 
 def _effects(
-    methods: Sequence[Method], questions: pd.DataFrame, min_n: int, seed: int
+    methods: Methods, questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Builds the tables on effects. Raises InputError if there is no pair."""
-    first = methods[0].first
-    apart = {
-        one.name: [effect_table(run.predictions, first.attributes, min_n) for run in one.seeds]
-        for one in methods
-    }
-    pairs = apart[methods[0].name][0]
-    same: dict[str, Any] = {
-        "floor": effect_floors(first.predictions, pairs, seed),
-        "topic": topics_of(pairs["question_id"], questions),
-    }
-    apart = {name: [of.assign(**same) for of in seeds] for name, seeds in apart.items()}
-    pooled = {name: _pooled(seeds) for name, seeds in apart.items()}
+    each = [
+        effect_table(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
+        for name, runs in methods.items()
+        for i, run in enumerate(runs)
+    ]
+    topic = topics_of(each[0]["question_id"], questions)
+    first = next(iter(methods.values()))[0]
+    floor = effect_floors(first.predictions, each[0], seed)
+    pairs = pd.concat([of.assign(floor=floor, topic=topic) for of in each], ignore_index=True)
+    distances = [
+        effect_summary(of, ("run", "attribute")) for of in (pairs, pairs.assign(attribute=ALL))
+    ]
     # Each seed is a model with its own effects. Shares are the mean of the seeds' shares: effects
     # averaged over seeds first would look better than those of any single model.
-    by_seed = {
-        name: pd.concat([effect_summary(of).query("country != @ALL") for of in seeds])
-        for name, seeds in apart.items()
-    }
+    apart = pairs.rename(columns={"seed": "of_seed"})
+    by_seed = effect_summary(apart, ("run", "of_seed", "attribute", "topic"))
+    by_seed = by_seed.query("country != @ALL")
     classes = [
-        _of_runs(by_seed, partial(_classes, epsilon=epsilon)).assign(epsilon=epsilon)
+        class_shares(of, epsilon).assign(epsilon=epsilon)
         for epsilon in EPSILONS
+        for of in (by_seed, by_seed.assign(country=ALL))
     ]
     return {
-        "effects": _of_runs(pooled, effect_summary),
-        "effect_distances": _of_runs(pooled, _distances),
-        "classes": pd.concat(classes, ignore_index=True),
+        "effects": _by_run(effect_summary(pairs, ("run", "attribute", "topic")), methods),
+        "effect_distances": _by_run(pd.concat(distances), methods),
+        "classes": _by_run(pd.concat(classes), methods),
     }
-
-
-def _distances(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Returns mean effect distances by attribute and over all attributes."""
-    tables = [effect_summary(of, ("attribute",)) for of in (pairs, pairs.assign(attribute=ALL))]
-    return pd.concat(tables, ignore_index=True)
-
-
-def _classes(effects: pd.DataFrame, epsilon: float) -> pd.DataFrame:
-    """Returns the shares of classes over the effects of all seeds, by country and overall."""
-    tables = [class_shares(of, epsilon) for of in (effects, effects.assign(country=ALL))]
-    return pd.concat(tables, ignore_index=True)

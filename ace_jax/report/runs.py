@@ -6,14 +6,12 @@ A method is one run, or several runs that differ in their seed only.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import Distributions
@@ -23,6 +21,7 @@ REQUIRED = ("country", "question_id", "granularity", "n", "effective_n", "p_data
 RECORD = "ace_jax"  # the key of `DataFrame.attrs` that holds a run's record
 
 RunLike = pd.DataFrame | str | Path
+Methods = Mapping[str, Sequence["Run"]]
 
 
 @dataclass(frozen=True)
@@ -49,37 +48,8 @@ class Run:
         return personas and data.get("split") == "held_out"
 
 
-@dataclass(frozen=True)
-class Method:
-    """A run or, under one name, its repetitions with other seeds."""
-
-    name: str
-    seeds: tuple[Run, ...]
-
-    @property
-    def first(self) -> Run:
-        """The first seed, for everything that does not depend on seeds."""
-        return self.seeds[0]
-
-    @property
-    def p_model(self) -> Float[np.ndarray, "cells longest"]:
-        """The mean answer of the seeds in each cell, padded with zeros."""
-        return np.mean(
-            [Distributions.of(run.predictions["p_model"]).p for run in self.seeds], axis=0
-        )
-
-    @property
-    def audit(self) -> pd.DataFrame | None:
-        """The mean over the seeds that were audited."""
-        audits = [run.audit for run in self.seeds if run.audit is not None]
-        if not audits:
-            return None
-        by = pd.concat(audits).groupby(["variant", "granularity"], sort=False)
-        return by.mean().reset_index()
-
-
-def read_method(name: str, runs: RunLike | Sequence[RunLike]) -> Method:
-    """Reads the seeds of a method.
+def read_runs(name: str, runs: RunLike | Sequence[RunLike]) -> tuple[Run, ...]:
+    """Reads a method: its run, or its runs with other seeds.
 
     Raises InputError if there is none, a directory is given twice, or a run is incomplete.
     """
@@ -88,38 +58,60 @@ def read_method(name: str, runs: RunLike | Sequence[RunLike]) -> Method:
     if not seeds or len(set(paths)) < len(paths):
         problem = "a run is given twice" if seeds else "has no run"
         raise InputError(f"{name}: {problem}; give each seed its own directory")
-    read = []
-    for place, run in enumerate(seeds):
-        which = place if isinstance(run, pd.DataFrame) else run
-        read.append(_read(name if len(seeds) == 1 else f"{name} ({which})", run))
-    return Method(name, tuple(read))
+    places = [i if isinstance(run, pd.DataFrame) else run for i, run in enumerate(seeds)]
+    labels = [name] if len(seeds) == 1 else [f"{name} ({place})" for place in places]
+    return tuple(map(_read, labels, seeds))
 
 
-def on_common_cells(methods: Sequence[Method]) -> tuple[tuple[Method, ...], list[str]]:
+def on_common_cells(methods: Methods) -> tuple[dict[str, list[Run]], list[str]]:
     """Returns the methods on the cells that all runs share, and sentences on what was left out.
 
     Cells keep the order of the first run. Raises InputError if the runs' personas have different
     attributes, if the runs share no cell, or if the survey's answers differ between them.
     """
-    runs = [run for method in methods for run in method.seeds]
-    first = runs[0]
-    for run in runs[1:]:
+    first, *others = runs = [run for of in methods.values() for run in of]
+    key = ["country", "question_id", *(attribute.name for attribute in first.attributes)]
+    common = first.predictions[key]
+    for run in others:
         if run.attributes != first.attributes:
             raise InputError(
                 f"the runs {first.name} and {run.name} have personas of other attributes; "
                 "report on them apart"
             )
-    key = ["country", "question_id", *(attribute.name for attribute in first.attributes)]
-    aligned, notes = list(runs), list[str]()
-    if not all(run.predictions[key].equals(first.predictions[key]) for run in runs):
-        aligned, notes = _aligned(runs, key)
-    for place, run in enumerate(aligned[1:], start=1):
-        _check_same_survey(aligned[0], run)
-        shared = run.predictions.assign(p_data=aligned[0].predictions["p_data"].to_numpy())
-        aligned[place] = replace(run, predictions=shared)  # one copy in memory
+        if not run.predictions[key].equals(common):
+            common = common.merge(run.predictions[key], on=key)  # a missing level matches another
+    if common.empty:
+        raise InputError(
+            f"the runs {', '.join(run.name for run in runs)} have no cell in common; "
+            "evaluate them with the same data and hold-out"
+        )
+    aligned, notes = list[Run](), list[str]()
+    for run in runs:
+        table = run.predictions
+        if not table[key].equals(common):
+            table = common.merge(table, on=key, validate="one_to_one")
+        known = aligned[0].predictions["p_data"] if aligned else table["p_data"]
+        one, other = Distributions.of(known), Distributions.of(table["p_data"])
+        same_options = np.array_equal(one.options, other.options)
+        if not same_options or not np.allclose(one.p, other.p, atol=1e-6):
+            raise InputError(
+                f"the runs {first.name} and {run.name} were scored against other answers of the "
+                "survey; evaluate both with the same data"
+            )
+        # The survey's answers are in memory once.
+        aligned.append(replace(run, predictions=table.assign(p_data=known.to_numpy())))
+        if left := len(run.predictions) - len(common):
+            countries = sorted(set(run.predictions["country"]) - set(common["country"]))
+            questions = run.predictions["question_id"].nunique() - common["question_id"].nunique()
+            notes.append(
+                f"{run.name}: {left:,} of its {len(run.predictions):,} cells are left out, because "
+                f"not every run has them (all of {', '.join(countries) or 'no country'}; all of "
+                f"{questions} questions)."
+            )
+    if notes:
+        notes.append(f"All comparisons use the {len(common):,} cells that all runs have.")
     rest = iter(aligned)
-    common = [replace(one, seeds=tuple(islice(rest, len(one.seeds)))) for one in methods]
-    return tuple(common), notes
+    return {name: [next(rest) for _ in of] for name, of in methods.items()}, notes
 
 
 def known_questions(runs: Sequence[Run]) -> pd.DataFrame:
@@ -144,40 +136,6 @@ def marks_of(runs: Sequence[Run]) -> list[str]:
         apart = "; ".join(f"{', '.join(names)}: {base[:12]}" for base, names in bases.items())
         marks.append(f"The runs were scored on different base models (fingerprints: {apart}).")
     return marks
-
-
-def _aligned(runs: Sequence[Run], key: list[str]) -> tuple[list[Run], list[str]]:
-    common = runs[0].predictions[key]
-    for run in runs[1:]:
-        common = common.merge(run.predictions[key], on=key)  # a missing level matches another
-    if common.empty:
-        raise InputError(
-            f"the runs {', '.join(run.name for run in runs)} have no cell in common; "
-            "evaluate them with the same data and hold-out"
-        )
-    aligned, notes = [], []
-    for run in runs:
-        shared = common.merge(run.predictions, on=key, validate="one_to_one")
-        aligned.append(replace(run, predictions=shared))
-        if left := len(run.predictions) - len(common):
-            countries = sorted(set(run.predictions["country"]) - set(common["country"]))
-            questions = run.predictions["question_id"].nunique() - common["question_id"].nunique()
-            notes.append(
-                f"{run.name}: {left:,} of its {len(run.predictions):,} cells are left out, because "
-                f"not every run has them (all of {', '.join(countries) or 'no country'}; all of "
-                f"{questions} questions)."
-            )
-    return aligned, [*notes, f"All comparisons use the {len(common):,} cells that all runs have."]
-
-
-def _check_same_survey(first: Run, run: Run) -> None:
-    one, other = (Distributions.of(of.predictions["p_data"]) for of in (first, run))
-    same_options = np.array_equal(one.options, other.options)
-    if not same_options or not np.allclose(one.p, other.p, atol=1e-6):
-        raise InputError(
-            f"the runs {first.name} and {run.name} were scored against other answers of the "
-            "survey; evaluate both with the same data"
-        )
 
 
 def _read(name: str, source: RunLike) -> Run:

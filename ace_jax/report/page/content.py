@@ -53,7 +53,7 @@ def index_html(findings: Findings) -> str:
         **_overview(findings),
         "personas": personas,
         "explorer": fits,
-        "tables": {name: _split(table) for name, table in _tables(findings).items()},
+        "tables": _tables(findings),
     }
     return page(f"{' · '.join(findings.names)}: answers beside the survey's", data, chunks * fits)
 
@@ -123,7 +123,7 @@ def _parts(identity: Mapping[str, Any]) -> list[str]:
 
 def _overview(findings: Findings) -> dict[str, Any]:
     """Returns everything except tables and answers: names, choices, notes."""
-    cells, attributes = findings.cells, findings.attributes
+    cells, attributes = findings.first.predictions, findings.first.attributes
     granularities = list(map(str, findings.granularities))
     countries = sorted(str(code) for code in cells["country"].unique())
     questions = findings.questions
@@ -135,8 +135,8 @@ def _overview(findings: Findings) -> dict[str, Any]:
         "average": findings.average,
         "epsilon": EPSILON,
         "runs": [
-            {"name": one.name, "what": what([run.identity for run in one.seeds])}
-            for one in findings.methods
+            {"name": name, "what": what([run.identity for run in runs])}
+            for name, runs in findings.methods.items()
         ],
         "references": list(findings.references),
         "countries": [{"code": code, "name": country_name(code)} for code in countries],
@@ -162,39 +162,40 @@ def _overview(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _tables(findings: Findings) -> dict[str, pd.DataFrame]:
+def _tables(findings: Findings) -> dict[str, Any]:
+    """Returns the columns and rows of each table that the page needs."""
     tables = dict(findings.tables)
     tables["scores"] = pd.concat([tables["scores"].assign(topic=ALL), tables["topics"]])
     if "effect_distances" in tables:
         bare = findings.yardsticks.drop(columns=["distance_low", "distance_high"])
         tables["effect_distances"] = pd.concat([tables["effect_distances"], bare])
-    return {
-        name: tables[name].filter(wanted.split()).rename(columns=SHORTER)
-        for name, wanted in KEPT.items()
-        if name in tables
-    }
-
-
-def _split(table: pd.DataFrame) -> dict[str, list[Any]]:
-    """Returns columns and rows; granularities are texts, as in the page's choices."""
-    table = table.astype({name: str for name in table if name == "granularity"})
-    text = table.to_json(orient="split", index=False, double_precision=6)
-    return dict(json.loads(text))
+    split = {}
+    for name, wanted in KEPT.items():
+        if name in tables:
+            table = tables[name].filter(wanted.split()).rename(columns=SHORTER)
+            # Granularities are texts, as in the page's choices.
+            table = table.astype({column: str for column in table if column == "granularity"})
+            text = table.to_json(orient="split", index=False, double_precision=6)
+            split[name] = json.loads(text)
+    return split
 
 
 def _answers(findings: Findings) -> tuple[tuple[str, ...], list[list[int]]]:
     """Returns the packed answers, and the personas as the place of each level, or -1."""
-    cells, questions = findings.cells, findings.questions
+    cells, questions = findings.first.predictions, findings.questions
     codes = [
         pd.Categorical(cells[attribute.name], attribute.levels).codes
-        for attribute in findings.attributes
+        for attribute in findings.first.attributes
     ]
     levels = np.stack(codes, axis=1).astype(np.int64)
     personas, persona = np.unique(levels, axis=0, return_inverse=True)
     question = pd.Index(questions["question_id"]).get_indexer(cells["question_id"])
     country, _ = pd.factorize(cells["country"], sort=True)
     places = np.stack([question, country, persona.reshape(-1), cells["n"]], axis=1)
-    sources = [Distributions.of(cells["p_data"]).p, *(one.p_model for one in findings.methods)]
+    sources = [Distributions.of(cells["p_data"]).p]
+    for runs in findings.methods.values():  # a method's answer is the mean of its seeds'
+        seeds = [Distributions.of(run.predictions["p_model"]).p for run in runs]
+        sources.append(np.mean(seeds, axis=0))
     options = questions["option_labels"].map(len).to_numpy()
     return pack(places.astype(np.int64), sources, options), personas.tolist()
 
