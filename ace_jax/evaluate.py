@@ -21,9 +21,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ace_jax import command
+from ace_jax.answering import Batching
 from ace_jax.errors import InputError
-from ace_jax.evaluation import answers as answering
 from ace_jax.evaluation import record as recording
+from ace_jax.evaluation.answers import Answers
+from ace_jax.evaluation.ways import Ways, described
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
@@ -77,23 +79,22 @@ def ask_model(
     marks: tuple[str, ...],
     claim: Claim,
     stop: threading.Event,
-) -> tuple[dict[str, answering.Answers], dict[str, Any]]:
+) -> tuple[dict[str, Answers], dict[str, Any]]:
     """Returns a model's answers by way of asking, and run.json; saves the answers meanwhile."""
     log(f"model: {model}")
-    ways = {answering.UNALTERED: answering.Variant(model.style)}
-    if config.audit:
-        ways |= answering.alterations(model.style)
-    prompts = {
-        name: model.tokenize(way.texts(scored.cells, scored.dataset)) for name, way in ways.items()
-    }
+    ways = Ways.of(model.style, scored.cells, config.audit)
+    texts = ways.texts(scored.dataset)
     run = model.run_record(scored, marks)
-    key = run | {"audit": config.audit, "batch": config.batch.to_dict()}
-    saved = SavedAnswers(claim.workdir, key)
+    saved = SavedAnswers(
+        claim.workdir, run | {"audit": config.audit, "batch": config.batch.to_dict()}
+    )
     saved.check()
     model.load()
     on_first(claim.make)
-    answers = model.ask(prompts, **config.batch, saved=saved, stop=stop)
-    return {name: way.in_order(answers[name]) for name, way in ways.items()}, run
+    answers = model.ask(texts, Batching(**config.batch), saved=saved, stop=stop)
+    gap = ways.order_gap(answers)
+    log(described(gap))
+    return ways.settle(answers), run | {"order_gap": gap}
 
 
 def cli() -> None:

@@ -6,7 +6,7 @@ scores or asks with the adapter takes it from there, and is refused where they c
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -91,29 +91,30 @@ class Prompt:
     source: str
     option_style: str
     chat: bool
+    option_order: str = "as_given"
 
     @classmethod
     def of(cls, style: PromptStyle) -> "Prompt":
         """Describes a style."""
-        return cls(style.template.name, style.template.source, style.option_style, style.chat)
+        template = style.template
+        return cls(
+            template.name, template.source, style.option_style, style.chat, style.option_order
+        )
 
     def style(self) -> PromptStyle:
         """Compiles the template that the record carries."""
         template = PromptTemplate.of_source(self.template, self.source)
-        return PromptStyle(template, self.option_style, self.chat)
+        return PromptStyle(template, self.option_style, self.chat, self.option_order)
 
     def described(self) -> str:
         """Returns the parts that are chosen, for a message."""
         chat = ", chat" if self.chat else ""
-        return f"template {self.template}, {self.option_style} labels{chat}"
+        order = f", options {self.option_order}" if self.option_order != "as_given" else ""
+        return f"template {self.template}, {self.option_style} labels{order}{chat}"
 
     def same_as(self, other: "Prompt") -> bool:
         """Returns whether the model reads the same text."""
-        return (self.source, self.option_style, self.chat) == (
-            other.source,
-            other.option_style,
-            other.chat,
-        )
+        return replace(self, template="") == replace(other, template="")
 
 
 @dataclass(frozen=True)

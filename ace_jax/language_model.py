@@ -7,28 +7,28 @@ tuned.answer([Question("Is work important to you?", ("Yes", "No"))],
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pandas as pd
 from flax import nnx
 from jax.sharding import Mesh
 
-from ace_jax.errors import InputError, check_positive
-from ace_jax.evaluation.answers import Answers, predictions_table, shifts_table
+from ace_jax.answering import Batching, ask
+from ace_jax.errors import InputError
+from ace_jax.evaluation.answers import UNALTERED, Answers, mean_of, predictions_table
+from ace_jax.evaluation.asked import Asked, shifts_table
 from ace_jax.evaluation.record import (
     NOT_RECORDED,
     EvaluationSet,
     evaluation_set,
     run_record,
 )
+from ace_jax.evaluation.ways import Ways
 from ace_jax.experiment import Experiment, Model, Prompt, adapter_experiment
 from ace_jax.likelihood import ScoringStep, make_scoring_step
 from ace_jax.model.architecture import base_dtype
@@ -36,8 +36,7 @@ from ace_jax.model.formats import peft
 from ace_jax.model.formats.hf import fingerprint, load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
 from ace_jax.model.llama import AbstractModel, abstract_model
-from ace_jax.model.sharding import make_mesh, place_scoring, row_shards
-from ace_jax.prompts.batches import Shapes, alike, scoring
+from ace_jax.model.sharding import make_mesh
 from ace_jax.prompts.encode import Prompt as Tokens
 from ace_jax.prompts.encode import (
     PromptStyle,
@@ -47,16 +46,13 @@ from ace_jax.prompts.encode import (
     check_prompts,
     encode,
     render,
-    render_cells,
 )
-from ace_jax.recipe import ROW_LENGTHS
-from ace_jax.runtime.processes import Agreement, raise_if
-from ace_jax.runtime.progress import log, progress
-from ace_jax.runtime.saved_answers import Progress, SavedAnswers
+from ace_jax.runtime.progress import log
+from ace_jax.runtime.saved_answers import SavedAnswers
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
 
-BATCH_SIZE = 80  # prompts that share a trie
+BATCHING = Batching()
 
 
 @dataclass(frozen=True)
@@ -122,7 +118,7 @@ class LanguageModel:
         if record and prompt is None:
             prompt = record.prompt.style()
         elif not isinstance(prompt, PromptStyle):
-            prompt = PromptStyle.of(prompt or "persona_first", "number")
+            prompt = PromptStyle.of(prompt or "persona_first")
         return cls(
             checkpoint=open_checkpoint(base or recorded.name),
             style=prompt,
@@ -185,129 +181,77 @@ class LanguageModel:
 
     def ask(
         self,
-        prompts: Mapping[str, Sequence[Tokens]],
+        prompts: Mapping[str, Sequence[PromptText]],
+        batching: Batching = BATCHING,
         *,
-        size: int = BATCH_SIZE,
-        row_lengths: tuple[int, ...] = ROW_LENGTHS,
         saved: SavedAnswers | None = None,
         stop: threading.Event | None = None,
     ) -> dict[str, Answers]:
         """Returns the answers to lists of prompts, in their order, by name.
 
-        Args:
-          prompts: name -> prompts; those of one name share batches.
-          size: prompts that share a trie.
-          row_lengths: allowed numbers of trie nodes a row.
-          saved: where answers are saved meanwhile, and gone on from.
-          stop: set when this process is asked to end.
-
-        Raises:
-          InputError: a prompt longer than the longest row, or `saved` cannot be read or written.
-          Stopped: any process was asked to end; all end after the same batch.
+        Raises `InputError` and `Stopped` as `answering.ask`.
         """
-        every = [prompt for named in prompts.values() for prompt in named]
-        shapes = self.shapes(every, size, row_lengths)
-        batches, first = [], 0
-        for named in prompts.values():
-            batches += [[first + row for row in rows] for rows in alike(named, size)]
-            first += len(named)
-        done = Progress.empty(len(every), shapes.options)
-        done = saved.restore(done) if saved else done
-        agreement, stopped = Agreement(self.mesh), False
-        with closing(progress("evaluate", "batch", done.batches, len(batches))) as bar:
-            running = self._run(every, batches[done.batches :], shapes, size)
-            for rows, p, mass in running:
-                done.p[rows], done.option_mass[rows] = p, mass
-                done.batches += 1
-                bar.update()
-                late = saved is not None and saved.is_late()
-                stopped, late = np.asarray(agreement(bool(stop and stop.is_set()), late)).tolist()
-                if saved and (stopped or late or done.batches == len(batches)):
-                    saved.save(done)
-                if stopped:
-                    break
-        raise_if(stopped, f"after batch {done.batches} of {len(batches)}")
-        return done.by_name(prompts)
-
-    def shapes(
-        self, prompts: Sequence[Tokens], batch_size: int, row_lengths: tuple[int, ...]
-    ) -> Shapes:
-        """Returns the shapes of the batches; raises `InputError` if a prompt does not fit."""
-        check_positive("batch.size", batch_size)
-        options = max(len(prompt.options) for prompt in prompts)
-        shapes = Shapes(row_lengths, row_shards(self.mesh), options)
-        shapes.check(prompts)
-        return shapes
-
-    def _run(
-        self,
-        prompts: Sequence[Tokens],
-        batches: Sequence[list[int]],
-        shapes: Shapes,
-        batch_size: int,
-    ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-        """Yields each batch's rows, distributions and option mass.
-
-        The next batch is laid out and started before this one's results are fetched.
-        """
-
-        def start(rows: list[int]) -> Any:
-            batch = scoring([prompts[row] for row in rows], shapes, batch_size)
-            return self.step(self.lora, self.base, place_scoring(batch, self.mesh))
-
-        waiting = start(batches[0]) if batches else None
-        for rows, following in pairwise([*batches, None]):
-            running, waiting = waiting, start(following) if following else None
-            p, mass = jax.device_get(running)
-            assert rows is not None
-            yield rows, p[: len(rows)], mass[: len(rows)]
+        tokens = {name: self.tokenize(texts) for name, texts in prompts.items()}
+        forward = partial(self.step, self.lora, self.base)
+        return ask(forward, self.mesh, tokens, batching, saved=saved, stop=stop)
 
     def answer(
-        self,
-        questions: Sequence[Question],
-        personas: Sequence[Mapping[str, str]],
-        *,
-        batch_size: int = BATCH_SIZE,
+        self, questions: Sequence[Question], personas: Sequence[Mapping[str, str]]
     ) -> pd.DataFrame:
         """Asks every persona every question.
 
         Args:
           questions: to ask.
           personas: `country` (ISO 3166-1 alpha-3) and levels by attribute.
-          batch_size: prompts that share a trie.
 
         Returns:
           A row a persona, question and option: country, the attributes, question_id, option (its
-          text), p (float64) and option_mass (of all options, before renormalising).
+          text), p (float64; the mean over both orders if the style asks both) and option_mass (of
+          all options, before renormalising).
 
         Raises:
           InputError: nothing to ask, or a country, attribute or level that is not known.
         """
+        asked = self.asked(questions, personas, self.style.listings)
+        return asked.table(mean_of(list(asked.listings.values())))
+
+    def asked(
+        self,
+        questions: Sequence[Question],
+        personas: Sequence[Mapping[str, str]],
+        listings: Sequence[bool] = (False, True),
+    ) -> Asked:
+        """Asks as `answer` does, and returns the answers by the order of options.
+
+        `listings` are the orders: whether the last option is listed first.
+        """
         known = self.experiment.survey.attributes if self.experiment else {}
         names = attributes_named(personas, known)
         if not (questions and personas):
-            raise InputError("answer: give at least one question and one persona")
+            raise InputError("give at least one question and one persona")
         # The prompt names attributes in the survey's order, as in training.
         fields = ["country", *names]
         ordered = [{name: one[name] for name in fields if name in one} for one in personas]
-        asked = [(persona, question) for question in questions for persona in ordered]
-        texts = [render(each.text, each.options, persona, self.style) for persona, each in asked]
-        answers = self.ask({"": self.tokenize(texts)}, size=batch_size)[""]
-        rows = [
-            {
-                "country": persona["country"],
-                **{name: persona.get(name) for name in names},
-                "question_id": question.id,
-                "option": option,
-                "p": float(share),
-                "option_mass": float(mass),
-            }
-            for (persona, question), p, mass in zip(
-                asked, answers.p, answers.option_mass, strict=True
-            )
-            for option, share in zip(question.options, p, strict=True)
-        ]
-        return pd.DataFrame(rows)
+        pairs = [(question, persona) for question in questions for persona in ordered]
+        texts = {
+            last_first: [
+                render(each.text, each.options, each.codes, persona, self.style, last_first)
+                for each, persona in pairs
+            ]
+            for last_first in listings
+        }
+        # People of one profile are asked once.
+        distinct = {key: list(dict.fromkeys(each)) for key, each in texts.items()}
+        answers = self.ask({str(key): each for key, each in distinct.items()})
+        row_of = {
+            key: {text: row for row, text in enumerate(each)} for key, each in distinct.items()
+        }
+        rows = {key: [row_of[key][text] for text in each] for key, each in texts.items()}
+        who = pd.DataFrame(
+            [{**dict.fromkeys(fields), **one, "question_id": each.id} for each, one in pairs]
+        )
+        options = [question.options for question, _ in pairs]
+        return Asked(who, options, {key: answers[str(key)].take(rows[key]) for key in listings})
 
     def effects(
         self,
@@ -365,12 +309,11 @@ class LanguageModel:
         """
         scored = evaluation_set(survey, split, self.experiment, split=holdout)
         marks = self.marks(scored, tuple(allow_mismatch))
-        cells = scored.cells
-        prompts = self.tokenize(render_cells(cells, scored.dataset, self.style))
-        answers = self.ask({"": prompts})[""]
-        predictions = predictions_table(cells, answers)
+        ways = Ways.of(self.style, scored.cells, audit=False)
+        answers = self.ask(ways.texts(scored.dataset))
+        predictions = predictions_table(scored.cells, ways.settle(answers)[UNALTERED])
         predictions.attrs["ace_jax"] = {
-            "run": self.run_record(scored, marks),
+            "run": self.run_record(scored, marks) | {"order_gap": ways.order_gap(answers)},
             "questions": scored.questions_scored.to_dict("records"),
         }
         return predictions

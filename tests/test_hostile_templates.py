@@ -7,7 +7,8 @@ from test_wrong_input import refused
 
 from ace_jax import train
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.prompts.template import PromptTemplate, in_chat, options_of
+from ace_jax.prompts.options import listed
+from ace_jax.prompts.template import PromptTemplate, in_chat
 
 ESCAPES = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -37,7 +38,8 @@ def test_a_prompt_template_does_no_harm(tmp_path, mark, source):
 
     def render():
         template = PromptTemplate.load(str(tmp_path / "own.j2"))
-        template.render("Chile", {"gender": "Male"}, "Why?", options_of(("No", "Yes"), "number"))
+        options = listed(("No", "Yes"), (1, 2), "number", False)
+        template.render("Chile", {"gender": "Male"}, "Why?", options)
 
     refused_cheaply(render, r"own\.j2|prompt\.template: ")
     assert not mark.exists()

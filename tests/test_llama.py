@@ -12,13 +12,16 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from ace_jax.errors import InputError
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.llama import Llama
-from ace_jax.prompts.template import PromptTemplate, options_of
+from ace_jax.prompts.options import listed
+from ace_jax.prompts.template import PromptTemplate
 from ace_jax.prompts.trie import Sequences, Tokens, Trie
 
 
 def prompt(tokenizer, country="Canada") -> tuple[int, ...]:
     persona = {"gender": "Female", "residence": "Rural"}
-    options = options_of(("Most people can be trusted", "Need to be very careful"), "number")
+    options = listed(
+        ("Most people can be trusted", "Need to be very careful"), (1, 2), "number", False
+    )
     question = "Generally speaking, would you say that most people can be trusted?"
     text = PromptTemplate.load("persona_first").render(country, persona, question, options)
     tokens = tuple(tokenizer(text)["input_ids"])

@@ -1,12 +1,13 @@
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.prompts.template import BUILT_IN, PromptTemplate, options_of
+from ace_jax.prompts.options import listed
+from ace_jax.prompts.template import BUILT_IN, PromptTemplate
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
 PERSONAS = [persona for size in (1, 2, 3, 4) for persona in personas(ATTRIBUTES, size)]
 LEVELS = [level for attribute in ATTRIBUTES for level in attribute.levels]
-OPTIONS = options_of(("Too little", "About right", "Too much"), "number")
+OPTIONS = listed(("Too little", "About right", "Too much"), (1, 2, 3), "number", False)
 
 
 def render(template, persona=PERSONAS[-1]):
@@ -104,17 +105,3 @@ def test_a_file_that_is_no_text_is_an_input_error(tmp_path):
     (tmp_path / "own.j2").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"own\.j2"):
         PromptTemplate.load(str(tmp_path / "own.j2"))
-
-
-@pytest.mark.parametrize(("style", "labels"), [("number", "1 2 3"), ("letter", "A B C")])
-def test_options_are_labelled_in_order(style, labels):
-    options = options_of(("bad", "fair", "good"), style)
-    assert [option.label for option in options] == labels.split()
-    assert [option.text for option in options] == ["bad", "fair", "good"]
-
-
-def test_unknown_styles_and_too_many_options_are_refused():
-    with pytest.raises(InputError, match=r"option_style: 'roman' is not one of number, letter"):
-        options_of(("a", "b"), "roman")
-    with pytest.raises(InputError, match="no letter labels for 27 options"):
-        options_of(("x",) * 27, "letter")

@@ -9,14 +9,10 @@ no_effect   the country's answer to the question, the same for every persona
 
 `mean` is what can be known without reading the question. `no_effect` uses what no model sees, the
 survey's answers to questions that may be held out. It shows how much personas add to them.
-
-The audit asks a model the same cells in other forms. A model that answers the question and not its
-form gives the same distributions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,13 +21,10 @@ from jaxtyping import Bool, Float
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import Distributions, alignment_distances, score_table
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
-from ace_jax.prompts.template import STYLES
 from ace_jax.survey.dataset import Dataset
 
 REFERENCES = ("uniform", "mean", "no_effect")
 UNALTERED = "unaltered"
-ORDERS = ("persona_first", "question_first")
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,18 @@ class Answers:
     p: list[Float[np.ndarray, "_"]]
     option_mass: Float[np.ndarray, "cells"]
     marks: tuple[str, ...] = ()
+
+    def take(self, rows: Sequence[int]) -> "Answers":
+        """Returns some answers, in the given order."""
+        return Answers([self.p[row] for row in rows], self.option_mass[list(rows)])
+
+
+def mean_of(several: Sequence[Answers]) -> Answers:
+    """Returns the mean of several answers to the same prompts; of one, itself."""
+    if len(several) == 1:
+        return several[0]
+    p = [np.mean(alike, axis=0) for alike in zip(*(each.p for each in several), strict=True)]
+    return Answers(p, np.mean([each.option_mass for each in several], axis=0))
 
 
 def predictions_table(cells: pd.DataFrame, answers: Answers) -> pd.DataFrame:
@@ -71,29 +76,6 @@ def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
     columns = ["option", "option_text", "p_data", "p_model"]
     long = table.explode(columns, ignore_index=True)
     return long[[*who.drop("option_mass"), *columns, "option_mass"]]
-
-
-def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -> pd.DataFrame:
-    """Returns how answers shift between every two levels of an attribute.
-
-    `answers` are as `LanguageModel.answer` gives them, each persona once for each level, in the
-    same order. Columns are those that say who answers what, without the attribute, then from_level,
-    to_level, option, effect (p at to_level less p at from_level) and cumulative_effect (its sum up
-    to the option).
-    """
-    who = [name for name in answers if name not in (attribute, "option", "p", "option_mass")]
-    tables = []
-    for before, after in combinations(levels, 2):
-        one, two = (
-            answers[answers[attribute] == level].reset_index(drop=True) for level in (before, after)
-        )
-        shift = one[[*who, "option"]].assign(effect=two["p"] - one["p"])
-        tables.append(shift.assign(from_level=before, to_level=after))
-    table = pd.concat(tables, ignore_index=True)
-    group = [*who, "from_level", "to_level"]
-    running = table.groupby(group, dropna=False, sort=False)["effect"].cumsum()
-    table = table.assign(cumulative_effect=running)
-    return table[[*group, "option", "effect", "cumulative_effect"]]
 
 
 def reference_answers(
@@ -146,39 +128,6 @@ def _mean_answers(
     for answer in _country_answers(dataset.cells[finest & seen]).values():
         answers.setdefault(len(answer), []).append(answer)
     return {size: np.mean(np.stack(alike), axis=0) for size, alike in answers.items()}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A form of the prompt; `reverse` lists the options from last to first, labels as they were."""
-
-    style: PromptStyle
-    reverse: bool = False
-
-    def texts(self, cells: pd.DataFrame, dataset: Dataset) -> list[PromptText]:
-        """Returns the prompt of each cell, in order."""
-        if self.reverse:
-            turned = dataset.questions["option_labels"].map(lambda texts: texts[::-1])
-            dataset = replace(dataset, questions=dataset.questions.assign(option_labels=turned))
-        return render_cells(cells, dataset, self.style)
-
-    def in_order(self, answers: Answers) -> Answers:
-        """Returns the answers in the survey's order of options."""
-        return replace(answers, p=[p[::-1] for p in answers.p]) if self.reverse else answers
-
-
-def alterations(style: PromptStyle) -> dict[str, Variant]:
-    """Returns other forms by name; each differs from the configured style in one respect."""
-    labels = [other for other in STYLES if other != style.option_style]
-    orders = [order for order in ORDERS if order != style.template.name]
-    return {
-        "reversed_options": Variant(style, reverse=True),
-        **{f"{other}_labels": Variant(replace(style, option_style=other)) for other in labels},
-        **{
-            order: Variant(PromptStyle.of(order, style.option_style, style.chat))
-            for order in orders
-        },
-    }
 
 
 def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:

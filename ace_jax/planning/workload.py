@@ -84,11 +84,11 @@ def workload(
     if tokenizer is None:
         tokenizer = stand_in_tokenizer(examples.prompts + scored)
         words = "words and punctuation marks instead of the model's tokens; no chat template"
+    units, examples = Units.cut(examples, Batch(**config.batch)), examples.doubled
     prompts = encode(examples.prompts, tokenizer, chat=chat)
     shapes = Shapes(config.batch.row_lengths, row_shards, max(map(len, examples.answers)))
     shapes.check(prompts)
 
-    units = Units.cut(examples, Batch(**config.batch))
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
     training = max(islice(batches, BATCHES), key=lambda batch: _size(batch.scoring))

@@ -10,7 +10,8 @@ import pycountry
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError, check_known
-from ace_jax.prompts.template import PromptTemplate, in_chat, options_of
+from ace_jax.prompts.options import ORDERS, check_options, listed
+from ace_jax.prompts.template import PromptTemplate, in_chat
 from ace_jax.prompts.trie import Tokens
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.dataset import Dataset
@@ -20,7 +21,8 @@ from ace_jax.survey.dataset import Dataset
 class Question:
     """A question that a survey need not have.
 
-    Raises `InputError` for an empty text, or for options that are empty, fewer than two, or repeat.
+    Raises `InputError` for an empty text, for options that are empty, fewer than two, or repeat,
+    and for codes that are not one an option.
     """
 
     text: str
@@ -29,16 +31,26 @@ class Question:
     """Texts of the answers, in order."""
     id: str = ""
     """Names it in tables; the text if empty."""
+    topic: str = ""
+    codes: tuple[int, ...] = ()
+    """The questionnaire's numbers of the options, for the option style `code`; 1..K if empty."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
         object.__setattr__(self, "id", self.id or self.text)
+        codes = tuple(self.codes) or tuple(range(1, len(self.options) + 1))
+        object.__setattr__(self, "codes", codes)
         if not self.text.strip():
             raise InputError(f"question {self.id!r}: has no text")
         if len(self.options) < 2 or not all(option.strip() for option in self.options):
             raise InputError(f"question {self.id!r}: needs two options or more, none of them empty")
         if len(set(self.options)) < len(self.options):
             raise InputError(f"question {self.id!r}: gives an option twice")
+        if len(set(self.codes)) < len(self.codes) or len(self.codes) != len(self.options):
+            raise InputError(
+                f"question {self.id!r}: has {len(self.options)} options and the codes "
+                f"{', '.join(map(str, self.codes))}; give each option its own"
+            )
 
 
 @dataclass(frozen=True)
@@ -62,22 +74,39 @@ class PromptStyle:
     """How a cell is put to the model."""
 
     template: PromptTemplate
-    option_style: str
-    """How options are labelled, `number` or `letter`."""
+    option_style: str = "number"
+    """How options are labelled: `number`, `letter`, `text`, or `code`, the survey's own."""
     chat: bool = False
     """Whether a prompt is a user's turn in the model's chat template."""
+    option_order: str = "as_given"
+    """How options are listed: `as_given`, `reversed`, or `both`, whose answers are averaged."""
+
+    def __post_init__(self) -> None:
+        check_options(self.option_style, self.option_order)
 
     @classmethod
-    def of(cls, template: str, option_style: str, chat: bool = False) -> "PromptStyle":
+    def of(
+        cls,
+        template: str,
+        option_style: str = "number",
+        chat: bool = False,
+        option_order: str = "as_given",
+    ) -> "PromptStyle":
         """Reads the fields of `config.prompt`; raises `InputError` for unknown names."""
-        options_of(("", ""), option_style)
-        return cls(PromptTemplate.load(template), option_style, chat)
+        return cls(PromptTemplate.load(template), option_style, chat, option_order)
+
+    @property
+    def listings(self) -> tuple[bool, ...]:
+        """The orders in which options are listed: whether the last option comes first."""
+        return ORDERS[self.option_order]
 
 
-def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> list[PromptText]:
+def render_cells(
+    cells: pd.DataFrame, dataset: Dataset, style: PromptStyle, last_first: bool = False
+) -> list[PromptText]:
     """Returns the prompt of each cell (country, question_id and attributes), in order."""
     question_of = {
-        row["question_id"]: (row["text"], tuple(row["option_labels"]))
+        row["question_id"]: (row["text"], tuple(row["option_labels"]), tuple(row["option_codes"]))
         for row in dataset.questions.to_dict("records")
     }
     names = ["country", *(attribute.name for attribute in dataset.attributes)]
@@ -86,26 +115,40 @@ def render_cells(cells: pd.DataFrame, dataset: Dataset, style: PromptStyle) -> l
             *question_of[cell["question_id"]],
             {name: cell[name] for name in names if isinstance(cell[name], str)},
             style,
+            last_first,
         )
         for cell in cells.to_dict("records")
     ]
 
 
 def render(
-    text: str, options: tuple[str, ...], persona: Mapping[str, str], style: PromptStyle
+    text: str,
+    options: tuple[str, ...],
+    codes: tuple[int, ...],
+    persona: Mapping[str, str],
+    style: PromptStyle,
+    last_first: bool = False,
 ) -> PromptText:
-    """Returns the prompt that asks one persona one question, given by its text and options.
+    """Returns the prompt that asks one persona one question.
 
-    A persona is its country (ISO 3166-1 alpha-3) and the levels of the attributes that it names.
     The country's English name takes the place of [COUNTRY].
+
+    Args:
+      text: of the question.
+      options: their texts, in the survey's order.
+      codes: the survey's numbers of them.
+      persona: its country (ISO 3166-1 alpha-3) and the levels of the attributes that it names.
+      style: how it is put.
+      last_first: whether the last option is listed first.
     """
     levels = dict(persona)
     name = country_name(levels.pop("country"))
-    labelled = options_of(
-        tuple(option.replace(COUNTRY, name) for option in options), style.option_style
-    )
-    prompt = style.template.render(name, levels, text.replace(COUNTRY, name), labelled)
-    return PromptText(prompt, tuple(option.label for option in labelled))
+    named = tuple(option.replace(COUNTRY, name) for option in options)
+    lines = listed(named, codes, style.option_style, last_first)
+    question = text.replace(COUNTRY, name)
+    prompt = style.template.render(name, levels, question, lines, style.option_style)
+    labels = tuple(option.label for option in lines)
+    return PromptText(prompt, labels[::-1] if last_first else labels)
 
 
 def attributes_named(

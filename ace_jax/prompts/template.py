@@ -13,34 +13,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
+from ace_jax.prompts.options import Option
 
 BUILT_IN_FILES = Path(__file__).parent / "templates"
 LONGEST = 1 << 20  # characters of a prompt
 BUILT_IN = ("persona_first", "question_first", "anthropological")
-STYLES = {
-    "number": [str(number) for number in range(1, 27)],
-    "letter": [chr(ord("A") + number) for number in range(26)],
-}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One answer: what the model is to say, and what it means."""
-
-    label: str
-    text: str
-
-
-def options_of(texts: tuple[str, ...], style: str) -> tuple[Option, ...]:
-    """Labels a question's options: `number` gives 1..K, `letter` gives A.. in option order.
-
-    Raises `InputError` for an unknown style or more options than labels.
-    """
-    if style not in STYLES:
-        raise InputError(f"prompt.option_style: {style!r} is not one of {', '.join(STYLES)}")
-    if len(texts) > len(STYLES[style]):
-        raise InputError(f"prompt.option_style: no {style} labels for {len(texts)} options")
-    return tuple(Option(*pair) for pair in zip(STYLES[style], texts, strict=False))
 
 
 @dataclass(frozen=True)
@@ -77,7 +54,12 @@ class PromptTemplate:
             raise InputError(f"prompt.template: {name} is nested too deeply") from None
 
     def render(
-        self, country: str, persona: Mapping[str, str], question: str, options: tuple[Option, ...]
+        self,
+        country: str,
+        persona: Mapping[str, str],
+        question: str,
+        options: tuple[Option, ...],
+        option_style: str = "number",
     ) -> str:
         """Returns the prompt for one persona (level by attribute) and question.
 
@@ -89,6 +71,7 @@ class PromptTemplate:
             "persona": dict(persona),
             "question": question,
             "options": [asdict(option) for option in options],
+            "option_style": option_style,
         }
         try:
             text = self.compiled.render(variables | dict(persona))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,21 @@ class Examples:
     prompts: list[PromptText]
     answers: list[Float[np.ndarray, "_"]]
     modes: list[int]
+    turned: list[PromptText] = field(default_factory=list)
+    """The prompts with the options in the other order, where training draws one of both."""
+
+    @property
+    def doubled(self) -> "Examples":
+        """Every pair again behind the last one, as its options are listed in the other order."""
+        if not self.turned:
+            return self
+        moved = self.pairs[["cell_0", "cell_1"]] + len(self.answers)
+        return Examples(
+            pairs=pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True),
+            prompts=self.prompts + self.turned,
+            answers=2 * self.answers,
+            modes=2 * self.modes,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +91,10 @@ def training_data(
         survey = Survey.of(source, path, tuple(config.data.questions))
         examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
+        if config.prompt.option_order != "as_given":
+            raise InputError(
+                "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
+            )
         if config.data.questions:
             raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
         pairs = source.pairs
@@ -112,11 +131,13 @@ def of_dataset(
     sizes = cells["effective_n"].to_numpy()
     precise = pair_weight == "precision"
     weight = pair_precision(sizes[cell_0], sizes[cell_1]) if precise else 1.0
+    prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),
-        prompts=render_cells(cells, dataset, style),
+        prompts=prompts,
         answers=answers,
         modes=[mode(answer) for answer in answers],
+        turned=turned[0] if turned else [],
     )
 
 
@@ -142,8 +163,9 @@ def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> 
 def digest(examples: Examples) -> str:
     """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
     hashed = hashlib.sha256()
-    for prompt, answer in zip(examples.prompts, examples.answers, strict=True):
+    for prompt in examples.prompts + examples.turned:
         hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
+    for answer in examples.answers:
         hashed.update(np.asarray(answer, np.float64).tobytes())
     for name in ("cell_0", "cell_1", "weight"):
         hashed.update(examples.pairs[name].to_numpy().tobytes())
@@ -199,6 +221,8 @@ class Units:
 
     rows: list[Int[np.ndarray, "_"]]
     size: int
+    turned: int = 0
+    """How many rows further on a pair has its options in the other order; 0: it never has."""
 
     @classmethod
     def cut(cls, examples: Examples, batch: Batch) -> "Units":
@@ -209,8 +233,9 @@ class Units:
         """
         pairs = examples.pairs
         rows = np.arange(len(pairs))
+        turned = len(pairs) if examples.turned else 0
         if batch.unit == "pair":
-            return cls(list(rows[:, None]), batch.size)
+            return cls(list(rows[:, None]), batch.size, turned)
         starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
         contexts = np.split(rows, starts[1:])
         texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
@@ -221,7 +246,7 @@ class Units:
             cuts = range(0, len(ordered), batch.neighbours)
             groups += [sorted(ordered[first : first + batch.neighbours]) for first in cuts]
         grouped = [np.concatenate([contexts[each] for each in group]) for group in sorted(groups)]
-        return cls(grouped, batch.size // batch.neighbours)
+        return cls(grouped, batch.size // batch.neighbours, turned)
 
     @property
     def max_pairs(self) -> int:
@@ -236,7 +261,10 @@ class Units:
 
 @dataclass(frozen=True)
 class Collate:
-    """Rows of the pairs table to arrays of fixed shapes; `prompts` are the examples', tokenised."""
+    """Rows of the pairs table to arrays of fixed shapes; `prompts` are the examples', tokenised.
+
+    Examples in both orders of options are to be `doubled`.
+    """
 
     examples: Examples
     prompts: list[Prompt]
@@ -271,8 +299,13 @@ class Collate:
 def training_batches(
     units: Units, collate: Collate, epochs: int, shuffle: bool, seed: int
 ) -> grain.DatasetIterator:
-    """Returns a checkpointable iterator over all epochs' batches, each epoch in its own order."""
+    """Returns a checkpointable iterator over all epochs' batches, each epoch in its own order.
+
+    Where options are listed in both orders, each epoch draws one for every unit.
+    """
     source = grain.MapDataset.source(units.rows).seed(seed)
     ordered = source.shuffle() if shuffle else source
+    if units.turned:
+        ordered = ordered.random_map(lambda rows, draw: rows + units.turned * draw.integers(2))
     batches = ordered.batch(units.size, batch_fn=list).repeat(epochs).map(collate)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

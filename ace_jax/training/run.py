@@ -12,6 +12,7 @@ import pandas as pd
 from flax import nnx
 from ml_collections import ConfigDict
 
+from ace_jax.answering import Batching
 from ace_jax.errors import InputError
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
@@ -149,14 +150,14 @@ def train(
     adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    sizes = recipe.batch.size, recipe.batch.row_lengths
-    prompts = model.tokenize(data.train.prompts)
-    collate = Collate(data.train, prompts, model.shapes(prompts, *sizes), units.max_pairs)
+    batching = Batching(recipe.batch.size, recipe.batch.row_lengths)
+    train, prompts = data.train.doubled, model.tokenize(data.train.doubled.prompts)
+    collate = Collate(train, prompts, batching.shapes(prompts, mesh), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
     held_out = []
     if data.validation:
-        unseen = model.tokenize(data.validation.prompts)
-        shapes = model.shapes(unseen, *sizes)
+        unseen = model.tokenize(data.validation.doubled.prompts)
+        shapes = batching.shapes(unseen, mesh)
         held_out = validation_batches(data.validation, unseen, shapes, collate.max_cells)
     experiment = Experiment(
         model=model.record,
@@ -188,7 +189,7 @@ def train(
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
-    dropout, pairs = recipe.lora.dropout, data.train.pairs
+    dropout, pairs = recipe.lora.dropout, train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
     end = make_stage_end(recipe.optimizer, shardings)
     loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -116,10 +117,17 @@ class Validator:
 def validation_batches(
     examples: Examples, prompts: list[Prompt], shapes: Shapes, most: int
 ) -> list[TrainingBatch]:
-    """Lays out all pairs in the table's order, in batches of at most so many prompts."""
+    """Lays out all pairs in the table's order, in batches of at most so many prompts.
+
+    Where training lists options in both orders, contexts take them in turn.
+    """
     batches: list[list[int]] = [[]]
     cells: set[int] = set()
-    for row, ends in enumerate(examples.pairs[["cell_0", "cell_1"]].to_numpy().tolist()):
+    examples, rows = examples.doubled, np.arange(len(examples.pairs))
+    if len(examples.pairs) > len(rows):
+        rows += len(rows) * (pd.factorize(examples.pairs["context"])[0][: len(rows)] % 2)
+    ends_of = examples.pairs[["cell_0", "cell_1"]].to_numpy()
+    for row, ends in zip(rows.tolist(), ends_of[rows].tolist(), strict=True):
         cells |= {*ends}
         if len(cells) > most:
             batches.append([])

@@ -41,7 +41,8 @@ from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import read_factors, read_lora_config
 from ace_jax.model.llama import abstract_model
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
-from ace_jax.prompts.template import in_chat, options_of
+from ace_jax.prompts.options import listed
+from ace_jax.prompts.template import in_chat
 from ace_jax.runtime.metrics import read_rows
 from ace_jax.survey.build import build
 from ace_jax.survey.cells import complete_cases, from_table
@@ -136,7 +137,8 @@ def _survey(
 def _template(directory: Path) -> None:
     style = PromptStyle.of(str(directory / "persona_first.j2"), "number")
     persona = {"gender": "Female", "residence": "Rural"}
-    style.template.render("Chile", persona, "Why?", options_of(("No", "Yes"), "number"))
+    options = listed(("No", "Yes"), (1, 2), "number", False)
+    style.template.render("Chile", persona, "Why?", options)
 
 
 def _own(name: str) -> Reader:

@@ -1,0 +1,105 @@
+"""The ways in which an evaluation asks its cells: as configured, and otherwise to see the harm.
+
+A model that answers the question and not its form gives the same distributions. The order gap is
+how far answers move when the options are listed from last to first. It is always measured: over all
+cells if both orders are asked anyway or an audit is wanted, else over some of the coarsest cells.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from ace_jax.evaluation.alignment import Distributions, alignment_distances
+from ace_jax.evaluation.answers import UNALTERED, Answers, mean_of
+from ace_jax.prompts.encode import PromptStyle, PromptText, render_cells
+from ace_jax.prompts.options import STYLES
+from ace_jax.survey.dataset import Dataset
+
+TEMPLATES = ("persona_first", "question_first")
+OTHER = "reversed_options"
+GAP_CELLS = 400  # asked in the other order at most, unless all are
+
+
+@dataclass(frozen=True)
+class Way:
+    """A style, the order in which it lists the options, and the cells that are asked so."""
+
+    style: PromptStyle
+    last_first: bool
+    rows: Int[np.ndarray, "_"]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """All ways of one evaluation, by name; `UNALTERED` and `OTHER` are always among them."""
+
+    cells: pd.DataFrame
+    ways: dict[str, Way]
+    both: bool
+    """Whether the answer is the mean over both orders."""
+
+    @classmethod
+    def of(cls, style: PromptStyle, cells: pd.DataFrame, audit: bool) -> "Ways":
+        """Chooses the ways; an audit asks all cells with other labels and templates too."""
+        every, first = np.arange(len(cells)), style.listings[0]
+        both = len(style.listings) > 1
+        ways = {
+            UNALTERED: Way(style, first, every),
+            OTHER: Way(style, not first, every if both or audit else _few(cells)),
+        }
+        if audit:
+            for labels in (other for other in STYLES if other != style.option_style):
+                ways[f"{labels}_labels"] = Way(replace(style, option_style=labels), first, every)
+            for name in (other for other in TEMPLATES if other != style.template.name):
+                template = PromptStyle.of(name).template
+                ways[name] = Way(replace(style, template=template), first, every)
+        return cls(cells, ways, both)
+
+    def texts(self, dataset: Dataset) -> dict[str, list[PromptText]]:
+        """Returns the prompts of each way."""
+        return {
+            name: render_cells(self.cells.iloc[way.rows], dataset, way.style, way.last_first)
+            for name, way in self.ways.items()
+        }
+
+    def settle(self, answers: Mapping[str, Answers]) -> dict[str, Answers]:
+        """Returns the answers by way, as they are scored; only ways that asked every cell."""
+        one, other = answers[UNALTERED], answers[OTHER]
+        settled = {UNALTERED: mean_of([one, other])} if self.both else {}
+        whole = [name for name, way in self.ways.items() if len(way.rows) == len(self.cells)]
+        audited = len(self.ways) > 2
+        return {UNALTERED: one} | settled | {n: answers[n] for n in whole[1:] if audited}
+
+    def order_gap(self, answers: Mapping[str, Answers]) -> dict[str, Any]:
+        """Returns the mean alignment distance between the two orders, in all and by question."""
+        rows = self.ways[OTHER].rows
+        one = [answers[UNALTERED].p[row] for row in rows]
+        both = (pd.Series(p, dtype=object) for p in (one, answers[OTHER].p))
+        moved = pd.Series(alignment_distances(*map(Distributions.of, both)))
+        by_question = moved.groupby(self.cells["question_id"].to_numpy()[rows]).mean()
+        return {
+            "mean": float(by_question.mean()),
+            "n_cells": len(rows),
+            "questions": {str(name): float(gap) for name, gap in by_question.items()},
+        }
+
+
+def described(gap: Mapping[str, Any]) -> str:
+    """Returns an order gap in one line."""
+    most = max(gap["questions"], key=gap["questions"].__getitem__)
+    return (
+        f"order gap: answers move by {100 * gap['mean']:.1f} of 100 points when the options are "
+        f"listed in the other order ({len(gap['questions'])} questions, {gap['n_cells']} cells; "
+        f"most: {most}, {100 * gap['questions'][most]:.1f})"
+    )
+
+
+def _few(cells: pd.DataFrame) -> Int[np.ndarray, "_"]:
+    """Returns the coarsest cells, or as many of them as `GAP_CELLS`, evenly spread."""
+    coarsest = np.flatnonzero(cells["granularity"] == cells["granularity"].min())
+    chosen = np.linspace(0, len(coarsest) - 1, min(len(coarsest), GAP_CELLS)).round().astype(int)
+    return coarsest[chosen]
