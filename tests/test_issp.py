@@ -278,7 +278,7 @@ def broken(old, new, directory, how):
         ("no education", r"lacks the column DEGREE \(1 of 5 "),
         ("country", r"column C_ALPHAN holds the country 'XK' \(\d+ respondents\)"),
         ("no country", r"column C_ALPHAN holds the country '' \(\d+ respondents\)"),
-        ("text", r"column SEX holds the text '(Fem|M)ale' \(400 .*codes are expected"),
+        ("text", r"column SEX holds the text '(Fem|M)ale' \(\d+ .*is no code"),
         ("no labels", "has no respondents or no value labels"),
         ("no items", "has no item with labelled options"),
         ("no rows", "has no respondents or no value labels"),

@@ -47,6 +47,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ class Codebook:
     """All that is known of a survey before its answers are read.
 
     One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
-    `missing` are dropped from every column. `labels` maps a column to codes and the labels that
-    files give them.
+    `missing` are dropped from every column. `labels` maps each column to codes and the labels that
+    files give them; a code that is a text labels itself.
     """
 
     source: str
@@ -299,13 +300,16 @@ def _codebook(content: dict[str, Any]) -> Codebook:
             "rename the attribute or the question's column"
         )
     missing = _pairs(content.get("missing", []))
-    labels = {
-        entry["column"]: (*_pairs(entry.get("labels", [])), *missing)
-        for entry in (*content["attributes"], *content["questions"])
-    }
+    labels: dict[str, tuple[tuple[Code, str], ...]] = {}
     for question in questions:
         options = zip(question.option_codes, question.option_labels, strict=True)
-        labels[question.question_id] = (*options, *labels[question.question_id])
+        labels[question.question_id] = tuple(options)
+    for entry in (*content["attributes"], *content["questions"]):
+        column, own = entry["column"], _pairs(entry.get("labels", []))
+        its = [*entry.get("codes", []), *entry.get("merged", []), entry.get("dropped", [])]
+        texts = ((code, code) for code in chain(*its) if isinstance(code, str))
+        # A column may serve several attributes.
+        labels[column] = (*labels.get(column, ()), *own, *texts, *missing)
     return Codebook(
         source=content["source"],
         citation=content["citation"],

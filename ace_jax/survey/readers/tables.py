@@ -5,6 +5,7 @@ Files of SPSS and Stata, and sizes, are checked before a library trusts them.
 
 import csv
 import os
+import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,14 @@ import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.survey.codebook import Codebook
+from ace_jax.survey.codebook import Code, Codebook
 
 DELIMITERS = ",;\t|"
+# What programs write into a CSV file where they have no value; a codebook may declare it a code.
+GAPS = frozenset(["NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"])
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+LEADING_NUMBER = re.compile(r"^-?\d+[\s.:)\-]*(?=[^\d\s.:)\-])")
+APOSTROPHES = str.maketrans(dict.fromkeys("\u00b4`\u2018\u2019", "'"))
 # The errors that pyreadstat raises for a damaged file, itself or through its arrays.
 DAMAGE = (
     pyreadstat.ReadstatError,
@@ -125,28 +131,97 @@ def check_fits(values: int, path: Path) -> None:
         )
 
 
-def read_columns(
-    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
+def read_codes(
+    path: Path,
+    codebook: Codebook,
+    whole: str,
+    optional: Collection[str],
+    variable: Callable[[str], str] = str.strip,
 ) -> pd.DataFrame:
-    """Returns the `needed` columns, and those of the `optional` ones that the file has.
+    """Returns the columns that a codebook names, and those of the `optional` ones that are there.
 
-    Raises InputError for a file of none of the forms, a damaged one, or one that lacks a column;
-    the message then asks for `whole`.
+    Their cells hold codes; the country's column holds texts. `variable` makes a column's name of
+    a cell of a CSV file's header. Raises InputError for a file of none of the forms, a damaged
+    one, one that lacks a column (the message then asks for `whole`), or one with a text that is no
+    code.
     """
+    country = codebook.country_column
+    named = [*([country] if country else []), *codebook.labels, *optional]
+    needed = [name for name in named if name not in optional]
+    gaps: Collection[str] = ()
     if file := open_statistics(path):
         found = file.metadata.column_names
         check_columns(needed, found, path, whole)
-        return file.read([*needed, *(name for name in optional if name in found)])[0]
-    if head(path).startswith(b"PAR1"):
+        table = file.read([name for name in dict.fromkeys(named) if name in found])[0]
+    elif head(path).startswith(b"PAR1"):
         with sound_parquet(path):
-            table = read_parquet(path, needed, whole, optional)
-            if nested := [one.name for one in table.schema if pa.types.is_nested(one.type)]:
+            content = read_parquet(path, needed, whole, optional)
+            if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
                 raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
-            return table.to_pandas()
-    delimiter, names = csv_header(path, needed)
-    check_columns(needed, names.values(), path, whole)
-    wanted = {*needed, *optional}
-    return read_csv(path, delimiter, {cell: of for cell, of in names.items() if of in wanted})
+            table = content.to_pandas()
+    else:
+        delimiter, names = _csv_header(path, needed, variable)
+        check_columns(needed, names.values(), path, whole)
+        wanted = {cell: name for cell, name in names.items() if name in {*named}}
+        text = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+        table = read_csv(path, delimiter, usecols=list(wanted), **text).rename(columns=wanted)
+        gaps = GAPS
+    columns = {
+        name: column.astype(str).str.strip()
+        if name == country
+        else codes(column, path, codebook.labels.get(name, ()), gaps)
+        for name, column in table.items()
+    }
+    return pd.DataFrame(columns)
+
+
+def codes(
+    column: pd.Series,
+    path: Path,
+    labels: Sequence[tuple[Code, str]] = (),
+    gaps: Collection[str] = (),
+) -> pd.Series:
+    """Returns a file's column with a code in each cell, missing where it is blank or in `gaps`.
+
+    A text is the code that it spells exactly, else the number that it is, else the code of which
+    it is the one label ("Very important", "1. very important"). Raises InputError for any other.
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    texts = {code.strip(): code for code, _ in labels if isinstance(code, str)}
+    named: dict[str, set[Code]] = {}  # several codes may have the same label
+    for code, label in labels:
+        if not isinstance(code, str):
+            named.setdefault(plain(label), set()).add(code)
+    column = column.astype(object)
+    coded: dict[Any, Code | None] = {}
+    for cell in column.dropna().unique():
+        text = str(cell).strip()
+        label = plain(text)
+        its = named.get(label) or named.get(LEADING_NUMBER.sub("", label), set())
+        if text in texts:
+            coded[cell] = texts[text]
+        elif NUMBER.fullmatch(text):
+            coded[cell] = float(text)
+        elif len(its) == 1:
+            coded[cell] = next(iter(its))
+        elif text and text not in gaps:
+            raise InputError(
+                f"{path}: column {column.name} holds the text {text!r:.40} "
+                f"({int((column == cell).sum())} respondents), which is no code and not the label "
+                "of one; declare it in the codebook, or export the file with codes, not labels"
+            )
+    return column.map(coded)
+
+
+def spaced(text: str) -> str:
+    """Returns a text with single blanks and one kind of apostrophe."""
+    return " ".join(text.translate(APOSTROPHES).split())
+
+
+def plain(label: str) -> str:
+    """Returns what two spellings of a label have in common."""
+    return spaced(label).casefold()
 
 
 def read_parquet(
@@ -176,39 +251,11 @@ def sound_parquet(path: Path) -> Iterator[None]:
         ) from None
 
 
-def csv_header(
-    path: Path, needed: Collection[str], variable: Callable[[str], str] = str.strip
-) -> tuple[str, dict[str, str]]:
-    """Returns a CSV file's delimiter, and the variable's name (by `variable`) of each header cell.
+def read_csv(path: Path, delimiter: str, **options: Any) -> pd.DataFrame:
+    """Returns a CSV file's table; `options` are pandas'.
 
-    The delimiter is the one under which most of the `needed` names are there. Raises InputError
-    for a file not in UTF-8.
+    Raises InputError for a file that is not there, not in UTF-8, no CSV file, or without rows.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    rows = {
-        delimiter: {
-            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
-        }
-        for delimiter in DELIMITERS
-    }
-    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
-    return delimiter, rows[delimiter]
-
-
-def read_csv(
-    path: Path, delimiter: str, names: Mapping[str, str] | None = None, **options: Any
-) -> pd.DataFrame:
-    """Returns a CSV file's table: the columns of `names` (header cell -> name), or all.
-
-    `options` are pandas'. Raises InputError for a file that is not there, not in UTF-8, no CSV
-    file, or without rows.
-    """
-    if names is not None:
-        options["usecols"] = list(names)
     try:
         table = pd.read_csv(path, sep=delimiter, encoding="utf-8-sig", low_memory=False, **options)
     except UnicodeDecodeError as error:
@@ -219,7 +266,7 @@ def read_csv(
         raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
     if table.empty:
         raise InputError(f"{path} has a header and no respondents; download it again")
-    return table.rename(columns=dict(names or {}))
+    return table
 
 
 def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole: str) -> None:
@@ -235,17 +282,23 @@ def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole
         )
 
 
-def codes(column: pd.Series, path: Path) -> pd.Series:
-    """Returns the column as numbers; raises InputError if it holds text."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    text = column[numbers.isna() & column.notna()].astype(str)
-    text = text[text.str.strip() != ""]
-    if len(text):
-        raise InputError(
-            f"{path}: column {column.name} holds the text {text.iloc[0]!r} ({len(text)} "
-            "respondents) where codes are expected; export the file with codes, not labels"
-        )
-    return numbers
+def _csv_header(
+    path: Path, needed: Collection[str], variable: Callable[[str], str]
+) -> tuple[str, dict[str, str]]:
+    """Returns the delimiter under which most of the `needed` names are there, and all names."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    rows = {
+        delimiter: {
+            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
+        }
+        for delimiter in DELIMITERS
+    }
+    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
+    return delimiter, rows[delimiter]
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
