@@ -65,7 +65,7 @@ def halves(everyone: Respondents, seed: int) -> list[pd.DataFrame]:
         half = cells.aggregate(replace(everyone, frame=everyone.frame.iloc[rows]))
         counted = zip(half["n"], half["p"], strict=True)
         smoothed = [(n * p + ADDED) / (n + ADDED * len(p)) for n, p in counted]
-        half = half.assign(smoothed=smoothed, shrunk=shrunk(half, everyone.attributes))
+        half = half.assign(smoothed=smoothed, shrunk=shrunk(half, everyone.attributes)[0])
         made.append(half.rename(columns={"p": "raw"}))
     return made
 

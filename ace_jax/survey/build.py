@@ -12,7 +12,7 @@ from ace_jax.files import sha256_of
 from ace_jax.survey.cells import Respondents, aggregate, complete_cases, from_table
 from ace_jax.survey.codebook import describe, with_rules
 from ace_jax.survey.dataset import Dataset, question_table
-from ace_jax.survey.estimators import main_effects, posterior
+from ace_jax.survey.estimators import shrunk
 from ace_jax.survey.pairs import count_pairs
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.readers.tables import Raw
@@ -44,10 +44,9 @@ def with_shrunk_cells(dataset: Dataset) -> Dataset:
 
     The manifest records how many respondents the prior of each question is worth.
     """
-    prior = main_effects(dataset.cells, dataset.attributes)
-    estimates = posterior(dataset.cells, dataset.attributes, prior)
+    estimates, strength = shrunk(dataset.cells, dataset.attributes)
     cells = dataset.cells.assign(p_shrunk=pd.Series(estimates, dataset.cells.index))
-    estimator = {"estimator": "shrunk", "prior_respondents": prior.strength}
+    estimator = {"estimator": "shrunk", "prior_respondents": strength}
     return replace(dataset, cells=cells, manifest=dataset.manifest | estimator)
 
 

@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode
-from ace_jax.survey.personas import Attribute, combinations
+from ace_jax.survey.personas import Attribute
 
 ALPHA3 = re.compile("[A-Z]{3}")
 
@@ -92,9 +93,9 @@ def aggregate(respondents: Respondents) -> pd.DataFrame:
     finest["question_id"] = finest["question_id"].astype(order)
     sums = pd.concat(
         [
-            _coarsened(finest, [attribute.name for attribute in chosen])
-            for granularity in range(1, len(attributes) + 1)
-            for chosen in combinations(attributes, granularity)
+            _coarsened(finest, list(chosen))
+            for granularity in range(1, len(names) + 1)
+            for chosen in combinations(names, granularity)
         ]
     ).sort_values("question_id", kind="stable", ignore_index=True)
     return _cells(sums, names, questions)
