@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from ace_jax.survey.cells import Respondents, aggregate
+from ace_jax.survey.cells import aggregate
 from ace_jax.survey.codebook import Question
 from ace_jax.survey.estimators import main_effects, pair_precision, shrunk
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
@@ -42,7 +42,7 @@ def survey(counts, attributes, weights=None):
         Question("mine", name, "Work", "?", tuple(range(count)), tuple("abcdefgh"[:count]), True)
         for name, count in options.items()
     )
-    return aggregate(Respondents(frame, attributes, questions))
+    return aggregate(frame, attributes, questions)
 
 
 def main_effects_truth(random, attributes, options, size):
