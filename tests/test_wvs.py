@@ -173,8 +173,8 @@ def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form):
     few = [question for question in raw.codebook.questions if question.question_id in CHECKED]
     codebook = replace(raw.codebook, questions=tuple(few))
     for weights in (None, "W_WEIGHT"):
-        respondents = from_table(raw.table, codebook, weights)
-        check_cells(aggregate(complete_cases(respondents)), answers, bool(weights))
+        respondents = complete_cases(from_table(raw.table, codebook, weights), ATTRIBUTES)
+        check_cells(aggregate(respondents, ATTRIBUTES, codebook.questions), answers, bool(weights))
 
 
 def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):

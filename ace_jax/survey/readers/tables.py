@@ -55,82 +55,6 @@ class Raw:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class StatisticsFile:
-    """A .sav or .dta file, pyreadstat's function that reads it, and its metadata."""
-
-    path: Path
-    reader: Callable[..., Any]
-    metadata: Any
-
-    def read(self, columns: Sequence[str], *, user_missing: bool = False) -> tuple[Any, Any]:
-        """Returns some columns as a table, and pyreadstat's metadata of them.
-
-        With `user_missing`, codes that a .sav file declares missing are read as codes. (Stata's
-        own missing values always are missing.)
-
-        Raises InputError for a damaged file, or for one that claims more respondents than it can
-        hold: pyreadstat makes room for all of them before it reads the first.
-        """
-        path, rows = self.path, self.metadata.number_rows
-        deflated = head(path).startswith(b"$FL3")
-        if rows is None and deflated:
-            raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
-        # In either form a value takes a byte at least.
-        size = path.stat().st_size
-        if (rows or 0) * len(self.metadata.column_names) > size * (DEFLATED if deflated else 1):
-            raise InputError(
-                f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
-                "download it again"
-            )
-        check_fits((rows or 0) * len(columns), path)
-        options = {"user_missing": True} if user_missing and _is_sav(self.reader) else {}
-        table, metadata = _read(self.reader, path, usecols=list(columns), **options)
-        if rows is not None and len(table) < rows:
-            raise InputError(
-                f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
-            )
-        return table, metadata
-
-
-def open_statistics(path: Path) -> StatisticsFile | None:
-    """Reads a file's metadata; returns None for a file of neither form, whatever its name.
-
-    Raises InputError for a file that is not there, is empty or is damaged.
-    """
-    first = head(path)
-    old_stata = first[0] in (113, 114, 115) and first[1:2] in (b"\1", b"\2") and first[2:3] == b"\1"
-    if first.startswith((b"$FL2", b"$FL3")):
-        reader = pyreadstat.read_sav
-    elif first.startswith(b"<stata_dta>") or old_stata:
-        reader = pyreadstat.read_dta
-    else:
-        return None
-    return StatisticsFile(path, reader, _read(reader, path, metadataonly=True)[1])
-
-
-def head(path: Path) -> bytes:
-    """Returns the first bytes of a file; raises InputError if it is not there or is empty."""
-    try:
-        with path.open("rb") as file:
-            first = file.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not first.strip():
-        raise InputError(f"{path} is empty; download it again")
-    return first
-
-
-def check_fits(values: int, path: Path) -> None:
-    """Raises InputError where so many numbers do not fit into this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if BYTES * values > memory:
-        raise InputError(
-            f"{path} says it has {values} values, which do not fit into this machine's memory of "
-            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
-        )
-
-
 def read_codes(
     path: Path,
     codebook: Codebook,
@@ -147,29 +71,31 @@ def read_codes(
     """
     country = codebook.country_column
     named = [*([country] if country else []), *codebook.labels, *optional]
-    needed = [name for name in named if name not in optional]
+
+    def choose(found: Collection[str]) -> list[str]:
+        check_columns([name for name in named if name not in optional], found, path, whole)
+        return [name for name in dict.fromkeys(named) if name in found]
+
     gaps: Collection[str] = ()
-    if file := open_statistics(path):
-        found = file.metadata.column_names
-        check_columns(needed, found, path, whole)
-        table = file.read([name for name in dict.fromkeys(named) if name in found])[0]
-    elif head(path).startswith(b"PAR1"):
+    if read := read_statistics(path, choose):
+        table, _ = read
+    elif _head(path).startswith(b"PAR1"):
         with sound_parquet(path):
-            content = read_parquet(path, needed, whole, optional)
+            content = read_parquet(path, choose)
             if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
                 raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
             table = content.to_pandas()
     else:
-        delimiter, names = _csv_header(path, needed, variable)
-        check_columns(needed, names.values(), path, whole)
-        wanted = {cell: name for cell, name in names.items() if name in {*named}}
+        delimiter, names = _csv_header(path, named, variable)
+        wanted = {*choose(names.values())}
+        names = {cell: name for cell, name in names.items() if name in wanted}
         text = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-        table = read_csv(path, delimiter, usecols=list(wanted), **text).rename(columns=wanted)
+        table = read_csv(path, delimiter, usecols=list(names), **text).rename(columns=names)
         gaps = GAPS
     columns = {
         name: column.astype(str).str.strip()
         if name == country
-        else codes(column, path, codebook.labels.get(name, ()), gaps)
+        else codes(column, path, codebook.labels.get(str(name), ()), gaps)
         for name, column in table.items()
     }
     return pd.DataFrame(columns)
@@ -224,20 +150,54 @@ def plain(label: str) -> str:
     return spaced(label).casefold()
 
 
-def read_parquet(
-    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
-) -> pa.Table:
-    """Returns columns as `read_columns` does, without pandas' notes, which damage may have reached.
+def read_statistics(
+    path: Path, choose: Callable[[list[str]], list[str]], *, user_missing: bool = False
+) -> tuple[pd.DataFrame, Any] | None:
+    """Returns some columns of a .sav or .dta file, and pyreadstat's metadata of them.
 
-    Raises InputError as `read_columns` does.
+    Returns None for a file of neither form, whatever its name. `choose` says which columns, given
+    all names. With `user_missing`, codes that a .sav file declares missing are read as codes.
+    (Stata's own missing values always are missing.)
+
+    Raises InputError for a file that is not there, is empty or damaged, or claims more respondents
+    than it can hold: pyreadstat makes room for all of them before it reads the first.
+    """
+    first, size = _head(path), path.stat().st_size
+    is_sav = first.startswith((b"$FL2", b"$FL3"))
+    if not is_sav and not re.match(rb"<stata_dta>|[\x71-\x73][\x01\x02]\x01", first):
+        return None
+    _, metadata = _pyreadstat(path, is_sav, metadataonly=True)
+    rows, columns = metadata.number_rows, choose(metadata.column_names)
+    packed = DEFLATED if first.startswith(b"$FL3") else 1
+    if rows is None and packed > 1:
+        raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
+    # In either form a value takes a byte at least.
+    if (rows or 0) * len(metadata.column_names) > size * packed:
+        raise InputError(
+            f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
+            "download it again"
+        )
+    _check_fits((rows or 0) * len(columns), path)
+    options = {"user_missing": True} if user_missing and is_sav else {}
+    table, metadata = _pyreadstat(path, is_sav, usecols=columns, **options)
+    if rows is not None and len(table) < rows:
+        raise InputError(
+            f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
+        )
+    return table, metadata
+
+
+def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> pa.Table:
+    """Returns the columns that `choose` says, given all names.
+
+    They come without pandas' notes, which damage may have reached. Raises InputError for a damaged
+    file, and for one that does not fit into memory.
     """
     with sound_parquet(path):
         metadata = pq.read_metadata(path)
-        found = metadata.schema.to_arrow_schema().names
-        check_columns(needed, found, path, whole)
-        wanted = [*needed, *(name for name in optional if name in found)]
-        check_fits(metadata.num_rows * len(wanted), path)
-        return pq.read_table(path, columns=wanted).replace_schema_metadata(None)
+        columns = choose(metadata.schema.to_arrow_schema().names)
+        _check_fits(metadata.num_rows * len(columns), path)
+        return pq.read_table(path, columns=columns).replace_schema_metadata(None)
 
 
 @contextmanager
@@ -301,6 +261,26 @@ def _csv_header(
     return delimiter, rows[delimiter]
 
 
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            first = file.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if not first.strip():
+        raise InputError(f"{path} is empty; download it again")
+    return first
+
+
+def _check_fits(values: int, path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if BYTES * values > memory:
+        raise InputError(
+            f"{path} says it has {values} values, which do not fit into this machine's memory of "
+            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
+        )
+
+
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
     byte = error.object[error.start]
     return InputError(
@@ -308,14 +288,11 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
     )
 
 
-def _is_sav(reader: Callable[..., Any]) -> bool:
-    return reader is pyreadstat.read_sav
-
-
-def _read(reader: Callable[..., Any], path: Path, **options: Any) -> tuple[pd.DataFrame, Any]:
+def _pyreadstat(path: Path, is_sav: bool, **options: Any) -> tuple[pd.DataFrame, Any]:
     try:
-        if _is_sav(reader):
+        if is_sav:
             _check_dictionary(path)
+        reader = pyreadstat.read_sav if is_sav else pyreadstat.read_dta
         table, metadata = reader(path, **options)
         if None in metadata.column_names:
             raise ValueError("a variable without a name")
