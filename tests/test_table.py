@@ -242,6 +242,16 @@ def test_a_level_may_be_called_as_what_stands_for_none(tmp_path, answers):
     assert asked["n"].sum() == ((answers["q2"] < 3) & (answers["sex"] != "?")).sum()
 
 
+def test_texts_that_look_like_numbers_or_truth_stay_texts(tmp_path, answers):
+    names = {1: "01", 2: "1", 3: "2"}
+    codebook = CODEBOOK.replace("[[1], [2], [3]]", '[["01"], ["1"], ["2"]]')
+    codebook = codebook.replace('[[0, "No"], [1, "Yes"]]', '[[0, "True"], [1, "False"]]')
+    table = answers[answers["q1"] < 9].assign(age_group=answers["age_group"].map(names))
+    comma(table.assign(q1=table["q1"] == 0), tmp_path / "a.csv")
+    known = answers[answers["q1"] < 9]
+    check_cells(prepared(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, known)
+
+
 def test_labels_and_codes_may_stand_side_by_side(tmp_path, answers):
     mixed = answers["q2"].astype(object).replace({1: "little", 3: "3. Much"})
     comma(answers.assign(q2=mixed), tmp_path / "a.csv")

@@ -89,8 +89,14 @@ def read_codes(
         delimiter, names = _csv_header(path, named, variable)
         wanted = {*choose(names.values())}
         names = {cell: name for cell, name in names.items() if name in wanted}
-        text = {"dtype": str, "keep_default_na": False, "na_values": [""]}
-        table = read_csv(path, delimiter, usecols=list(names), **text).rename(columns=names)
+        # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
+        spelt = {name for name, of in codebook.labels.items() if any(type(c) is str for c, _ in of)}
+        options = {
+            "dtype": {cell: str for cell, name in names.items() if name in {*spelt, country}},
+            "keep_default_na": False,
+            "na_values": [""],
+        }
+        table = read_csv(path, delimiter, usecols=list(names), **options).rename(columns=names)
         gaps = GAPS
     columns = {
         name: column.astype(str).str.strip()
@@ -112,7 +118,7 @@ def codes(
     A text is the code that it spells exactly, else the number that it is, else the code of which
     it is the one label ("Very important", "1. very important"). Raises InputError for any other.
     """
-    if pd.api.types.is_numeric_dtype(column):
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         return column
     texts = {code.strip(): code for code, _ in labels if isinstance(code, str)}
     named: dict[str, set[Code]] = {}  # several codes may have the same label
