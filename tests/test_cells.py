@@ -1,11 +1,13 @@
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ace_jax.survey.cells import Respondents, aggregate
+from ace_jax.survey.cells import aggregate
 from ace_jax.survey.codebook import Question
-from ace_jax.survey.personas import ATTRIBUTES, combinations
+from ace_jax.survey.personas import ATTRIBUTES
 
 NAMES = [attribute.name for attribute in ATTRIBUTES]
 QUESTIONS = (
@@ -14,7 +16,7 @@ QUESTIONS = (
 )
 
 
-def respondents(rows):
+def made_of(rows):
     """Rows: country, a 0/1 level for each of the four attributes, q1, q2, weight."""
     frame = pd.DataFrame(rows, columns=["country", *NAMES, "q1", "q2", "weight"])
     frame = frame.astype({"q1": "float64", "q2": "float64", "weight": "float64"})
@@ -22,7 +24,7 @@ def respondents(rows):
         levels = frame[attribute.name].map(dict(enumerate(attribute.levels)))
         dtype = pd.CategoricalDtype(attribute.levels, ordered=True)
         frame[attribute.name] = levels.astype(dtype)
-    return Respondents(frame, ATTRIBUTES, QUESTIONS)
+    return aggregate(frame, ATTRIBUTES, QUESTIONS)
 
 
 def cell(cells, question_id, country="USA", **persona):
@@ -37,16 +39,14 @@ def cell(cells, question_id, country="USA", **persona):
 
 
 def test_hand_computed_cells():
-    cells = aggregate(
-        respondents(
-            [
-                ("USA", 0, 0, 0, 0, -1, 2, 1.0),
-                ("USA", 0, 0, 1, 0, 1, 2, 3.0),
-                ("USA", 1, 0, 0, 0, 1, None, 2.0),
-                ("USA", 1, 0, 0, 0, 1, None, 2.0),
-                ("MEX", 0, 0, 0, 0, 0, 1, 1.0),
-            ]
-        )
+    cells = made_of(
+        [
+            ("USA", 0, 0, 0, 0, -1, 2, 1.0),
+            ("USA", 0, 0, 1, 0, 1, 2, 3.0),
+            ("USA", 1, 0, 0, 0, 1, None, 2.0),
+            ("USA", 1, 0, 0, 0, 1, None, 2.0),
+            ("MEX", 0, 0, 0, 0, 0, 1, 1.0),
+        ]
     )
     assert cells.columns.tolist() == [
         *("source", "country", "question_id", "granularity", *NAMES, "n", "effective_n", "p")
@@ -66,7 +66,7 @@ def test_hand_computed_cells():
 
 
 def test_a_question_that_nobody_answered_has_no_cells():
-    cells = aggregate(respondents([("USA", 0, 0, 0, 0, None, 2, 1.0)]))
+    cells = made_of([("USA", 0, 0, 0, 0, None, 2, 1.0)])
     assert (len(cells), set(cells["question_id"])) == (15, {"q2"})
 
 
@@ -82,15 +82,15 @@ answers = st.tuples(
 @settings(max_examples=8, deadline=None)
 @given(st.lists(answers, min_size=1, max_size=40))
 def test_a_coarser_cell_is_the_n_weighted_mean_of_its_finer_cells(rows):
-    cells = aggregate(respondents(rows))
+    cells = made_of(rows)
     assert (cells["granularity"] == cells[NAMES].notna().sum(axis=1)).all()
     assert (cells["effective_n"] == cells["n"]).all()
     finest = cells[cells["granularity"] == 4]
     compared = 0
     for granularity in (1, 2, 3):
         coarse = cells[cells["granularity"] == granularity].fillna({name: "" for name in NAMES})
-        for chosen in combinations(ATTRIBUTES, granularity):
-            names = [attribute.name for attribute in chosen]
+        for chosen in combinations(NAMES, granularity):
+            names = [*chosen]
             keys = ["question_id", "country", *names]
             these = coarse[(coarse[names] != "").all(axis=1)].set_index(keys)
             for key, finer in finest.groupby(keys):

@@ -101,8 +101,16 @@ def test_an_unknown_rule_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('options = "agreement"', 'options = [[1, "Yes"]]', r"question q1 has the options \(1,\)"),
-        ('options = "agreement"', 'options = [[1, "A"], [1, "B"]]', "each with a code of its own"),
+        (
+            'options = "agreement"',
+            'options = [[1, "Yes"]]',
+            r"question q1 has the option codes \(1,\)",
+        ),
+        (
+            'options = "agreement"',
+            'options = [[1, "A"], [1, "B"]]',
+            "at least two codes, all different",
+        ),
         ('options = "agreement"', "options = [1, 2]", r'`options` is .*list of \[code, "label"\]'),
         ('options = "agreement"', 'options = [[1.5, "A"], [2, "B"]]', "the codes whole numbers"),
         ('options = "agreement"', 'options = "trust"', "scale 'trust'"),
@@ -137,7 +145,7 @@ def test_a_missing_codebook_is_refused(tmp_path):
 
 
 def test_labels_are_as_many_as_codes():
-    with pytest.raises(InputError, match="2 option codes and 1 labels"):
+    with pytest.raises(InputError, match=r"codes \(1, 2\) and labels \('Yes',\)"):
         Question("mine", "q1", "Work", "?", (1, 2), ("Yes",), True)
 
 

@@ -112,8 +112,8 @@ def test_bad_cells_are_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"option_codes": [1], "option_labels": ["A"]}, r"question q1 has the options \(1,\)"),
-        ({"option_labels": ["A", "B"]}, "3 option codes and 2 labels"),
+        ({"option_codes": [1], "option_labels": ["A"]}, r"question q1 has the option codes \(1,\)"),
+        ({"option_labels": ["A", "B"]}, r"codes \(1, 2, 3\) and labels \('A', 'B'\)"),
     ],
 )
 def test_bad_questions_are_refused(tmp_path, changes, message):

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from ace_jax.survey.cells import Respondents, aggregate
+from ace_jax.survey.cells import aggregate
 from ace_jax.survey.codebook import Question
-from ace_jax.survey.estimators import main_effects, pair_precision, posterior, shrunk
+from ace_jax.survey.estimators import main_effects, pair_precision, shrunk
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
 AGES = Attribute("age", ("Young", "Middle", "Old"))
@@ -42,7 +42,7 @@ def survey(counts, attributes, weights=None):
         Question("mine", name, "Work", "?", tuple(range(count)), tuple("abcdefgh"[:count]), True)
         for name, count in options.items()
     )
-    return aggregate(Respondents(frame, attributes, questions))
+    return aggregate(frame, attributes, questions)
 
 
 def main_effects_truth(random, attributes, options, size):
@@ -80,18 +80,18 @@ def mixed():
 
 
 def test_distributions_keep_the_order_of_the_rows(mixed):
-    estimate = shrunk(mixed, ATTRIBUTES)
+    estimate, _ = shrunk(mixed, ATTRIBUTES)
     assert [len(p) for p in estimate] == [len(p) for p in mixed["p"]]
     assert {p.dtype for p in estimate} == {np.dtype(np.float64)}
     assert min(p.min() for p in estimate) >= 0
     np.testing.assert_allclose([p.sum() for p in estimate], 1, atol=1e-12)
     shuffled = np.random.default_rng(1).permutation(len(mixed))
-    for row, p in zip(shuffled, shrunk(mixed.iloc[shuffled], ATTRIBUTES), strict=True):
+    for row, p in zip(shuffled, shrunk(mixed.iloc[shuffled], ATTRIBUTES)[0], strict=True):
         np.testing.assert_allclose(p, estimate[row], atol=1e-5)
 
 
 def test_strength_is_a_questions_own_and_recovered(mixed):
-    strength = main_effects(mixed, ATTRIBUTES).strength
+    _, strength = main_effects(mixed, ATTRIBUTES)
     assert strength["alike"] > 100
     # Twice that without allowance for the fit of the mean.
     assert 15 < strength["unlike"] < 30
@@ -106,10 +106,9 @@ def test_large_cells_keep_their_shares_and_a_single_respondent_counts_little():
     counts["q", "USA"][0] *= 3000
     counts["q", "USA"][5] = 1, 0, 0
     cells = survey(counts, ATTRIBUTES)
-    prior = main_effects(cells, ATTRIBUTES)
-    estimate = posterior(cells, ATTRIBUTES, prior)
+    estimate, _ = shrunk(cells, ATTRIBUTES)
     at = finest(cells, ATTRIBUTES)
-    mean = dict(zip(np.flatnonzero(at), prior.mean, strict=True))
+    mean = dict(zip(np.flatnonzero(at), main_effects(cells, ATTRIBUTES)[0], strict=True))
     (large,) = np.flatnonzero(at & (cells["n"] == 180_000))
     (single,) = np.flatnonzero(at & (cells["n"] == 1))
     raw = cells["p"].iloc[large]
@@ -141,7 +140,9 @@ def test_finds_the_truth_better_than_raw_cells_do(attributes):
         ]
     )
     raw = np.stack(cells["p"][at])
-    estimate = np.stack([p for p, kept in zip(shrunk(cells, attributes), at, strict=True) if kept])
+    estimate = np.stack(
+        [p for p, kept in zip(shrunk(cells, attributes)[0], at, strict=True) if kept]
+    )
     error, raw_error = (np.square(p - truth).sum(axis=1).mean() for p in (estimate, raw))
     # Of 16 and 18 personas' freedom main effects have 5 and 6; shrinking them leaves less.
     assert error < 5 / 16 * raw_error
@@ -154,7 +155,7 @@ def test_coarser_cells_move_as_their_finest_cells_do(weights):
     sizes = np.array([5, 90, 30, 60, 1, 200])
     drawn = np.stack([random.multinomial(n, p) for n, p in zip(sizes, truth, strict=True)])
     cells = survey({("q", "USA"): drawn}, TWO, weights)
-    cells["shrunk"] = shrunk(cells, TWO)
+    cells["shrunk"], _ = shrunk(cells, TWO)
     fine = cells[finest(cells, TWO)]
     for row in cells[~finest(cells, TWO)].to_dict("records"):
         names = [attribute.name for attribute in TWO if pd.notna(row[attribute.name])]
@@ -172,21 +173,21 @@ def test_weighted_cells_count_as_their_effective_respondents():
     truth = main_effects_truth(random, TWO, 3, 0.3)
     counts = {("q", country): answers(random, truth, 60, tau=30) for country in ("MEX", "USA")}
     cells = survey(counts, TWO, [0.2, 1.0, 3.0])
-    prior = main_effects(cells, TWO)
+    mean, strength = main_effects(cells, TWO)
     at = finest(cells, TWO)
     n = cells["effective_n"].to_numpy()[at, None]
     assert (n < cells["n"].to_numpy()[at, None]).all()
-    assert main_effects(cells.assign(n=1), TWO).strength == prior.strength
-    tau, raw = prior.strength["q"], np.stack(cells["p"][at])
-    expected = (n * raw + tau * np.stack(prior.mean)) / (n + tau)
-    estimate = [p for p, kept in zip(posterior(cells, TWO, prior), at, strict=True) if kept]
+    assert main_effects(cells.assign(n=1), TWO)[1] == strength
+    tau, raw = strength["q"], np.stack(cells["p"][at])
+    expected = (n * raw + tau * mean) / (n + tau)
+    estimate = [p for p, kept in zip(shrunk(cells, TWO)[0], at, strict=True) if kept]
     np.testing.assert_allclose(np.stack(estimate), expected, atol=1e-12)
 
 
 def test_an_option_that_nobody_chose_stays_possible():
     counts = {("q", "USA"): np.array([[5, 0, 9], [3, 0, 2], [0, 0, 7], [1, 0, 8], [4, 0, 4]] * 3)}
     attributes = (Attribute("class", ("A", "B", "C")), Attribute("party", tuple("vwxyz")))
-    estimate = shrunk(survey(counts, attributes), attributes)
+    estimate, _ = shrunk(survey(counts, attributes), attributes)
     assert 0 < min(p[1] for p in estimate) <= max(p[1] for p in estimate) < 0.05
 
 

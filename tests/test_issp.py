@@ -82,7 +82,8 @@ KNOWN = {
 
 @pytest.mark.parametrize("weights", [None, "WEIGHT"])
 def test_two_modules_give_exactly_the_known_cells(read, old, new, weights):
-    made = aggregate(complete_cases(from_table(read.table, read.codebook, weights)))
+    complete = complete_cases(from_table(read.table, read.codebook, weights), ATTRIBUTES)
+    made = aggregate(complete, ATTRIBUTES, read.codebook.questions)
     degree = old["DEGREE"].where(old["DEGREE"] <= 6)
     level = new["EDULEVEL"].where(new["EDULEVEL"].between(0, 8))
     names = {True: "College Educated", False: "Not College Educated"}
@@ -126,7 +127,7 @@ def test_weights_may_be_called_otherwise_or_be_absent(tmp_path, new):
     named = issp.read([dta(new.rename(columns={"WEIGHT": "WEIGHT_COM"}), tmp_path / "a")])
     np.testing.assert_array_equal(named.table["WEIGHT"], new["WEIGHT"])
     without = issp.read([dta(new.drop(columns="WEIGHT"), tmp_path / "b")])
-    assert aggregate(from_table(without.table, without.codebook))["n"].sum() > 0
+    assert len(from_table(without.table, without.codebook)) == len(new)
     with pytest.raises(InputError, match="no column WEIGHT"):
         from_table(without.table, without.codebook, "WEIGHT")
 
@@ -167,7 +168,7 @@ def test_answers_of_8_and_9_are_kept_and_missing_codes_are_declared(read, old):
         "issp2020_v2": (),
         "issp2020_v3": (-4,),
     }
-    trust = from_table(read.table, read.codebook).frame["issp2013_v6"]
+    trust = from_table(read.table, read.codebook)["issp2013_v6"]
     assert (trust == 8).sum() == (old["V6"] == 8).sum() > 0
     assert (trust == 9).sum() == (old["V6"] == 9).sum() > 0
     assert trust.notna().sum() == (old["V6"] <= 10).sum()
@@ -207,7 +208,7 @@ def test_the_rules_are_declared_and_can_be_moved(read):
     assert attributes["marital_status"]["levels"]["Not Married"] == [2, 3, 4, 5, 6]
     assert attributes["marital_status"]["dropped_codes"] == [7, 9]
     moved = with_rules(read.codebook, {"education.college": 6.0, "residence.rural": 3.0})
-    frame = from_table(read.table, moved).frame
+    frame = from_table(read.table, moved)
     assert (frame["education"] == "College Educated").sum() == (read.table["DEGREE"] == 6).sum()
     assert (frame["residence"] == "Rural").sum() == (read.table["URBRURAL"] >= 3).sum()
 
@@ -278,7 +279,7 @@ def broken(old, new, directory, how):
         ("no education", r"lacks the column DEGREE \(1 of 5 "),
         ("country", r"column C_ALPHAN holds the country 'XK' \(\d+ respondents\)"),
         ("no country", r"column C_ALPHAN holds the country '' \(\d+ respondents\)"),
-        ("text", r"column SEX holds the text '(Fem|M)ale' \(400 .*codes are expected"),
+        ("text", r"column SEX holds the text '(Fem|M)ale' \(\d+ .*is no code"),
         ("no labels", "has no respondents or no value labels"),
         ("no items", "has no item with labelled options"),
         ("no rows", "has no respondents or no value labels"),

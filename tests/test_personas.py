@@ -1,8 +1,7 @@
-from ace_jax.survey.personas import ATTRIBUTES, combinations, personas
+from ace_jax.survey.personas import ATTRIBUTES, personas
 
 
 def test_fifteen_combinations_and_eighty_personas():
-    assert [len(combinations(ATTRIBUTES, g)) for g in (1, 2, 3, 4)] == [4, 6, 4, 1]
     assert [len(personas(ATTRIBUTES, g)) for g in (1, 2, 3, 4)] == [8, 24, 32, 16]
     everyone = [tuple(sorted(p.items())) for g in (1, 2, 3, 4) for p in personas(ATTRIBUTES, g)]
     assert len(set(everyone)) == 80

@@ -31,19 +31,19 @@ TABLE = pd.DataFrame(
 
 
 def test_codes_become_levels_answers_and_weights():
-    frame = from_table(TABLE, CODEBOOK, "w").frame.astype({"gender": object, "education": object})
+    frame = from_table(TABLE, CODEBOOK, "w").astype({"gender": object, "education": object})
     assert frame["country"].tolist() == ["USA", "USA", "MEX", "MEX", "MEX"]
     assert frame["gender"].fillna("?").tolist() == ["Male", "Female", "Female", "?", "?"]
     college, not_college = EDUCATION.levels
     assert frame["education"].fillna("?").tolist() == [college, not_college, "?", college, college]
     np.testing.assert_array_equal(frame["q1"], [1, 2, np.nan, np.nan, 1])
     assert frame["weight"].tolist() == [0.5, 1.0, 2.0, 1.0, 1.0]
-    assert set(from_table(TABLE, CODEBOOK).frame["weight"]) == {1.0}
+    assert set(from_table(TABLE, CODEBOOK)["weight"]) == {1.0}
 
 
 def test_complete_cases_know_every_attribute_but_may_lack_answers():
     table = TABLE.assign(q1=np.nan)
-    assert len(complete_cases(from_table(table, CODEBOOK)).frame) == 2
+    assert len(complete_cases(from_table(table, CODEBOOK), CODEBOOK.attributes)) == 2
 
 
 @pytest.mark.parametrize(

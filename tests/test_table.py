@@ -180,7 +180,11 @@ LATIN_1 = "land;age_group;sex;q1;q2\nM\xc9X;1;m;0;1\n".encode("latin-1")
         (b"land,age_group,sex,q1\nMEX,1,m,0\n", r"lacks the column q2 .* nearest it has is q1"),
         (b"land,age_group,sex,q1,q2\n", "has a header and no respondents"),
         (b"land,age_group,sex,q1,q2\nMexico,1,m,0,1\n", "country 'Mexico' .* alpha-3"),
-        (b"land,age_group,sex,q1,q2\nMEX,1,m,Yes,1\n", "column q1 holds the code Yes"),
+        (
+            b"land,age_group,sex,q1,q2\nMEX,1,m,Ja,1\n",
+            r"a\.csv: column q1 holds the text 'Ja' \(1 ",
+        ),
+        (b"land,age_group,sex,q1,q2\nMEX,1,None,1,1\n", "column sex holds the text 'None'"),
         (b"land,age_group,sex,q1,q2\nMEX,4,m,0,1\n", "column age_group holds the code 4"),
         (LATIN_1, r"is not UTF-8 \(byte 0xc9\)"),
         (b"PAR1 and nothing", "is not a Parquet file"),
@@ -193,6 +197,68 @@ def test_a_bad_file_is_one_line_and_nothing_is_written(tmp_path, content, messag
         prepared(tmp_path, tmp_path / "a.csv")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "dataset").exists()
+
+
+EDUCATION = """
+[[attributes]]
+name = "education"
+column = "educ"
+levels = ["College Educated", "Not College Educated"]
+threshold = { name = "college", at_least = 6, level = "College Educated" }
+dropped = [-1, 99, "NAP"]
+"""
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "sav"])
+def test_a_text_among_numbers_leaves_them_numbers(tmp_path, answers, form):
+    educ = np.random.default_rng(1).choice([6, 3, -1, 99, 7, 2], SIZE)
+    numbers = answers.assign(educ=educ)
+    nobody = numbers.head(20).assign(educ="NAP")
+    codebook = CODEBOOK.replace("\n[[questions]]", EDUCATION + "\n[[questions]]", 1)
+    comma(numbers, tmp_path / "numbers")
+    mixed = pd.concat([nobody, numbers], ignore_index=True)
+    mixed["educ"] = mixed["educ"].astype(str)
+    {"csv": comma, "parquet": parquet, "sav": sav}[form](mixed, tmp_path / "mixed")
+    without, having = (
+        prepared(tmp_path, tmp_path / name, codebook=codebook).cells
+        for name in ("numbers", "mixed")
+    )
+    pd.testing.assert_frame_equal(having, without)
+    known = np.isin(educ, [6, 3, 7, 2]) & (answers["sex"] != "?") & (answers["q2"] > 0)
+    one = without[(without["question_id"] == "q2") & without["education"].notna()]
+    assert one.loc[one["granularity"] == 1, "n"].sum() == known.sum()
+
+
+def test_a_level_may_be_called_as_what_stands_for_none(tmp_path, answers):
+    names = {1: "None", 2: "NA", 3: "null"}
+    codebook = CODEBOOK.replace("[[1], [2], [3]]", '[["None"], ["NA"], ["null"]]')
+    comma(answers.replace({"age_group": names}), tmp_path / "a.csv")
+    check_cells(prepared(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, answers)
+    # Where the codebook declares no such code, the cell is missing.
+    gaps = answers["q2"].astype(object).replace(3, "NA")
+    comma(answers.assign(q2=gaps), tmp_path / "a.csv")
+    made = prepared(tmp_path, tmp_path / "a.csv").cells
+    asked = made[(made["question_id"] == "q2") & (made["granularity"] == 1) & made["age"].notna()]
+    assert asked["n"].sum() == ((answers["q2"] < 3) & (answers["sex"] != "?")).sum()
+
+
+def test_texts_that_look_like_numbers_or_truth_stay_texts(tmp_path, answers):
+    names = {1: "01", 2: "1", 3: "2"}
+    codebook = CODEBOOK.replace("[[1], [2], [3]]", '[["01"], ["1"], ["2"]]')
+    codebook = codebook.replace('[[0, "No"], [1, "Yes"]]', '[[0, "True"], [1, "False"]]')
+    table = answers[answers["q1"] < 9].assign(age_group=answers["age_group"].map(names))
+    comma(table.assign(q1=table["q1"] == 0), tmp_path / "a.csv")
+    known = answers[answers["q1"] < 9]
+    check_cells(prepared(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, known)
+
+
+def test_labels_and_codes_may_stand_side_by_side(tmp_path, answers):
+    mixed = answers["q2"].astype(object).replace({1: "little", 3: "3. Much"})
+    comma(answers.assign(q2=mixed), tmp_path / "a.csv")
+    check_cells(prepared(tmp_path, tmp_path / "a.csv").cells, answers)
+    two = CODEBOOK.replace('[2, "Some"]', '[2, "Little"]')
+    with pytest.raises(InputError, match="column q2 holds the text 'little'"):
+        prepared(tmp_path, tmp_path / "a.csv", codebook=two)
 
 
 def test_a_codebook_that_names_an_absent_column(tmp_path, answers):

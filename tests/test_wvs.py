@@ -87,7 +87,14 @@ def labelled_csv(table, directory):
 
 
 CHECKED = ("Q1", "Q3", "Q56", "Q94", "Q111", "Q119", "Q221", "Q241", "Q254")
-FORMS = [comma_csv, sav, dta, labelled_csv]
+
+
+def tabs(table, directory):
+    table.to_csv(directory / "tabs", index=False, sep="\t")
+    return [directory / "tabs"]
+
+
+FORMS = [comma_csv, tabs, sav, dta, labelled_csv]
 
 
 def expected(answers, question_id, weighted):
@@ -160,14 +167,14 @@ def check_cells(made, answers, weighted):
             np.testing.assert_allclose(found[key][2], p, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [comma_csv, labelled_csv])
 def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form):
     raw = select(wvs.read(form(answers, tmp_path)))
     few = [question for question in raw.codebook.questions if question.question_id in CHECKED]
     codebook = replace(raw.codebook, questions=tuple(few))
     for weights in (None, "W_WEIGHT"):
-        respondents = from_table(raw.table, codebook, weights)
-        check_cells(aggregate(complete_cases(respondents)), answers, bool(weights))
+        respondents = complete_cases(from_table(raw.table, codebook, weights), ATTRIBUTES)
+        check_cells(aggregate(respondents, ATTRIBUTES, codebook.questions), answers, bool(weights))
 
 
 def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
@@ -197,6 +204,37 @@ def test_what_is_chosen_is_recorded(tmp_path, answers):
     assert made.questions["ordinal"].all()
 
 
+@pytest.fixture
+def everything(answers):
+    """The answers to the 20 questions as well that are not among the paper's."""
+    random = np.random.default_rng(8)
+    others = [question for question in CODEBOOK.questions if not question.paper]
+    columns = {q.question_id: random.choice([*q.option_codes, -1], len(answers)) for q in others}
+    return answers.assign(**columns)
+
+
+@pytest.mark.parametrize("form", [comma_csv, labelled_csv, dta])
+def test_all_questions_can_be_taken(tmp_path, everything, form):
+    few = everything[everything["B_COUNTRY_ALPHA"] != "EGY"]
+    made = prepared(tmp_path, form(few, tmp_path), "--questions", "all")
+    assert len(made.questions) == 260
+    (other, *_) = (
+        set(few) - {*few.columns[:7]} - {q.question_id for q in CODEBOOK.questions if q.paper}
+    )
+    known = expected(few, other, weighted=False)
+    assert made.cells.loc[made.cells["question_id"] == other, "n"].sum() == sum(
+        n for n, _, _ in known.values()
+    )
+
+
+def test_all_questions_need_their_columns(tmp_path, answers, everything):
+    paths = labelled_csv(everything, tmp_path)
+    (tmp_path / "old").mkdir()
+    paths[0] = labelled_csv(answers, tmp_path / "old")[0]
+    with pytest.raises(InputError, match=r"the input has no column Q\d+"):
+        prepared(tmp_path, paths, "--questions", "all")
+
+
 def test_a_tier_can_be_taken(answers, tmp_path):
     raw = wvs.read(comma_csv(answers, tmp_path))
     africa = raw.table.replace({"B_COUNTRY_ALPHA": {"CHL": "ETH", "URY": "NGA"}})
@@ -214,14 +252,12 @@ def test_all_countries_can_be_taken(tmp_path, answers):
 def broken(answers, directory, how):
     """Writes a file that is wrong in one way."""
     path = comma_csv(answers, directory)[0]
-    if how == "tabs":
-        answers.to_csv(path, index=False, sep="\t")
-    elif how == "inverted":
+    if how == "inverted":
         answers.assign(Q1=5 - answers["Q1"]).to_csv(path, index=False)
     elif how == "renamed":
         answers.rename(columns={"Q57": "Q57P"}).to_csv(path, index=False)
     elif how == "labels":
-        answers.replace({"Q6": {1: "Very important"}}).to_csv(path, index=False)
+        answers.replace({"Q6": {1: "Hardly"}}).to_csv(path, index=False)
     elif how == "latin-1":
         path.write_bytes(path.read_bytes().replace(b"EGY", b"EG\xdd", 1))
     elif how == "latin-1 header":
@@ -251,10 +287,9 @@ def broken(answers, directory, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("tabs", r"separates its columns by '\\t'; save it with commas"),
         ("inverted", r"seems to be the inverted edition: \d+% of its .*the standard edition"),
         ("renamed", r"lacks the column Q57 \(1 of 245 .*nearest it has is Q57P"),
-        ("labels", r"column Q6 holds the text 'Very important' \(\d+ .*codes are expected"),
+        ("labels", r"column Q6 holds the text 'Hardly' \(\d+ .*no code and not the label"),
         ("latin-1", r"is not UTF-8 \(byte 0xdd\)"),
         ("latin-1 header", r"is not UTF-8 \(byte 0xc9\)"),
         ("empty", "is empty; download it again"),
@@ -264,7 +299,7 @@ def broken(answers, directory, how):
         ("cut sav", "two.bin is (damaged or )?cut off"),
         ("cut dta", "three.csv is (damaged or )?cut off"),
         ("cut sav header", "two.bin is damaged or cut off"),
-        ("unknown label", r"column Q\d+: 'rather so' is not known; did you mean rather important"),
+        ("unknown label", r"\.csv: column Q\d+ holds the text 'Rather so'"),
     ],
 )
 def test_bad_files_are_refused_and_nothing_is_written(tmp_path, answers, how, message):

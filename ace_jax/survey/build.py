@@ -9,10 +9,10 @@ import pandas as pd
 
 from ace_jax import __version__
 from ace_jax.files import sha256_of
-from ace_jax.survey.cells import Respondents, aggregate, complete_cases, from_table
-from ace_jax.survey.codebook import describe, with_rules
+from ace_jax.survey.cells import aggregate, complete_cases, from_table
+from ace_jax.survey.codebook import Codebook, describe, with_rules
 from ace_jax.survey.dataset import Dataset, question_table
-from ace_jax.survey.estimators import main_effects, posterior
+from ace_jax.survey.estimators import shrunk
 from ace_jax.survey.pairs import count_pairs
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.readers.tables import Raw
@@ -30,13 +30,28 @@ def build(
     `{"education.college": 4}`; `weights` is as of `from_table`. Raises InputError as `with_rules`
     and `from_table` do.
     """
-    raw = replace(raw, codebook=with_rules(raw.codebook, rules))
-    everyone = from_table(raw.table, raw.codebook, weights)
-    complete = complete_cases(everyone)
-    cells = aggregate(complete)
-    counts = _respondents(everyone, complete) | count_cells(cells, everyone.attributes)
-    manifest = _manifest(raw, paths, weights) | {"counts": counts}
-    return Dataset(question_table(everyone.questions), cells, manifest)
+    codebook = with_rules(raw.codebook, rules)
+    attributes, questions = codebook.attributes, codebook.questions
+    everyone = from_table(raw.table, codebook, weights)
+    complete = complete_cases(everyone, attributes)
+    cells = aggregate(complete, attributes, questions)
+    manifest = {
+        "version": __version__,
+        "source": codebook.source,
+        "citation": codebook.citation,
+        # By name, so that the order on the command line does not matter.
+        "inputs": [
+            {"name": path.name, "sha256": sha256_of([path])}
+            for path in sorted(paths, key=lambda path: path.name)
+        ],
+        "attributes": {attribute.name: list(attribute.levels) for attribute in attributes},
+        "rules": describe(codebook)
+        | dict(raw.notes)
+        | {"weights": weights, "filters": [*raw.notes.get("filters", []), COMPLETE]},
+        "estimator": "raw",
+        "counts": _respondents(everyone, complete, codebook) | count_cells(cells, attributes),
+    }
+    return Dataset(question_table(questions), cells, manifest)
 
 
 def with_shrunk_cells(dataset: Dataset) -> Dataset:
@@ -44,10 +59,9 @@ def with_shrunk_cells(dataset: Dataset) -> Dataset:
 
     The manifest records how many respondents the prior of each question is worth.
     """
-    prior = main_effects(dataset.cells, dataset.attributes)
-    estimates = posterior(dataset.cells, dataset.attributes, prior)
+    estimates, strength = shrunk(dataset.cells, dataset.attributes)
     cells = dataset.cells.assign(p_shrunk=pd.Series(estimates, dataset.cells.index))
-    estimator = {"estimator": "shrunk", "prior_respondents": prior.strength}
+    estimator = {"estimator": "shrunk", "prior_respondents": strength}
     return replace(dataset, cells=cells, manifest=dataset.manifest | estimator)
 
 
@@ -83,34 +97,13 @@ def summary(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _manifest(raw: Raw, paths: Sequence[Path], weights: str | None) -> dict[str, Any]:
-    """Returns the manifest without its counts."""
-    codebook = raw.codebook
-    return {
-        "version": __version__,
-        "source": codebook.source,
-        "citation": codebook.citation,
-        # By name, so that the order on the command line does not matter.
-        "inputs": [
-            {"name": path.name, "sha256": sha256_of([path])}
-            for path in sorted(paths, key=lambda path: path.name)
-        ],
-        "attributes": {attribute.name: list(attribute.levels) for attribute in codebook.attributes},
-        "rules": describe(codebook)
-        | dict(raw.notes)
-        | {"weights": weights, "filters": [*raw.notes.get("filters", []), COMPLETE]},
-        "estimator": "raw",
-    }
-
-
-def _respondents(everyone: Respondents, complete: Respondents) -> dict[str, Any]:
+def _respondents(asked: pd.DataFrame, kept: pd.DataFrame, codebook: Codebook) -> dict[str, Any]:
     """Returns the manifest's counts of respondents and questions (the paper's Tables 2 to 4).
 
     `missing`: respondents without a level, by attribute; `answered`: by country and topic, the
     respondents kept who answered a question of the topic.
     """
-    asked, kept = everyone.frame, complete.frame
-    topics = pd.Series({question.question_id: question.topic for question in everyone.questions})
+    topics = pd.Series({question.question_id: question.topic for question in codebook.questions})
     by_country = {
         "respondents_in": asked["country"].value_counts(),
         "respondents_out": kept["country"].value_counts(),
@@ -119,7 +112,7 @@ def _respondents(everyone: Respondents, complete: Respondents) -> dict[str, Any]
         topic: kept[ids].notna().any(axis=1).groupby(kept["country"]).sum()
         for topic, ids in topics.groupby(topics, sort=False).groups.items()
     }
-    missing = asked[[attribute.name for attribute in everyone.attributes]].isna().sum()
+    missing = asked[[attribute.name for attribute in codebook.attributes]].isna().sum()
     return {
         "respondents_in": len(asked),
         "respondents_out": len(kept),

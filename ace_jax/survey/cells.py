@@ -1,36 +1,26 @@
 """Respondents, read through the codebook, and their cells: what each persona answered (Eq. 8)."""
 
 import re
-from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode
-from ace_jax.survey.personas import Attribute, combinations
+from ace_jax.survey.personas import Attribute
 
 ALPHA3 = re.compile("[A-Z]{3}")
 
 
-@dataclass(frozen=True)
-class Respondents:
-    """One row a respondent. They stay in memory: no survey allows passing its respondents on.
-
-    `frame` columns: `country` (ISO 3166-1 alpha-3), one column an attribute (ordered category of
-    level names, or missing), one column a question (float64: the option's code, or NaN), and
-    `weight` (float64, > 0).
-    """
-
-    frame: pd.DataFrame
-    attributes: tuple[Attribute, ...]
-    questions: tuple[Question, ...]
-
-
-def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> Respondents:
+def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> pd.DataFrame:
     """Reads a raw table (one row a respondent, codes as in the file) through its codebook.
 
-    `weights` names the table's column of survey weights; None gives every respondent weight 1.
+    Returned columns: `country` (ISO 3166-1 alpha-3), one column an attribute (ordered category of
+    level names, or missing), one column a question (float64: the option's code, or NaN), and
+    `weight` (float64, > 0): the table's column called `weights`, or 1. Respondents stay in memory:
+    no survey allows passing them on.
+
     Raises InputError for a column that is not there, a code that the codebook does not declare,
     a country that is not an alpha-3 code, or a weight that is not a positive number.
     """
@@ -46,7 +36,7 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
         name = question.question_id
         columns[name] = _answers(answered(name), question)
     columns["weight"] = _weights(table, weights)
-    return Respondents(pd.DataFrame(columns), codebook.attributes, codebook.questions)
+    return pd.DataFrame(columns)
 
 
 def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
@@ -64,18 +54,24 @@ def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
     return country
 
 
-def complete_cases(respondents: Respondents) -> Respondents:
+def complete_cases(respondents: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:
     """Keeps the respondents whose level is known for every attribute.
 
     They are dropped from every cell, coarse ones too, as in the paper's released data: so a
     coarser cell is exactly the mean of its finer ones.
     """
-    names = [attribute.name for attribute in respondents.attributes]
-    return replace(respondents, frame=respondents.frame.dropna(subset=names).reset_index(drop=True))
+    names = [attribute.name for attribute in attributes]
+    return respondents.dropna(subset=names).reset_index(drop=True)
 
 
-def aggregate(respondents: Respondents) -> pd.DataFrame:
+def aggregate(
+    respondents: pd.DataFrame,
+    attributes: tuple[Attribute, ...],
+    questions: tuple[Question, ...],
+) -> pd.DataFrame:
     """Returns a cell for every persona of every granularity, country and question answered.
+
+    `respondents`: the result of `from_table`.
 
     Columns: `source`, `country` (alpha-3), `question_id`, `granularity` (int64), one column an
     attribute (level name, missing where the persona does not name it), `n` (int64, respondents
@@ -83,8 +79,7 @@ def aggregate(respondents: Respondents) -> pd.DataFrame:
     weighted shares in option order). Cells that nobody answered are left out. Respondents that
     lack the level of an attribute are in no cell.
     """
-    frame = respondents.frame.assign(country=respondents.frame["country"].astype("category"))
-    attributes, questions = respondents.attributes, respondents.questions
+    frame = respondents.assign(country=respondents["country"].astype("category"))
     names = [attribute.name for attribute in attributes]
     width = max(len(question.option_codes) for question in questions)
     finest = pd.concat([_sums(frame, names, question, width) for question in questions])
@@ -92,9 +87,9 @@ def aggregate(respondents: Respondents) -> pd.DataFrame:
     finest["question_id"] = finest["question_id"].astype(order)
     sums = pd.concat(
         [
-            _coarsened(finest, [attribute.name for attribute in chosen])
-            for granularity in range(1, len(attributes) + 1)
-            for chosen in combinations(attributes, granularity)
+            _coarsened(finest, list(chosen))
+            for granularity in range(1, len(names) + 1)
+            for chosen in combinations(names, granularity)
         ]
     ).sort_values("question_id", kind="stable", ignore_index=True)
     return _cells(sums, names, questions)

@@ -47,6 +47,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,26 @@ class Recode:
         """Returns the level (text) of each code, missing where it has none."""
         if not isinstance(self.by, Threshold):
             return codes.astype(object).map(dict(self.by))
-        other = next(level for level in self.attribute.levels if level != self.by.level)
         number = pd.to_numeric(codes, errors="coerce")
-        named = np.where(number >= self.by.at_least, self.by.level, other)
+        named = np.where(number >= self.by.at_least, self.by.level, self._other)
         return pd.Series(named, index=codes.index).where(number.notna())
+
+    def describe(self) -> dict[str, Any]:
+        """Returns which codes are which level, as the manifest records it."""
+        levels: dict[str, Any]
+        if isinstance(self.by, Threshold):
+            cut = f"{self.by.at_least:g}"
+            levels = {self.by.level: f">= {cut}", self._other: f"< {cut}"}
+        else:
+            levels = {level: [] for level in self.attribute.levels}
+            for code, level in self.by.items():
+                levels[level].append(code)
+        return {"column": self.column, "levels": levels, "dropped_codes": list(self.dropped)}
+
+    @property
+    def _other(self) -> str:
+        first, second = self.attribute.levels
+        return second if isinstance(self.by, Threshold) and self.by.level == first else first
 
 
 @dataclass(frozen=True)
@@ -119,16 +136,11 @@ class Question:
     merged: tuple[tuple[Code, Code], ...] = ()
 
     def __post_init__(self) -> None:
-        name, count = self.question_id, len(self.option_codes)
-        if len(self.option_labels) != count:
+        codes, labels = self.option_codes, self.option_labels
+        if len(labels) != len(codes) or not 2 <= len(codes) == len({*codes}):
             raise InputError(
-                f"question {name} has {count} option codes and {len(self.option_labels)} labels; "
-                "give one label for each code"
-            )
-        if count < 2 or len(set(self.option_codes)) < count:
-            raise InputError(
-                f"question {name} has the options {self.option_codes}; give it at least two, each "
-                "with a code of its own"
+                f"question {self.question_id} has the option codes {codes!s:.40} and labels "
+                f"{labels!s:.40}; give it at least two codes, all different, and a label for each"
             )
 
 
@@ -137,8 +149,8 @@ class Codebook:
     """All that is known of a survey before its answers are read.
 
     One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
-    `missing` are dropped from every column. `labels` maps a column to codes and the labels that
-    files give them.
+    `missing` are dropped from every column. `labels` maps each column to codes and the labels that
+    files give them; a code that is a text labels itself.
     """
 
     source: str
@@ -177,47 +189,33 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
 
     Raises InputError for a rule that the codebook does not have.
     """
-    recodes, known = [], set()
-    for recode in codebook.recodes:
-        if isinstance(recode.by, Threshold):
-            name = f"{recode.attribute.name}.{recode.by.name}"
-            known.add(name)
-            at_least = rules.get(name, recode.by.at_least)
-            recode = replace(recode, by=replace(recode.by, at_least=at_least))
-        recodes.append(recode)
-    if unknown := rules.keys() - known:
+    cuts = {
+        f"{recode.attribute.name}.{recode.by.name}": (recode, recode.by)
+        for recode in codebook.recodes
+        if isinstance(recode.by, Threshold)
+    }
+    if unknown := rules.keys() - cuts.keys():
         raise InputError(
             f"--rule {min(unknown)}: {codebook.source} has no such rule; "
-            f"it has {', '.join(sorted(known)) or 'none'}"
+            f"it has {', '.join(sorted(cuts)) or 'none'}"
         )
-    return replace(codebook, recodes=tuple(recodes))
+    recodes = {recode.attribute.name: recode for recode in codebook.recodes}
+    for name, at_least in rules.items():
+        recode, by = cuts[name]
+        recodes[recode.attribute.name] = replace(recode, by=replace(by, at_least=at_least))
+    return replace(codebook, recodes=tuple(recodes.values()))
 
 
 def describe(codebook: Codebook) -> dict[str, Any]:
     """Returns the rules that turn codes into levels and answers, as the manifest records them."""
     questions = codebook.questions
     rules: dict[str, Any] = {
-        "attributes": {
-            recode.attribute.name: {
-                "column": recode.column,
-                "levels": _levels(recode),
-                "dropped_codes": list(recode.dropped),
-            }
-            for recode in codebook.recodes
-        },
+        "attributes": {recode.attribute.name: recode.describe() for recode in codebook.recodes},
         "dropped_codes": {q.question_id: list(q.dropped) for q in questions if q.dropped},
         "missing_codes": list(codebook.missing),
         "merged_codes": {q.question_id: [*map(list, q.merged)] for q in questions if q.merged},
     }
     return {name: rule for name, rule in rules.items() if rule}
-
-
-def _levels(recode: Recode) -> dict[str, Any]:
-    levels, by = recode.attribute.levels, recode.by
-    if isinstance(by, Threshold):
-        other = next(level for level in levels if level != by.level)
-        return {by.level: f">= {by.at_least:g}", other: f"< {by.at_least:g}"}
-    return {level: [code for code, its in by.items() if its == level] for level in levels}
 
 
 def _is_text(value: Any) -> bool:
@@ -299,13 +297,16 @@ def _codebook(content: dict[str, Any]) -> Codebook:
             "rename the attribute or the question's column"
         )
     missing = _pairs(content.get("missing", []))
-    labels = {
-        entry["column"]: (*_pairs(entry.get("labels", [])), *missing)
-        for entry in (*content["attributes"], *content["questions"])
-    }
+    labels: dict[str, tuple[tuple[Code, str], ...]] = {}
     for question in questions:
         options = zip(question.option_codes, question.option_labels, strict=True)
-        labels[question.question_id] = (*options, *labels[question.question_id])
+        labels[question.question_id] = tuple(options)
+    for entry in (*content["attributes"], *content["questions"]):
+        column, own = entry["column"], _pairs(entry.get("labels", []))
+        its = [*entry.get("codes", []), *entry.get("merged", []), entry.get("dropped", [])]
+        texts = ((code, code) for code in chain(*its) if isinstance(code, str))
+        # A column may serve several attributes.
+        labels[column] = (*labels.get(column, ()), *own, *texts, *missing)
     return Codebook(
         source=content["source"],
         citation=content["citation"],
@@ -331,22 +332,22 @@ def _recode(entry: dict[str, Any]) -> Recode:
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
     if ("codes" in entry) == ("threshold" in entry):
         raise InputError(f"{where}: give either `codes` or `threshold`")
-    by: Mapping[Code, str] | Threshold
+    dropped = tuple(entry.get("dropped", ()))
+    of = (Attribute(entry["name"], levels), entry["column"])
     if "threshold" in entry:
         _check_keys(entry["threshold"], f"{where}, threshold", "name at_least level")
-        by = Threshold(**entry["threshold"])
-        if len(levels) != 2 or by.level not in levels:
+        threshold = Threshold(**entry["threshold"])
+        if len(levels) != 2 or threshold.level not in levels:
             raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
-    else:
-        codes = entry["codes"]
-        if len(codes) != len(levels) or _repeated(code for its in codes for code in its):
-            raise InputError(
-                f"{where} has the levels {levels} and `codes` {codes!r:.40}; give each level its "
-                "own list, and a code to one level only"
-            )
-        by = {code: level for level, its in zip(levels, codes, strict=True) for code in its}
-    attribute = Attribute(entry["name"], levels)
-    return Recode(attribute, entry["column"], by, tuple(entry.get("dropped", ())))
+        return Recode(*of, threshold, dropped)
+    codes = entry["codes"]
+    if len(codes) != len(levels) or _repeated(chain(*codes)):
+        raise InputError(
+            f"{where} has the levels {levels} and `codes` {codes!r:.40}; give each level its "
+            "own list, and a code to one level only"
+        )
+    by = {code: level for level, its in zip(levels, codes, strict=True) for code in its}
+    return Recode(*of, by, dropped)
 
 
 def _question(entry: dict[str, Any], content: dict[str, Any]) -> Question:

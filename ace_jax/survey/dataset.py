@@ -17,7 +17,7 @@ from ace_jax.errors import InputError, check_known
 from ace_jax.files import read_object, whole_directory
 from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
-from ace_jax.survey.readers.tables import read_parquet, sound_parquet
+from ace_jax.survey.readers.tables import check_columns, read_parquet, sound_parquet
 
 # The names of the datasets that come with ace_jax.
 EMBEDDED = tuple(sorted(path.parent.name for path in BUILTIN.glob("*/manifest.json")))
@@ -38,13 +38,12 @@ QUESTIONS = _schema(
     option_labels=TEXTS,
     ordinal=pa.bool_(),
 )
+LISTS = ("option_codes", "option_labels")
 
 
 def cell_schema(attributes: tuple[Attribute, ...], *, shrunk: bool = False) -> pa.Schema:
     """Returns the columns of `cells.parquet`; `p_shrunk` is there where cells were shrunk."""
-    keys = _schema(
-        **dict.fromkeys(("source", "country", "question_id"), TEXT), granularity=pa.int64()
-    )
+    keys = _schema(source=TEXT, country=TEXT, question_id=TEXT, granularity=pa.int64())
     levels = [pa.field(attribute.name, TEXT) for attribute in attributes]
     numbers = _schema(n=pa.int64(), effective_n=pa.float64(), p=SHARES)
     return pa.schema([*keys, *levels, *numbers, *(_schema(**{SHRUNK: SHARES}) if shrunk else ())])
@@ -111,8 +110,7 @@ def question_table(questions: Iterable[Question]) -> pd.DataFrame:
     """Returns one row a question, with the columns of `questions.parquet`."""
     rows = [[getattr(question, name) for name in QUESTIONS.names] for question in questions]
     table = pd.DataFrame(rows, columns=QUESTIONS.names)
-    options = {name: table[name].map(list) for name in ("option_codes", "option_labels")}
-    return table.assign(**options)
+    return table.assign(**{name: table[name].map(list) for name in LISTS})
 
 
 def write_dataset(dataset: Dataset, directory: str | Path) -> None:
@@ -167,8 +165,8 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
             f"there is no DATASET {directory}; make one with `python -m ace_jax.prepare`, "
             f"or use {' or '.join(EMBEDDED)}"
         )
+    manifest = read_object(directory / "manifest.json", "a DATASET")
     try:
-        manifest = read_object(directory / "manifest.json", "a DATASET")
         attributes = _attributes(manifest)
     except (TypeError, AttributeError):
         raise InputError(f"{directory}/manifest.json names no attributes; correct it") from None
@@ -176,8 +174,7 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
     rows = _read(path, QUESTIONS).to_pylist()
     try:
         for row in rows:
-            lists = {name: tuple(row[name]) for name in ("option_codes", "option_labels")}
-            Question(**row | lists)
+            Question(**row | {name: tuple(row[name]) for name in LISTS})
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     questions = pd.DataFrame(rows, columns=QUESTIONS.names)
@@ -195,9 +192,14 @@ def _write_parquet(frame: pd.DataFrame, schema: pa.Schema, path: Path) -> None:
 
 def _read(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> pa.Table:
     """Returns the columns of the schema, the optional ones where the file has them."""
-    needed = [name for name in schema.names if name not in optional]
-    table = read_parquet(path, needed, "a DATASET that `prepare` wrote", optional)
+
+    def choose(found: list[str]) -> list[str]:
+        needed = [name for name in schema.names if name not in optional]
+        check_columns(needed, found, path, "a DATASET that `prepare` wrote")
+        return [name for name in schema.names if name in found]
+
     with sound_parquet(path):
+        table = read_parquet(path, choose)
         return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
 
 
@@ -222,8 +224,7 @@ def _check_cells(
     same = cells[["country", "question_id", *names]].duplicated()
     _check_rows(same, "repeats the persona and question of another", path)
     for attribute in attributes:
-        level = cells[attribute.name]
-        unknown = level.notna() & ~level.isin(attribute.levels)
+        unknown = ~cells[attribute.name].isin([None, *attribute.levels])
         _check_rows(unknown, f"has a {attribute.name} that is no level of it", path)
 
 

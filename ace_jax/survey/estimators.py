@@ -8,13 +8,13 @@ Shapes: C contexts, F finest personas, K options (of the longest question; other
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ace_jax.survey.personas import Attribute, combinations
+from ace_jax.survey.personas import Attribute
 
 # Half a respondent an option and context (Jeffreys), so that no option is impossible.
 UNSEEN = 0.5
@@ -23,21 +23,39 @@ START_STRENGTH, ROUNDS, RAKINGS = 100.0, 3, 50
 CORRELATIONS = (1e-5, 0.5)
 
 
-@dataclass(frozen=True)
-class Prior:
-    """What finest cells are drawn towards, in their order, and tau (respondents) by question_id."""
-
-    mean: list[Float[np.ndarray, "_"]]
-    strength: dict[str, float]
-
-
-def shrunk(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> list[np.ndarray]:
+def shrunk(
+    cells: pd.DataFrame, attributes: tuple[Attribute, ...]
+) -> tuple[list[Float[np.ndarray, "_"]], dict[str, float]]:
     """Returns the shrunk distribution (float64) of every cell of `cells.aggregate`, in its order.
 
     A finest cell is the posterior mean (n p + tau m) / (n + tau), with effective_n for n. A coarser
-    cell moves by the n-weighted mean of the moves of its finest cells.
+    cell moves by the n-weighted mean of the moves of its finest cells. The second result is tau
+    (respondents) by question_id.
     """
-    return posterior(cells, attributes, main_effects(cells, attributes))
+    mean, strength = main_effects(cells, attributes)
+    names = [attribute.name for attribute in attributes]
+    estimate = _padded(cells["p"])
+    is_finest = cells[names].notna().all(axis=1).to_numpy()
+    finest = cells[is_finest]
+    tau = finest["question_id"].map(strength).to_numpy(np.float64)
+    drawn = tau / (finest["effective_n"].to_numpy() + tau)
+    # The number of answers that move, so that coarser cells are sums.
+    moves = (drawn * finest["n"].to_numpy())[:, None] * (mean - estimate[is_finest])
+    moved = finest[["question_id", "country", *names, "n"]].join(
+        pd.DataFrame(moves, index=finest.index)
+    )
+    for granularity in range(1, len(names) + 1):
+        for named in combinations(names, granularity):
+            these = (cells[names].notna() == [name in named for name in names]).all(axis=1)
+            keys = ["question_id", "country", *named]
+            sums = moved.groupby(keys, observed=True).sum(numeric_only=True)
+            sums = sums.loc[pd.MultiIndex.from_frame(cells.loc[these, keys])]
+            estimate[these] += sums.drop(columns="n").to_numpy() / sums[["n"]].to_numpy()
+    # Below zero only by rounding, or where survey weights and n weigh finest cells differently.
+    estimate = np.maximum(estimate, 0)
+    estimate /= estimate.sum(axis=1, keepdims=True)
+    rows = zip(estimate, cells["p"], strict=True)
+    return [row[: len(p)] for row, p in rows], strength
 
 
 def pair_precision(
@@ -55,41 +73,14 @@ def pair_precision(
     return precision / precision.mean()
 
 
-def posterior(
-    cells: pd.DataFrame, attributes: tuple[Attribute, ...], prior: Prior
-) -> list[np.ndarray]:
-    """Returns the result of `shrunk`, given the prior (`main_effects` of the same table)."""
-    names = [attribute.name for attribute in attributes]
-    raw = _padded(cells["p"])
-    is_finest = cells[names].notna().all(axis=1).to_numpy()
-    finest = cells[is_finest]
-    tau = finest["question_id"].map(prior.strength).to_numpy(np.float64)
-    drawn = tau / (finest["effective_n"].to_numpy() + tau)
-    # The number of answers that move, so that coarser cells are sums.
-    moved = (drawn * finest["n"].to_numpy())[:, None] * (_padded(prior.mean) - raw[is_finest])
-    moved = finest[["question_id", "country", *names, "n"]].join(
-        pd.DataFrame(moved, index=finest.index)
-    )
-    estimate = raw.copy()
-    for granularity in range(1, len(attributes) + 1):
-        for chosen in combinations(attributes, granularity):
-            named = [attribute.name for attribute in chosen]
-            these = (cells[names].notna() == [name in named for name in names]).all(axis=1)
-            keys = ["question_id", "country", *named]
-            sums = moved.groupby(keys, observed=True).sum(numeric_only=True)
-            sums = sums.loc[pd.MultiIndex.from_frame(cells.loc[these, keys])]
-            estimate[these] += sums.drop(columns="n").to_numpy() / sums[["n"]].to_numpy()
-    # Below zero only by rounding, or where survey weights and n weigh finest cells differently.
-    estimate = np.maximum(estimate, 0)
-    estimate /= estimate.sum(axis=1, keepdims=True)
-    return [row[: len(p)] for row, p in zip(estimate, cells["p"], strict=True)]
-
-
-def main_effects(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> Prior:
+def main_effects(
+    cells: pd.DataFrame, attributes: tuple[Attribute, ...]
+) -> tuple[Float[np.ndarray, "finest K"], dict[str, float]]:
     """Fits the main-effects model of every question and country, and how far it can be trusted.
 
-    Tau is a question's own, by the method of moments: from how much farther its cells lie from
-    the model than chance has it.
+    Returns what finest cells are drawn towards, in their order, and tau (respondents) by
+    question_id, by the method of moments: from how much farther a question's cells lie from the
+    model than chance has it.
     """
     names = [attribute.name for attribute in attributes]
     finest = cells[cells[names].notna().all(axis=1)].reset_index(drop=True)
@@ -121,9 +112,7 @@ def main_effects(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> Prio
         scale += scale.sum() / len(answers)
         strength = [_strength(*of) for of in zip(excess, scale, strict=True)]
         tau = np.array(strength)[question]
-    sizes = finest["p"].map(len)
-    means = [row[:size] for row, size in zip(mean, sizes, strict=True)]
-    return Prior(means, dict(zip(ids, strength, strict=True)))
+    return mean, dict(zip(ids, strength, strict=True))
 
 
 def _raked(

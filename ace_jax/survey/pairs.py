@@ -37,12 +37,13 @@ def count_pairs(
     cells: pd.DataFrame, attributes: tuple[Attribute, ...], *, min_n: int
 ) -> dict[int, int]:
     """Returns the number of pairs by granularity. (Training takes those of the finest.)"""
-    counts = dict.fromkeys(range(1, len(attributes) + 1), 0)
-    for granularity in counts:
-        of = cells[cells["granularity"] == granularity]
-        for chosen in combinations(attributes, granularity):
-            counts[granularity] += len(_pairs(of, chosen, min_n))
-    return counts
+    return {
+        granularity: sum(
+            len(_pairs(cells[cells["granularity"] == granularity], chosen, min_n))
+            for chosen in combinations(attributes, granularity)
+        )
+        for granularity in range(1, len(attributes) + 1)
+    }
 
 
 def mode(p: np.ndarray) -> int:
@@ -52,28 +53,18 @@ def mode(p: np.ndarray) -> int:
 
 def _pairs(cells: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int) -> pd.DataFrame:
     names = [attribute.name for attribute in attributes]
+    keys = ["country", "question_id", "context"]
     kept = cells[["country", "question_id", *names]].assign(
-        position=np.arange(len(cells)),
+        cell=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
     )[cells[names].notna().all(axis=1) & (cells["n"] >= min_n)]
-    return pd.concat(
-        [
-            _toggled(kept, attribute, levels, names)
-            for attribute in attributes
-            for levels in combinations(attribute.levels, 2)
-        ]
-    )
-
-
-def _toggled(
-    kept: pd.DataFrame, attribute: Attribute, levels: tuple[str, str], names: list[str]
-) -> pd.DataFrame:
-    fixed = ["context", "country", "question_id", *(n for n in names if n != attribute.name)]
-    cell_0, cell_1 = (
-        kept.loc[kept[attribute.name] == level, [*fixed, "position"]] for level in levels
-    )
-    pairs = cell_0.merge(cell_1, on=fixed, suffixes=("_0", "_1")).assign(attribute=attribute.name)
-    columns = {"position_0": "cell_0", "position_1": "cell_1"}
-    return pairs.rename(columns=columns)[
-        ["attribute", "cell_0", "cell_1", "country", "question_id", "context"]
-    ]
+    parts = []
+    for attribute in attributes:
+        fixed = [*keys, *(name for name in names if name != attribute.name)]
+        for levels in combinations(attribute.levels, 2):
+            cell_0, cell_1 = (
+                kept.loc[kept[attribute.name] == level, [*fixed, "cell"]] for level in levels
+            )
+            pairs = cell_0.merge(cell_1, on=fixed, suffixes=("_0", "_1"))
+            parts.append(pairs.assign(attribute=attribute.name))
+    return pd.concat(parts)[["attribute", "cell_0", "cell_1", *keys]]

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations as subsets
-from itertools import product
+from itertools import combinations, product
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,6 @@ ATTRIBUTES = (
 def attributes_of(levels: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
     """Returns the attributes that map to their levels, as the manifest has them."""
     return tuple(Attribute(name, tuple(its)) for name, its in levels.items())
-
-
-def combinations(
-    attributes: tuple[Attribute, ...], granularity: int
-) -> tuple[tuple[Attribute, ...], ...]:
-    """Returns every choice of `granularity` attributes, in the order of `attributes`."""
-    return tuple(subsets(attributes, granularity))
 
 
 def personas(attributes: tuple[Attribute, ...], granularity: int) -> tuple[dict[str, str], ...]:

@@ -36,8 +36,6 @@ PAPER_PERSONAS = (
 UNITS = ("question", "topic", "country", "persona", "fold")
 # A comma that no unit follows belongs to a name, such as a topic's.
 BETWEEN_PARTS = re.compile(rf",(?=(?:{'|'.join(UNITS)}):)")
-# What the authors' training file names of a pair.
-PAIRS = {"question": "question_id", "country": "country"}
 FOLD = re.compile(r"(\d+)/(\d+)(?:@(-?\d+))?")
 
 
@@ -64,13 +62,16 @@ class HeldOut:
 
     def describe(self) -> str:
         """Returns one line for the screen: "2 questions held out: abany, natspac"."""
-        held_out = {"question": self.questions, "country": self.countries, "persona": self.personas}
-        many = {"question": "questions", "country": "countries", "persona": "personas"}
-        parts = [
-            f"{len(ids)} {kind if len(ids) == 1 else many[kind]} held out: {', '.join(ids)}"
-            for kind, ids in held_out.items()
+        held_out = (
+            (self.questions, "question", "questions"),
+            (self.countries, "country", "countries"),
+            (self.personas, "persona", "personas"),
+        )
+        parts = (
+            f"{len(ids)} {one if len(ids) == 1 else many} held out: {', '.join(ids)}"
+            for ids, one, many in held_out
             if ids
-        ]
+        )
         return "; ".join(parts) or "nothing held out"
 
 
@@ -94,15 +95,14 @@ class Split:
         have, or that leaves no question or country to train on.
         """
         questions = dataset.questions
-        return self._held_out(
-            {
-                "question": questions["question_id"],
-                "country": dataset.cells["country"],
-                "persona": _personas(dataset).dropna(),
-                "topic": questions["topic"],
-            },
-            questions.groupby("topic")["question_id"].agg(list).to_dict(),
-        )
+        known = {
+            "question": questions["question_id"],
+            "country": dataset.cells["country"],
+            "persona": _personas(dataset).dropna(),
+            "topic": questions["topic"],
+        }
+        topics = questions.groupby("topic")["question_id"].agg(list)
+        return self._held_out(known, topics.to_dict())
 
     def held_out_of_pairs(self, pairs: pd.DataFrame) -> Bool[np.ndarray, "pairs"]:
         """Returns which pairs of the authors' training file are held out.
@@ -110,9 +110,10 @@ class Split:
         Raises InputError as `held_out` does, and for topics and personas, which the file does not
         name.
         """
-        held_out = self._held_out({name: pairs[of] for name, of in PAIRS.items()}, {})
-        of_question = pairs["question_id"].isin(held_out.questions)
-        return (of_question | pairs["country"].isin(held_out.countries)).to_numpy()
+        known = {"question": pairs["question_id"], "country": pairs["country"]}
+        held_out = self._held_out(known, {})
+        of_question = known["question"].isin(held_out.questions)
+        return (of_question | known["country"].isin(held_out.countries)).to_numpy()
 
     def _held_out(
         self, columns: Mapping[str, pd.Series], topics: Mapping[Any, list[str]]

@@ -45,7 +45,7 @@ from ace_jax.prompts.options import listed
 from ace_jax.prompts.template import in_chat
 from ace_jax.runtime.metrics import read_rows
 from ace_jax.survey.build import build
-from ace_jax.survey.cells import complete_cases, from_table
+from ace_jax.survey.cells import from_table
 from ace_jax.survey.readers import release_eval, release_train, sources
 
 MEMORY = 2 << 30
@@ -127,7 +127,7 @@ def _survey(
         its = directory / codebook if codebook else None
         raw = sources.read(source, paths, its, weights)
         if source != "gss2018":  # its small tables lack most questions
-            complete_cases(from_table(raw.table, raw.codebook, weights))
+            from_table(raw.table, raw.codebook, weights)
         if aggregated:
             build(raw, paths, {}, weights)
 

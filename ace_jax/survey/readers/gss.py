@@ -17,16 +17,11 @@ TABLES = {
     "gss_abortion": ("id", "age", "sex", "relactiv", "abany"),
 }
 SEX = {0: "Male", 1: "Female"}
-DEGREE = {
-    0: "Less Than High School",
-    1: "High School",
-    2: "Junior College",
-    3: "Bachelor",
-    4: "Graduate",
-}
+DEGREE = dict(
+    enumerate(["Less Than High School", "High School", "Junior College", "Bachelor", "Graduate"])
+)
 FROM_ABORTION = [
-    "relactiv",
-    *("abany", "abdefect", "abnomore", "abhlth", "abpoor", "abrape", "absingle"),
+    *("relactiv", "abany", "abdefect", "abnomore", "abhlth", "abpoor", "abrape", "absingle"),
 ]
 
 
@@ -52,22 +47,20 @@ def read(paths: Sequence[Path]) -> Raw:
     check_columns(FROM_ABORTION, abortion.columns, Path("gss_abortion.csv"), "the whole table")
     coded = spending.assign(sex=spending["sex"].map(SEX), degree=spending["degree"].map(DEGREE))
     earners = wages.rename(columns={"gender": "sex", "educcat": "degree"})
-    _check_aligned(coded, earners, "gss_wages", ("age", "sex", "degree"))
-    _check_aligned(coded, abortion, "gss_abortion", ("id", "age", "sex"))
+    _check_aligned(coded, earners, "gss_wages", ["age", "sex", "degree"])
+    _check_aligned(coded, abortion, "gss_abortion", ["id", "age", "sex"])
     joined = pd.concat([spending, wages[["maritalcat"]], abortion[FROM_ABORTION]], axis=1)
     notes = {"filters": [f"year == {YEAR}"]}
     return Raw(joined, read_codebook(BUILTIN / "gss2018.toml"), notes)
 
 
-def _check_aligned(
-    spending: pd.DataFrame, other: pd.DataFrame, name: str, shared: tuple[str, ...]
-) -> None:
+def _check_aligned(spending: pd.DataFrame, other: pd.DataFrame, name: str, by: list[str]) -> None:
     if len(spending) != len(other):
         raise InputError(
             f"gss_spending has {len(spending)} rows of {YEAR}, {name} {len(other)}; give complete "
             "tables"
         )
-    for column in shared:
+    for column in by:
         left, right = spending[column], other[column]
         differ = (left != right) & ~(left.isna() & right.isna())
         if differ.any():

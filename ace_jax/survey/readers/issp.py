@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pycountry
@@ -18,7 +19,7 @@ import pycountry
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.readers.tables import Raw, check_columns, codes, open_statistics
+from ace_jax.survey.readers.tables import Raw, check_columns, codes, read_statistics
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,
@@ -35,8 +36,7 @@ WHOLE = "the complete file of a module, as the archive hands it out"
 COUNTRIES = ("AUS", "CHL", "DEU", "GBR", "IND", "JPN", "NZL", "PHL", "RUS", "USA", "VEN")
 
 
-@dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """A module: its study number in the archive, the year it is named after, and its topic."""
 
     study: int
@@ -108,14 +108,8 @@ class _File:
         return self.labels.get(name, {}), self.ranges.get(name, [])
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What a module's file adds; `no_level` are codes without a level, by attribute column."""
-
-    table: pd.DataFrame
-    questions: list[Question]
-    no_level: dict[str, set[int]]
-    about: dict[str, Any]
+# A module's table, its questions, its notes, and by attribute column the codes without a level.
+_Part = tuple[pd.DataFrame, list[Question], dict[str, Any], dict[str, set[int]]]
 
 
 def read(paths: Sequence[Path]) -> Raw:
@@ -132,15 +126,12 @@ def read(paths: Sequence[Path]) -> Raw:
         if file.module in modules:
             raise InputError(
                 f"{path} is the module of {file.module.year} again, after "
-                f"{modules[file.module].about['file']}; give each module once"
+                f"{modules[file.module][2]['file']}; give each module once"
             )
         modules[file.module] = _part(file)
     # By year, so that the order on the command line does not matter.
     modules = dict(sorted(modules.items(), key=lambda item: item[0].year))
-    parts, recodes = list(modules.values()), []
-    for recode, _ in RECODES:
-        no_level = {code for part in parts for code in part.no_level[recode.column]}
-        recodes.append(replace(recode, dropped=tuple(sorted(no_level))))
+    tables, questions, notes, no_level = zip(*modules.values(), strict=True)
     named = ", ".join(f"{module.topic} {module.year} (ZA{module.study})" for module in modules)
     codebook = Codebook(
         source=SOURCE,
@@ -148,17 +139,21 @@ def read(paths: Sequence[Path]) -> Raw:
         "GESIS Data Archive, Cologne.",
         country=None,
         country_column="country",
-        recodes=tuple(recodes),
-        questions=tuple(question for part in parts for question in part.questions),
+        recodes=tuple(
+            replace(one, dropped=tuple(sorted(set().union(*(its[one.column] for its in no_level)))))
+            for one, _ in RECODES
+        ),
+        questions=tuple(chain(*questions)),
         countries=COUNTRIES,
     )
-    reasons = (part.about["left_out"].items() for part in parts)
-    left_out = Counter(reason for its in reasons for reason, items in its for _ in items)
-    notes = {
-        "modules": {f"issp{module.year}": part.about for module, part in modules.items()},
+    left_out = Counter[str]()
+    for about in notes:
+        left_out.update({reason: len(items) for reason, items in about["left_out"].items()})
+    about = {
+        "modules": {f"issp{m.year}": its for m, its in zip(modules, notes, strict=True)},
         "left_out": dict(sorted(left_out.items())),
     }
-    return Raw(pd.concat([part.table for part in parts], ignore_index=True), codebook, notes)
+    return Raw(pd.concat(tables, ignore_index=True), codebook, about)
 
 
 def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
@@ -183,30 +178,31 @@ def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
 
 
 def _open(path: Path) -> _File:
-    file = open_statistics(path)
-    if file is None:
+    def choose(found: list[str]) -> list[str]:
+        names = {name.upper(): name for name in found}
+        education = _first_of(("DEGREE", "EDULEVEL"), names)
+        needed = [_first_of(COUNTRY_COLUMNS, names), education, "SEX", "URBRURAL", "MARITAL"]
+        check_columns(needed, names, path, WHOLE)
+        wanted = dict.fromkeys([*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)])
+        return [names[name] for name in wanted if name in names]
+
+    read = read_statistics(path, choose, user_missing=True)
+    if read is None:
         raise InputError(f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give {WHOLE}")
-    names = {name.upper(): name for name in file.metadata.column_names}
-    needed = [
-        _first_of(COUNTRY_COLUMNS, names),
-        _first_of(("DEGREE", "EDULEVEL"), names),
-        *("SEX", "URBRURAL", "MARITAL"),
-    ]
-    check_columns(needed, names, path, WHOLE)
-    wanted = [*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)]
-    upper = {names[name]: name for name in wanted if name in names}
-    table, metadata = file.read(list(upper), user_missing=True)
+    table, metadata = read
     if table.empty or not metadata.variable_value_labels:
         raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
-    table = table.rename(columns=upper)
-    return _File(
-        path=path,
-        module=_recognised(table, metadata.file_label or "", path),
-        table=table,
-        texts={upper[name]: text for name, text in metadata.column_names_to_labels.items()},
-        labels={upper[name]: of for name, of in metadata.variable_value_labels.items()},
-        ranges={upper[name]: of for name, of in metadata.missing_ranges.items()},
+    table.columns = table.columns.str.upper()
+    texts, labels, ranges = (
+        {name.upper(): its for name, its in of.items()}
+        for of in (
+            metadata.column_names_to_labels,
+            metadata.variable_value_labels,
+            metadata.missing_ranges,
+        )
     )
+    module = _recognised(table, metadata.file_label or "", path)
+    return _File(path, module, table, texts, labels, ranges)
 
 
 def _first_of(candidates: tuple[str, ...], has: Container[str]) -> str:
@@ -240,18 +236,22 @@ def _part(file: _File) -> _Part:
     administration = ADMINISTRATION if file.module.year < ITEMS_FROM_V1 else ()
     questions: list[Question] = []
     left_out: dict[str, list[str]] = {}
-    for item in filter(ITEM.fullmatch, file.table.columns):
-        if item in administration:
+    for item in file.table.columns:
+        if not ITEM.fullmatch(item) or item in administration:
             continue
         column = file.table[item]
         if item in file.labels:
             column = codes(column, file.path)
         try:
-            questions.append(_question(item, column, file))
+            numbers, labels, is_ordinal, dropped = options_of(column, *file.values(item))
+            text = question_text(file.texts[item])
         except NotAQuestionError as error:
             left_out.setdefault(str(error), []).append(item)
             continue
-        columns[questions[-1].question_id] = column
+        question_id = f"issp{file.module.year}_{item.lower()}"
+        asked = (SOURCE, question_id, file.module.topic, text)
+        questions.append(Question(*asked, numbers, labels, is_ordinal, dropped=dropped))
+        columns[question_id] = column
     if not questions:
         raise InputError(f"{file.path} has no item with labelled options; give {WHOLE}")
     about = {
@@ -263,14 +263,7 @@ def _part(file: _File) -> _Part:
         "left_out": left_out,
         "attributes": attributes,
     }
-    return _Part(pd.DataFrame(columns), questions, no_level, about)
-
-
-def _question(item: str, column: pd.Series, file: _File) -> Question:
-    numbers, labels, is_ordinal, dropped = options_of(column, *file.values(item))
-    question_id, text = f"issp{file.module.year}_{item.lower()}", question_text(file.texts[item])
-    asked = (SOURCE, question_id, file.module.topic, text)
-    return Question(*asked, numbers, labels, is_ordinal, dropped=dropped)
+    return pd.DataFrame(columns), questions, about, no_level
 
 
 def _attribute(
@@ -285,19 +278,18 @@ def _attribute(
     if name != recode.column:
         of = degrees(labels, ranges)
         about["as_DEGREE"] = {_described(code, labels): degree for code, degree in of.items()}
-    answered = [float(code) for code in column.dropna().unique()]
-    answered = [code for code in answered if not is_missing(code, labels, ranges)]
+    found = {float(code) for code in column.dropna()}
+    answered = sorted(code for code in found if not is_missing(code, labels, ranges))
     levels = column.where(column.isin(answered)).map(of).astype("float64")
-    found = set(recode.levels(levels.dropna()))
-    if absent := [one for one in recode.attribute.levels if one not in found]:
+    named = {*recode.levels(levels.dropna())}
+    if absent := [level for level in recode.attribute.levels if level not in named]:
         raise InputError(
             f"{file.path}: nobody is {absent[0]} by the codes of column {name}; give {WHOLE}"
         )
     # Answers that the rules give no level, such as another country's kind of marriage.
-    if unknown := [code for code in answered if code not in of]:
-        counts = {code: int((column == code).sum()) for code in unknown}
-        about["no_level"] = {_described(code, labels): n for code, n in counts.items()}
-    none = {int(code) for code in column[levels.isna()].dropna().unique()}
+    if unknown := {code: int((column == code).sum()) for code in answered if code not in of}:
+        about["no_level"] = {_described(code, labels): n for code, n in unknown.items()}
+    none = {int(code) for code in column[levels.isna()].dropna()}
     return levels, none - {*has_level}, about
 
 

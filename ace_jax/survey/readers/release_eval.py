@@ -92,17 +92,24 @@ def read_eval(directory: Path) -> Dataset:
         digest.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())
         rows += _rows(content, path)
     cells = pd.DataFrame(rows, columns=COLUMNS)
-    _check(cells)
+    question = ["asked", "country"]
+    other = ~cells.duplicated([*question, "wording"]) & cells.duplicated(question)
+    for bad, what in (
+        (other, "has another text or other options than in this country's cells before"),
+        (cells.duplicated([*question, *LEVELS]), "is there before for the same persona"),
+    ):
+        if bad.any():
+            first = cells[bad].iloc[0]
+            raise InputError(f"{first['where']}: {first['asked']} {what}; take it out")
     answered = cells[(cells["n"] > 0) & cells["p"].map(any).astype(bool)]
     if answered.empty:
         raise InputError(f"{directory}: nobody answered any of its {len(cells)} cells; add others")
+    answered = answered.assign(source="release:" + answered["category"], effective_n=answered["n"])
     worded = ["asked", "wording"]
     questions = answered.drop_duplicates(worded)
-    otherwise = questions["asked"].duplicated()
     plain, apart = questions["asked"], questions["asked"] + "@" + questions["country"]
-    questions = questions.assign(question_id=plain.where(~otherwise, apart))
+    questions = questions.assign(question_id=plain.mask(plain.duplicated(), apart))
     table = answered.merge(questions[[*worded, "question_id"]], on=worded, how="left")
-    table = table.assign(source="release:" + table["category"], effective_n=table["n"])
     # Through Arrow, so that the columns have the types with which a DATASET is read back.
     schema = cell_schema(ATTRIBUTES)
     table = pa.Table.from_pandas(table[schema.names], schema, preserve_index=False)
@@ -117,7 +124,7 @@ def read_eval(directory: Path) -> Dataset:
             "levels": LEVELS,
             "weights": None,
             "filters": [COMPLETE],
-            "worded_otherwise": questions["question_id"][otherwise].tolist(),
+            "worded_otherwise": apart[plain.duplicated()].tolist(),
         },
         "inputs": [
             {"name": directory.resolve().name, "files": len(files), "sha256": digest.hexdigest()}
@@ -130,7 +137,12 @@ def read_eval(directory: Path) -> Dataset:
         | count_cells(table, ATTRIBUTES),
         "estimator": "raw",
     }
-    return Dataset(question_table(map(_question, questions.itertuples())), table, manifest)
+    named = questions[["source", "question_id", "category", "wording"]].to_numpy()
+    asked = (
+        Question(source, name, topic, text, codes, labels, ordinal=True)
+        for source, name, topic, (text, codes, labels) in named
+    )
+    return Dataset(question_table(asked), table, manifest)
 
 
 def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
@@ -166,24 +178,6 @@ def _wording(text: str, codes: Labels, labels: Labels) -> Wording:
     # Cached, because a question is worded the same in all its cells.
     numbers = tuple(int(number) for number in option_numbers(list(codes)))
     return with_placeholder(text), numbers, tuple(map(with_placeholder, labels))
-
-
-def _check(cells: pd.DataFrame) -> None:
-    question = ["asked", "country"]
-    other = ~cells.duplicated([*question, "wording"]) & cells.duplicated(question)
-    for bad, what in (
-        (other, "has another text or other options than in this country's cells before"),
-        (cells.duplicated([*question, *LEVELS]), "is there before for the same persona"),
-    ):
-        if bad.any():
-            first = cells[bad].iloc[0]
-            raise InputError(f"{first['where']}: {first['asked']} {what}; take it out")
-
-
-def _question(row: Any) -> Question:
-    text, codes, labels = row.wording
-    source = f"release:{row.category}"
-    return Question(source, row.question_id, row.category, text, codes, labels, ordinal=True)
 
 
 def parse_json(content: bytes, where: str) -> Any:
@@ -255,13 +249,11 @@ def persona_of(demographics: dict[str, Any]) -> Persona:
     """Returns the level of each of `personas.ATTRIBUTES`, None where the cell names none."""
     if unknown := sorted(demographics.keys() - {*LEVELS, "country"}):
         raise expected("a key of demographics", unknown[0], f"one of {', '.join(LEVELS)}")
-    persona: list[str | None] = []
-    for attribute, levels in LEVELS.items():
-        spelt = demographics.get(attribute)
-        if spelt is not None and str(spelt) not in levels:
-            raise expected(attribute, spelt, " or ".join(levels))
-        persona.append(None if spelt is None else levels[spelt])
-    return tuple(persona)
+    spelt = {attribute: demographics.get(attribute) for attribute in LEVELS}
+    for attribute, level in spelt.items():
+        if level is not None and str(level) not in LEVELS[attribute]:
+            raise expected(attribute, level, " or ".join(LEVELS[attribute]))
+    return tuple(level and LEVELS[attribute][level] for attribute, level in spelt.items())
 
 
 def with_placeholder(text: str) -> str:

@@ -29,6 +29,7 @@ from ace_jax.survey.readers.release_eval import (
 )
 
 CONCATENATED = "all_countries.jsonl"
+OPTIONAL = ("attribute", "country", "question_id")
 
 Endpoint = tuple[str, Labels, tuple[float, ...], int]
 
@@ -68,22 +69,25 @@ def read_train(path: Path) -> ReleasePairs:
     the lines that all prompts of the context share, which are the question's and not the
     persona's; and "". Raises InputError, with file and line number, for files of another form.
     """
+    files = [path]
+    if path.is_dir():
+        every = sorted(path.glob("*.jsonl"))
+        files = [file for file in every if file.name != CONCATENATED] or every
+    if not files:
+        raise InputError(f"{path} has no *.jsonl; give the authors' data/train or a file of it")
     endpoints: dict[Endpoint, int] = {}
     rows: list[tuple[str, int, int, str, str]] = []
-    for file in _train_files(path):
+    for file in files:
         before = len(rows)
         for number, line in _lines(file):
             try:
                 labels = option_numbers(field(line, "options", list))
                 cells = [_endpoint(line, group, labels) for group in ("group_A", "group_B")]
-                country = alpha3(_optional(line, "country") or file.stem)
-                attribute, question_id = (
-                    _optional(line, key) for key in ("attribute", "question_id")
-                )
             except InputError as error:
                 raise InputError(f"{file}, line {number}: {error}; correct it") from None
             cell_0, cell_1 = (endpoints.setdefault(cell, len(endpoints)) for cell in cells)
-            rows.append((attribute, cell_0, cell_1, country, question_id))
+            attribute, country, question_id = (_optional(line, key) for key in OPTIONAL)
+            rows.append((attribute, cell_0, cell_1, alpha3(country or file.stem), question_id))
         if len(rows) == before:
             raise InputError(f"{file} is empty; give a file with one pair a line")
     texts = [cell[0] for cell in endpoints]
@@ -96,17 +100,7 @@ def read_train(path: Path) -> ReleasePairs:
     )
 
 
-def _train_files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(path.glob("*.jsonl"))
-    if not files:
-        raise InputError(f"{path} has no *.jsonl; give the authors' data/train or a file of it")
-    return [file for file in files if file.name != CONCATENATED] or files
-
-
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yields the number and the content of every line that is not blank."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):

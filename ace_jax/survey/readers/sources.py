@@ -12,7 +12,7 @@ from ace_jax.survey import cells
 from ace_jax.survey.codebook import Question, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.readers import gss, issp, release_eval, wvs
-from ace_jax.survey.readers.tables import Raw, read_columns
+from ace_jax.survey.readers.tables import Raw, read_codes
 
 # The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
 QUESTIONS: dict[str, Callable[[Question], bool]] = {
@@ -54,8 +54,8 @@ def read(
       paths: the survey's files.
       codebook: the user's own, for `table`.
       weights: the column of survey weights, which `table` reads too.
-      countries: alpha-3 codes, TIER1 to TIER3, or EVERY_COUNTRY; by default those of the
-        codebook's own list, or all where it has none.
+      countries: alpha-3 codes, TIER1 to TIER3, or EVERY_COUNTRY; by default the codebook's own
+        list, or all where it has none.
       questions: a key of QUESTIONS.
 
     Raises InputError for files that do not fit, for a choice that the source does not have, and
@@ -63,8 +63,12 @@ def read(
     """
     if (codebook is None) == (source == "table"):
         raise InputError("--source table needs --codebook FILE, and no other source takes one")
-    raw = READERS[source](paths) if codebook is None else _table(paths, codebook, weights)
-    return select(raw, countries, questions)
+    if codebook is None:
+        return select(READERS[source](paths), countries, questions)
+    own, whole = read_codebook(codebook), "a file that has it, or change the codebook"
+    tables = [read_codes(path, own, whole, [weights] if weights else []) for path in paths]
+    table = pd.concat(tables, join="inner", ignore_index=True)
+    return select(Raw(table, own), countries, questions)
 
 
 def load_survey(path_or_name: str | Path) -> Dataset:
@@ -88,34 +92,23 @@ def select(raw: Raw, countries: Sequence[str] | None = None, questions: str = "a
     if others := len(raw.codebook.questions) - len(kept):
         left_out[f"not among {questions}"] = others
     notes: dict[str, Any] = {**raw.notes, "questions": questions, "left_out": left_out}
-    asked = countries and [country for name in countries for country in OF_TIER.get(name, [name])]
+    asked = [country for name in countries or () for country in OF_TIER.get(name, [name])]
     if codebook.country_column is None:
-        if asked not in (None, EVERY_COUNTRY, [codebook.country]):
+        if asked not in ([], EVERY_COUNTRY, [codebook.country]):
             raise InputError(f"--countries: all respondents of the input are of {codebook.country}")
         return Raw(raw.table, codebook, notes)
     column = cells.countries(raw.table, codebook)
     found = sorted(column.unique())
-    every = asked == EVERY_COUNTRY
-    for country in () if every else asked or ():
+    if asked == EVERY_COUNTRY:
+        asked = found
+    for country in asked:
         check_known(country, found, "--countries")
-    wanted = found if every else asked or codebook.countries or found
-    notes["countries"] = sorted({*wanted} & {*found})
-    notes["countries_not_in_input"] = sorted({*wanted} - {*found})
+    wanted = {*(asked or codebook.countries or found)}
+    notes["countries"] = sorted(wanted & {*found})
+    notes["countries_not_in_input"] = sorted(wanted - {*found})
     if not notes["countries"]:
         raise InputError(
             f"the input has none of the default countries, only {', '.join(found[:5])}; "
             "name those wanted with --countries, or give --countries all"
         )
     return Raw(raw.table[column.isin(wanted)].reset_index(drop=True), codebook, notes)
-
-
-def _table(paths: Sequence[Path], path: Path, weights: str | None) -> Raw:
-    """Reads the codebook's columns and the weights; files are put one below the other."""
-    codebook = read_codebook(path)
-    columns = (recode.column for recode in codebook.recodes)
-    questions = (question.question_id for question in codebook.questions)
-    named = (codebook.country_column, *columns, *questions, weights)
-    needed = list(dict.fromkeys(filter(None, named)))  # a column may serve two attributes
-    whole = "a file that has it, or change the codebook"
-    tables = [read_columns(path, needed, whole) for path in paths]
-    return Raw(pd.concat(tables, ignore_index=True), codebook)

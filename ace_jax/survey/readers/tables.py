@@ -5,6 +5,7 @@ Files of SPSS and Stata, and sizes, are checked before a library trusts them.
 
 import csv
 import os
+import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,14 @@ import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.survey.codebook import Codebook
+from ace_jax.survey.codebook import Code, Codebook
 
 DELIMITERS = ",;\t|"
+# What programs write into a CSV file where they have no value; a codebook may declare it a code.
+GAPS = frozenset(["NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"])
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+LEADING_NUMBER = re.compile(r"^-?\d+[\s.:)\-]*(?=[^\d\s.:)\-])")
+APOSTROPHES = str.maketrans(dict.fromkeys("\u00b4`\u2018\u2019", "'"))
 # The errors that pyreadstat raises for a damaged file, itself or through its arrays.
 DAMAGE = (
     pyreadstat.ReadstatError,
@@ -49,120 +55,155 @@ class Raw:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class StatisticsFile:
-    """A .sav or .dta file, pyreadstat's function that reads it, and its metadata."""
-
-    path: Path
-    reader: Callable[..., Any]
-    metadata: Any
-
-    def read(self, columns: Sequence[str], *, user_missing: bool = False) -> tuple[Any, Any]:
-        """Returns some columns as a table, and pyreadstat's metadata of them.
-
-        With `user_missing`, codes that a .sav file declares missing are read as codes. (Stata's
-        own missing values always are missing.)
-
-        Raises InputError for a damaged file, or for one that claims more respondents than it can
-        hold: pyreadstat makes room for all of them before it reads the first.
-        """
-        path, rows = self.path, self.metadata.number_rows
-        deflated = head(path).startswith(b"$FL3")
-        if rows is None and deflated:
-            raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
-        # In either form a value takes a byte at least.
-        size = path.stat().st_size
-        if (rows or 0) * len(self.metadata.column_names) > size * (DEFLATED if deflated else 1):
-            raise InputError(
-                f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
-                "download it again"
-            )
-        check_fits((rows or 0) * len(columns), path)
-        options = {"user_missing": True} if user_missing and _is_sav(self.reader) else {}
-        table, metadata = _read(self.reader, path, usecols=list(columns), **options)
-        if rows is not None and len(table) < rows:
-            raise InputError(
-                f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
-            )
-        return table, metadata
-
-
-def open_statistics(path: Path) -> StatisticsFile | None:
-    """Reads a file's metadata; returns None for a file of neither form, whatever its name.
-
-    Raises InputError for a file that is not there, is empty or is damaged.
-    """
-    first = head(path)
-    old_stata = first[0] in (113, 114, 115) and first[1:2] in (b"\1", b"\2") and first[2:3] == b"\1"
-    if first.startswith((b"$FL2", b"$FL3")):
-        reader = pyreadstat.read_sav
-    elif first.startswith(b"<stata_dta>") or old_stata:
-        reader = pyreadstat.read_dta
-    else:
-        return None
-    return StatisticsFile(path, reader, _read(reader, path, metadataonly=True)[1])
-
-
-def head(path: Path) -> bytes:
-    """Returns the first bytes of a file; raises InputError if it is not there or is empty."""
-    try:
-        with path.open("rb") as file:
-            first = file.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not first.strip():
-        raise InputError(f"{path} is empty; download it again")
-    return first
-
-
-def check_fits(values: int, path: Path) -> None:
-    """Raises InputError where so many numbers do not fit into this machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if BYTES * values > memory:
-        raise InputError(
-            f"{path} says it has {values} values, which do not fit into this machine's memory of "
-            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
-        )
-
-
-def read_columns(
-    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
+def read_codes(
+    path: Path,
+    codebook: Codebook,
+    whole: str,
+    optional: Collection[str],
+    variable: Callable[[str], str] = str.strip,
 ) -> pd.DataFrame:
-    """Returns the `needed` columns, and those of the `optional` ones that the file has.
+    """Returns the columns that a codebook names, and those of the `optional` ones that are there.
 
-    Raises InputError for a file of none of the forms, a damaged one, or one that lacks a column;
-    the message then asks for `whole`.
+    Their cells hold codes; the country's column holds texts. `variable` makes a column's name of
+    a cell of a CSV file's header. Raises InputError for a file of none of the forms, a damaged
+    one, one that lacks a column (the message then asks for `whole`), or one with a text that is no
+    code.
     """
-    if file := open_statistics(path):
-        found = file.metadata.column_names
-        check_columns(needed, found, path, whole)
-        return file.read([*needed, *(name for name in optional if name in found)])[0]
-    if head(path).startswith(b"PAR1"):
+    country = codebook.country_column
+    named = [*([country] if country else []), *codebook.labels, *optional]
+
+    def choose(found: Collection[str]) -> list[str]:
+        check_columns([name for name in named if name not in optional], found, path, whole)
+        return [name for name in dict.fromkeys(named) if name in found]
+
+    gaps: Collection[str] = ()
+    if read := read_statistics(path, choose):
+        table, _ = read
+    elif _head(path).startswith(b"PAR1"):
         with sound_parquet(path):
-            table = read_parquet(path, needed, whole, optional)
-            if nested := [one.name for one in table.schema if pa.types.is_nested(one.type)]:
+            content = read_parquet(path, choose)
+            if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
                 raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
-            return table.to_pandas()
-    delimiter, names = csv_header(path, needed)
-    check_columns(needed, names.values(), path, whole)
-    wanted = {*needed, *optional}
-    return read_csv(path, delimiter, {cell: of for cell, of in names.items() if of in wanted})
+            table = content.to_pandas()
+    else:
+        delimiter, names = _csv_header(path, named, variable)
+        wanted = {*choose(names.values())}
+        names = {cell: name for cell, name in names.items() if name in wanted}
+        # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
+        spelt = {name for name, of in codebook.labels.items() if any(type(c) is str for c, _ in of)}
+        options = {
+            "dtype": {cell: str for cell, name in names.items() if name in {*spelt, country}},
+            "keep_default_na": False,
+            "na_values": [""],
+        }
+        table = read_csv(path, delimiter, usecols=list(names), **options).rename(columns=names)
+        gaps = GAPS
+    columns = {
+        name: column.astype(str).str.strip()
+        if name == country
+        else codes(column, path, codebook.labels.get(str(name), ()), gaps)
+        for name, column in table.items()
+    }
+    return pd.DataFrame(columns)
 
 
-def read_parquet(
-    path: Path, needed: Sequence[str], whole: str, optional: Collection[str] = ()
-) -> pa.Table:
-    """Returns columns as `read_columns` does, without pandas' notes, which damage may have reached.
+def codes(
+    column: pd.Series,
+    path: Path,
+    labels: Sequence[tuple[Code, str]] = (),
+    gaps: Collection[str] = (),
+) -> pd.Series:
+    """Returns a file's column with a code in each cell, missing where it is blank or in `gaps`.
 
-    Raises InputError as `read_columns` does.
+    A text is the code that it spells exactly, else the number that it is, else the code of which
+    it is the one label ("Very important", "1. very important"). Raises InputError for any other.
+    """
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        return column
+    texts = {code.strip(): code for code, _ in labels if isinstance(code, str)}
+    named: dict[str, set[Code]] = {}  # several codes may have the same label
+    for code, label in labels:
+        if not isinstance(code, str):
+            named.setdefault(plain(label), set()).add(code)
+    column = column.astype(object)
+    coded: dict[Any, Code | None] = {}
+    for cell in column.dropna().unique():
+        text = str(cell).strip()
+        label = plain(text)
+        its = named.get(label) or named.get(LEADING_NUMBER.sub("", label), set())
+        if text in texts:
+            coded[cell] = texts[text]
+        elif NUMBER.fullmatch(text):
+            coded[cell] = float(text)
+        elif len(its) == 1:
+            coded[cell] = next(iter(its))
+        elif text and text not in gaps:
+            raise InputError(
+                f"{path}: column {column.name} holds the text {text!r:.40} "
+                f"({int((column == cell).sum())} respondents), which is no code and not the label "
+                "of one; declare it in the codebook, or export the file with codes, not labels"
+            )
+    return column.map(coded)
+
+
+def spaced(text: str) -> str:
+    """Returns a text with single blanks and one kind of apostrophe."""
+    return " ".join(text.translate(APOSTROPHES).split())
+
+
+def plain(label: str) -> str:
+    """Returns what two spellings of a label have in common."""
+    return spaced(label).casefold()
+
+
+def read_statistics(
+    path: Path, choose: Callable[[list[str]], list[str]], *, user_missing: bool = False
+) -> tuple[pd.DataFrame, Any] | None:
+    """Returns some columns of a .sav or .dta file, and pyreadstat's metadata of them.
+
+    Returns None for a file of neither form, whatever its name. `choose` says which columns, given
+    all names. With `user_missing`, codes that a .sav file declares missing are read as codes.
+    (Stata's own missing values always are missing.)
+
+    Raises InputError for a file that is not there, is empty or damaged, or claims more respondents
+    than it can hold: pyreadstat makes room for all of them before it reads the first.
+    """
+    first, size = _head(path), path.stat().st_size
+    is_sav = first.startswith((b"$FL2", b"$FL3"))
+    if not is_sav and not re.match(rb"<stata_dta>|[\x71-\x73][\x01\x02]\x01", first):
+        return None
+    _, metadata = _pyreadstat(path, is_sav, metadataonly=True)
+    rows, columns = metadata.number_rows, choose(metadata.column_names)
+    packed = DEFLATED if first.startswith(b"$FL3") else 1
+    if rows is None and packed > 1:
+        raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
+    # In either form a value takes a byte at least.
+    if (rows or 0) * len(metadata.column_names) > size * packed:
+        raise InputError(
+            f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
+            "download it again"
+        )
+    _check_fits((rows or 0) * len(columns), path)
+    options = {"user_missing": True} if user_missing and is_sav else {}
+    table, metadata = _pyreadstat(path, is_sav, usecols=columns, **options)
+    if rows is not None and len(table) < rows:
+        raise InputError(
+            f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
+        )
+    return table, metadata
+
+
+def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> pa.Table:
+    """Returns the columns that `choose` says, given all names.
+
+    They come without pandas' notes, which damage may have reached. Raises InputError for a damaged
+    file, and for one that does not fit into memory.
     """
     with sound_parquet(path):
         metadata = pq.read_metadata(path)
-        found = metadata.schema.to_arrow_schema().names
-        check_columns(needed, found, path, whole)
-        wanted = [*needed, *(name for name in optional if name in found)]
-        check_fits(metadata.num_rows * len(wanted), path)
-        return pq.read_table(path, columns=wanted).replace_schema_metadata(None)
+        columns = choose(metadata.schema.to_arrow_schema().names)
+        _check_fits(metadata.num_rows * len(columns), path)
+        return pq.read_table(path, columns=columns).replace_schema_metadata(None)
 
 
 @contextmanager
@@ -176,39 +217,11 @@ def sound_parquet(path: Path) -> Iterator[None]:
         ) from None
 
 
-def csv_header(
-    path: Path, needed: Collection[str], variable: Callable[[str], str] = str.strip
-) -> tuple[str, dict[str, str]]:
-    """Returns a CSV file's delimiter, and the variable's name (by `variable`) of each header cell.
+def read_csv(path: Path, delimiter: str, **options: Any) -> pd.DataFrame:
+    """Returns a CSV file's table; `options` are pandas'.
 
-    The delimiter is the one under which most of the `needed` names are there. Raises InputError
-    for a file not in UTF-8.
+    Raises InputError for a file that is not there, not in UTF-8, no CSV file, or without rows.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    rows = {
-        delimiter: {
-            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
-        }
-        for delimiter in DELIMITERS
-    }
-    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
-    return delimiter, rows[delimiter]
-
-
-def read_csv(
-    path: Path, delimiter: str, names: Mapping[str, str] | None = None, **options: Any
-) -> pd.DataFrame:
-    """Returns a CSV file's table: the columns of `names` (header cell -> name), or all.
-
-    `options` are pandas'. Raises InputError for a file that is not there, not in UTF-8, no CSV
-    file, or without rows.
-    """
-    if names is not None:
-        options["usecols"] = list(names)
     try:
         table = pd.read_csv(path, sep=delimiter, encoding="utf-8-sig", low_memory=False, **options)
     except UnicodeDecodeError as error:
@@ -219,7 +232,7 @@ def read_csv(
         raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
     if table.empty:
         raise InputError(f"{path} has a header and no respondents; download it again")
-    return table.rename(columns=dict(names or {}))
+    return table
 
 
 def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole: str) -> None:
@@ -235,17 +248,43 @@ def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole
         )
 
 
-def codes(column: pd.Series, path: Path) -> pd.Series:
-    """Returns the column as numbers; raises InputError if it holds text."""
-    numbers = pd.to_numeric(column, errors="coerce")
-    text = column[numbers.isna() & column.notna()].astype(str)
-    text = text[text.str.strip() != ""]
-    if len(text):
+def _csv_header(
+    path: Path, needed: Collection[str], variable: Callable[[str], str]
+) -> tuple[str, dict[str, str]]:
+    """Returns the delimiter under which most of the `needed` names are there, and all names."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    rows = {
+        delimiter: {
+            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
+        }
+        for delimiter in DELIMITERS
+    }
+    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
+    return delimiter, rows[delimiter]
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            first = file.read(64)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    if not first.strip():
+        raise InputError(f"{path} is empty; download it again")
+    return first
+
+
+def _check_fits(values: int, path: Path) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if BYTES * values > memory:
         raise InputError(
-            f"{path}: column {column.name} holds the text {text.iloc[0]!r} ({len(text)} "
-            "respondents) where codes are expected; export the file with codes, not labels"
+            f"{path} says it has {values} values, which do not fit into this machine's memory of "
+            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
         )
-    return numbers
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
@@ -255,14 +294,11 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
     )
 
 
-def _is_sav(reader: Callable[..., Any]) -> bool:
-    return reader is pyreadstat.read_sav
-
-
-def _read(reader: Callable[..., Any], path: Path, **options: Any) -> tuple[pd.DataFrame, Any]:
+def _pyreadstat(path: Path, is_sav: bool, **options: Any) -> tuple[pd.DataFrame, Any]:
     try:
-        if _is_sav(reader):
+        if is_sav:
             _check_dictionary(path)
+        reader = pyreadstat.read_sav if is_sav else pyreadstat.read_dta
         table, metadata = reader(path, **options)
         if None in metadata.column_names:
             raise ValueError("a variable without a name")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ace_jax.survey.codebook import COUNTRY, Code
+from ace_jax.survey.readers.tables import spaced
 
 # More are numbers (hours, ages) or lists; the longest scales run from 0 to 10.
 MOST_OPTIONS = 11
@@ -18,7 +19,6 @@ MOST_OPTIONS = 11
 Labels = Mapping[Code, str]
 Ranges = Sequence[Mapping[str, Any]]
 
-APOSTROPHES = str.maketrans(dict.fromkeys("\u00b4`\u2018\u2019", "'"))
 NO_ANSWER = re.compile(
     r"((?i:no answer|(can'?t|cannot) (choose|say)|(don'?t|do not) know|refus(ed?|al)|missing"
     r"|not (applicable|available|asked|answered)|inap(plicable)?|does(n'?t| not) apply)"
@@ -54,7 +54,7 @@ def question_text(label: str | None) -> str:
     nationality becomes "[COUNTRY]'s" before a word and "of [COUNTRY]" elsewhere. Raises
     NotAQuestionError where nothing is left.
     """
-    text = with_country(QUESTION_NUMBER.sub("", _spaced(label or "")))
+    text = with_country(QUESTION_NUMBER.sub("", spaced(label or "")))
     if not text:
         raise NotAQuestionError("no text")
     return text
@@ -69,7 +69,7 @@ def with_country(text: str) -> str:
 def option_label(code: Code, label: str) -> str:
     """Returns a value's label without the code that it may repeat ("1. Agree" is "Agree")."""
     number = re.escape(f"{code:g}" if isinstance(code, float) else str(code))
-    return re.sub(rf"^{number}\s*[.:)](?:\s+|(?=\D))(?=\S)", "", _spaced(label))
+    return re.sub(rf"^{number}\s*[.:)](?:\s+|(?=\D))(?=\S)", "", spaced(label))
 
 
 def is_missing(code: int | float, labels: Labels, ranges: Ranges) -> bool:
@@ -114,7 +114,3 @@ def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
     is_ordinal = len(codes) > 2 and not any(map(BESIDE.match, texts))
     dropped = tuple(map(int, sorted(set(found) - given)))
     return Options(tuple(map(int, codes)), texts, is_ordinal, dropped)
-
-
-def _spaced(text: str) -> str:
-    return " ".join(text.translate(APOSTROPHES).split())
