@@ -9,6 +9,7 @@ COMMANDS = {
     "prepare": "a survey's files to cells by persona",
     "train": "a LoRA adapter that answers as the survey does",
     "evaluate": "answers of a model or adapter, scored against the survey",
+    "ask": "answers to new questions, by persona",
     "report": "evaluations side by side, as tables, figures and a page",
     "convert": "adapters and checkpoints from one form to another",
     "plan": "what training would take on devices that you do not have",

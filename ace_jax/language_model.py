@@ -47,6 +47,7 @@ from ace_jax.prompts.encode import (
     encode,
     render,
 )
+from ace_jax.prompts.template import in_chat
 from ace_jax.runtime.progress import log
 from ace_jax.runtime.saved_answers import SavedAnswers
 from ace_jax.survey.dataset import Dataset
@@ -172,6 +173,10 @@ class LanguageModel:
     def step(self) -> ScoringStep:
         """The compiled forward pass."""
         return make_scoring_step(self.abstract.graph, self.mesh)
+
+    def sent(self, texts: Sequence[PromptText]) -> list[str]:
+        """Returns what another server is to be sent: the prompts, in the chat template if any."""
+        return in_chat([each.text for each in texts], self.checkpoint.tokenizer, self.style.chat)
 
     def tokenize(self, texts: Sequence[PromptText]) -> list[Tokens]:
         """Returns the prompts' tokens; raises `InputError` for one that the model cannot read."""

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from torch_reference import Endpoint, Pair, total_loss
 from transformers import AutoModelForCausalLM
 
-from ace_jax import evaluate, train
+from ace_jax import evaluate, language_model, train
 from ace_jax.errors import InputError, Stopped
 from ace_jax.experiment import read_experiment
 from ace_jax.model.formats.hub import open_checkpoint
@@ -72,7 +72,7 @@ def small_config(checkpoint, **changes):
 def quick_commands(mesh):
     """Commands run in this process take one device."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (run_module, evaluate):
+        for module in (run_module, evaluate, language_model):
             patch.setattr(module, "make_mesh", lambda **_: mesh)
         show_messages()
         yield

@@ -185,9 +185,7 @@ def encode(
     Raises `InputError` where an option's label melts into the prompt's last token, and for a chat
     template that is missing or fails.
     """
-    texts = [prompt.text for prompt in prompts]
-    if chat:
-        texts = in_chat(texts, tokenizer)
+    texts = in_chat([prompt.text for prompt in prompts], tokenizer, chat)
     # A chat template writes its own special tokens.
     encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
 

@@ -86,8 +86,15 @@ class PromptTemplate:
         return text.rstrip() + "\n"
 
 
-def in_chat(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Returns each text as a user's turn in the model's chat template (transformers' sandbox)."""
+def in_chat(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bool = True
+) -> list[str]:
+    """Returns each text as a user's turn in the model's chat template (transformers' sandbox).
+
+    Without `chat` texts stay as they are.
+    """
+    if not chat:
+        return list(texts)
     if tokenizer.chat_template is None:
         raise InputError("prompt.chat: this model's tokenizer has no chat template")
     turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]

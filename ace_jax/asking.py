@@ -1,0 +1,160 @@
+"""What `ask` puts together: models side by side, questions, personas and tables of answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ace_jax.errors import InputError
+from ace_jax.evaluation.asked import answers_table, shifts_table
+from ace_jax.experiment import Prompt
+from ace_jax.familiarity import familiarity
+from ace_jax.language_model import LanguageModel
+from ace_jax.model.formats import peft
+from ace_jax.prompts.encode import Question, attributes_named, render
+from ace_jax.survey.personas import ATTRIBUTES
+
+SHIFTS = ["country", "question_id", "attribute", "from_level", "to_level", "option", "effect"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Adapters that differ in their seed, a base model, or both; at least one."""
+
+    adapters: tuple[LanguageModel, ...]
+    base: LanguageModel | None
+
+    @property
+    def named(self) -> dict[str, tuple[LanguageModel, ...]]:
+        """The models by the name that tables give them."""
+        named = {"adapter": self.adapters} if self.adapters else {}
+        return named | ({self.base.checkpoint.name: (self.base,)} if self.base else {})
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        """Levels by attribute that the adapters know; empty if that is not recorded."""
+        record = self.adapters[0].experiment if self.adapters else None
+        return dict(record.survey.attributes) if record else {}
+
+    def shown_prompt(self, inquiry: "Inquiry") -> str:
+        """Returns the text of the first prompt in each order of options, and its labels."""
+        question, persona = inquiry.questions[0], inquiry.personas[0]
+        blocks = []
+        for name, (model, *_) in self.named.items():
+            for last_first in model.style.listings:
+                asked = (question.text, question.options, question.codes, persona)
+                prompt = render(*asked, model.style, last_first)
+                text = model.sent([prompt])[0]
+                blocks.append(f"--- {name}: the prompt, up to its last line break\n{text}")
+                blocks.append(f"--- {name}: the labels to compare\n" + "\n".join(prompt.labels))
+        return "\n".join(blocks)
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked of whom; every persona names its country."""
+
+    questions: list[Question]
+    personas: list[dict[str, str]]
+
+    @classmethod
+    def of(
+        cls,
+        questions: list[Question],
+        countries: Sequence[str],
+        named: Sequence[Mapping[str, str]],
+        known: Mapping[str, Sequence[str]],
+        weights: pd.DataFrame | None,
+        every: bool,
+    ) -> "Inquiry":
+        """Puts personas together: those named, all (`every`), and those that `weights` weigh.
+
+        A persona without a country is asked for in each of `countries`; without any persona the
+        countries themselves are asked. Raises `InputError` for unknown countries, attributes or
+        levels, or if no country is named.
+        """
+        people = [dict(each) for each in named]
+        levels = known or {each.name: each.levels for each in ATTRIBUTES}
+        if every:
+            people += [dict(zip(levels, each, strict=True)) for each in product(*levels.values())]
+        if weights is not None:
+            rows = weights.drop(columns=["country", "weight"]).to_dict("records")
+            people += [{str(name): str(level) for name, level in row.items()} for row in rows]
+        if not countries and not all("country" in each for each in people or [{}]):
+            raise InputError("--country: name a country (ISO 3166-1 alpha-3)")
+        placed = [
+            {"country": country, **each}
+            for each in people or [{}]
+            for country in ([each["country"]] if "country" in each else countries)
+        ]
+        attributes_named(placed, known)
+        distinct = {frozenset(each.items()): each for each in placed}
+        return cls(questions, list(distinct.values()))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Tables by file name, facts for ask.json and warnings."""
+
+    tables: dict[str, pd.DataFrame]
+    facts: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def open_models(adapters: Sequence[Path], base: str | None, prompt: str | None) -> Models:
+    """Opens the models of an inquiry.
+
+    Raises `InputError` if there is none, an adapter is no adapter, or adapters of one inquiry are
+    asked in different ways.
+    """
+    if not (adapters or base):
+        raise InputError("give --adapter DIR, --model NAME, or both")
+    for path in adapters:
+        peft.base_of(path)
+    opened = tuple(LanguageModel.from_pretrained(path) for path in adapters)
+    for path, model in zip(adapters[1:], opened[1:], strict=True):
+        if not Prompt.of(model.style).same_as(Prompt.of(opened[0].style)):
+            raise InputError(
+                f"--adapter {path}: was trained with another prompt than {adapters[0]}; "
+                "adapters of one call are to differ in their seed only"
+            )
+    style = prompt or (opened[0].style if opened else None)
+    return Models(opened, LanguageModel.from_pretrained(base, prompt=style) if base else None)
+
+
+def ask_models(models: Models, inquiry: Inquiry) -> Result:
+    """Asks every model, and puts the answers of all into one table each.
+
+    The tables are answers.csv (`evaluation.asked.answers_table` with the column model), effects.csv
+    (`shifts_table` of every attribute) and nearest.csv (`Familiarity.nearest`, of the adapter).
+    """
+    tables, facts = [], {}
+    for name, several in models.named.items():
+        runs = [each.asked(inquiry.questions, inquiry.personas) for each in several]
+        table = answers_table(runs, several[0].style.listings)
+        table.insert(0, "model", name)
+        tables.append(table)
+        facts[name] = {
+            "model": asdict(several[0].record),
+            "prompt": asdict(Prompt.of(several[0].style)),
+            "adapters": [peft.identity_of(each.adapter) for each in several if each.adapter],
+        }
+    answers = pd.concat(tables, ignore_index=True)
+    names = [*answers.columns[2 : answers.columns.get_loc("question_id")]]
+    shifts = [
+        shifts_table(answers, name, [*answers[name].dropna().unique()])
+        for name in names
+        if answers[name].nunique() > 1
+    ]
+    effects = pd.concat(shifts or [pd.DataFrame(columns=SHIFTS)], ignore_index=True)
+    who = [name for name in ("model", "country", *names) if name in effects]
+    effects = effects[[*who, *effects.columns.drop(who)]]
+    found = {"answers.csv": answers, "effects.csv": effects}
+    warnings: tuple[str, ...] = ()
+    if models.adapters:
+        like = familiarity(models.adapters[0], inquiry.questions, inquiry.personas)
+        found["nearest.csv"], warnings = like.nearest, like.warnings
+    return Result(found, {"models": facts, "warnings": list(warnings)}, warnings)
