@@ -94,14 +94,14 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
     whole, tiny_checkpoint, tmp_path, capsys
 ):
     config = small_config(tiny_checkpoint, audit=True)
-    for after in (5, 15):  # in the midst of the second way to ask, and when all is answered
+    for after in (5, 23):  # in the midst of the second way to ask, and when all is answered
         last = stop(config, tmp_path, after)
-        here = f"after batch {after + 1} of 16"
+        here = f"after batch {after + 1} of 24"
         assert last == f"stopped {here}; run the same command again to go on"
         assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     capsys.readouterr()
     evaluate.main(config, tmp_path)
-    assert "evaluate: batch 16 of 16" in capsys.readouterr().err.splitlines()
+    assert "evaluate: batch 24 of 24" in capsys.readouterr().err.splitlines()
     assert outcome(tmp_path) == outcome(whole)
     assert (tmp_path / "audit.csv").read_bytes() == (whole / "audit.csv").read_bytes()
     assert not (tmp_path / FILE).exists()
@@ -125,7 +125,7 @@ def test_a_killed_evaluation_goes_on_from_what_was_kept(whole, tiny_checkpoint, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     evaluate.main(small_config(tiny_checkpoint), tmp_path)
-    assert "evaluate: batch 2 of 4" in capsys.readouterr().err
+    assert "evaluate: batch 2 of 5" in capsys.readouterr().err
     assert outcome(tmp_path) == outcome(whole)
 
 
@@ -133,7 +133,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     tiny_checkpoint, tmp_path, tmp_path_factory
 ):
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = SMALL | {"model.path": tiny_checkpoint, "batch.size": 4}  # 40 batches
+    settings = SMALL | {"model.path": tiny_checkpoint, "batch.size": 4}  # 44 batches
     lines = {
         workdir: [*command("evaluate", "evaluate.py:quickstart", workdir), *fields(settings)]
         for workdir in (one, two)
@@ -144,13 +144,13 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     both[1].send_signal(signal.SIGTERM)
     said, _ = ended(both)
     assert statuses(both) == [42, 42], said
-    done = int(re.fullmatch("stopped after batch (\\d+) of 40; .*", said.splitlines()[-1])[1])
+    done = int(re.fullmatch("stopped after batch (\\d+) of 44; .*", said.splitlines()[-1])[1])
 
     again = launch(lines[two], 2)
     said, quiet = ended(again)
     assert statuses(again) == [0, 0], said
     assert "8 cpu device(s) of 2 process(es)" in said
-    assert f"evaluate: batch {done} of 40" in said
+    assert f"evaluate: batch {done} of 44" in said
     assert "survey" not in quiet and "evaluate" not in quiet
     said = ended(alone)
     assert statuses(alone) == [0], said

@@ -226,7 +226,8 @@ def test_a_survey_question_has_the_answer_that_evaluate_gives(run, alone, survey
     other = tuned.answer([question], [persona | {"gender": "Male"}])["p"]
     female = tuned.answer([question], [persona | {"gender": "Female"}])["p"]
     assert effects["from_level"].unique().tolist() == ["Male"]
-    assert effects["effect"].to_numpy() == pytest.approx(female.to_numpy() - other.to_numpy())
+    moved = female.to_numpy() - other.to_numpy()
+    assert effects["effect"].to_numpy() == pytest.approx(moved, abs=1e-6)
     assert effects["cumulative_effect"].iloc[-1] == pytest.approx(0, abs=1e-6)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pandas as pd
@@ -149,3 +151,29 @@ def test_a_restored_iterator_goes_on_where_it_was(taken):
 def test_batches_that_cannot_be_cut_are_refused(unit, size, neighbours, message):
     with pytest.raises(InputError, match=message):
         Units.cut(EXAMPLES, Batch(unit, size, neighbours, (64,)))
+
+
+def test_each_epoch_draws_an_order_of_options_for_every_context():
+    """A batch's rows are those of its context, all as given or all in the other order."""
+    turned = [PromptText(text.text + "!", text.labels) for text in TEXTS]
+    both = replace(EXAMPLES, turned=turned)
+    units = Units.cut(both, Batch("context", 1, 1, (64,)))
+    doubled, prompts = both.doubled, [Prompt((1, cell), ((3,), (4,), (5,))) for cell in range(50)]
+    collate = Collate(doubled, prompts, Shapes((64, 128), 1, 3), units.max_pairs)
+    drawn = training_batches(units, collate, 40, shuffle=True, seed=0)
+    orders = []
+    for batch in drawn:
+        order, rows = np.divmod(batch.rows, len(PAIRS))
+        assert len(set(order.tolist())) == 1
+        assert len(set(PAIRS["context"].iloc[rows])) == 1
+        cells = doubled.pairs.iloc[batch.rows][["cell_0", "cell_1"]].to_numpy()
+        assert (cells // len(ANSWERS) == order[0]).all()
+        texts = [doubled.prompts[cell].text for cell in cells.flat]
+        assert all(text.endswith("!") == bool(order[0]) for text in texts)
+        first = batch.targets.p_data[batch.targets.pairs[0, 0]]
+        np.testing.assert_allclose(first, ANSWERS[PAIRS["cell_0"].iloc[rows[0]]], rtol=1e-6)
+        orders.append(order[0])
+    assert len(orders) == 3 * 40
+    assert 40 < sum(orders) < 80
+    again = training_batches(units, collate, 40, shuffle=True, seed=0)
+    assert [batch.rows[0] // len(PAIRS) for batch in again] == orders

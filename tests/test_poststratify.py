@@ -5,7 +5,12 @@ import pandas as pd
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.poststratify import national_answers, persona_weights, read_margins
+from ace_jax.evaluation.poststratify import (
+    national_answers,
+    national_table,
+    persona_weights,
+    read_margins,
+)
 
 LEVELS = {"gender": ("Male", "Female"), "area": ("Urban", "Rural")}
 
@@ -87,3 +92,23 @@ def test_the_national_answer_weighs_personas():
     assert table["p"].tolist() == pytest.approx([0.5, 0.5])
     assert table["p_unweighted"].tolist() == pytest.approx([0.6, 0.4])
     assert table["n_personas"].tolist() == [2, 2]
+
+
+def test_national_distances_weigh_as_the_survey_does():
+    """Coarser cells do not count; a model right in each persona is right for the country."""
+    finest = pd.DataFrame(
+        {
+            "country": "DEU",
+            "question_id": ["q", "q", "r", "r"],
+            "granularity": 2,
+            "n": [30, 10, 1, 1],
+            "p_data": [np.array(p) for p in ([1.0, 0], [0, 1.0], [0.5, 0.5], [0.5, 0.5])],
+            "p_model": [np.array(p) for p in ([1.0, 0], [0, 1.0], [1.0, 0], [0.5, 0.5])],
+        }
+    )
+    coarse = finest.assign(granularity=1, n=99)
+    table = national_table(pd.concat([coarse, finest], ignore_index=True), 2)
+    assert table["n"].tolist() == [40, 2]
+    assert table["distance"].tolist() == pytest.approx([0, 0.25])
+    assert table["distance_unweighted"].tolist() == pytest.approx([0.25, 0.25])
+    assert national_table(coarse, 2).empty

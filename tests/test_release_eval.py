@@ -7,10 +7,15 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch_reference import option_distribution, option_log_likelihoods
 
 from ace_jax.errors import InputError
+from ace_jax.language_model import LanguageModel
+from ace_jax.prompts.encode import PromptStyle, render_cells
+from ace_jax.recipe import load_config
 from ace_jax.survey.dataset import read_dataset, write_dataset
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers.release_eval import (
@@ -307,3 +312,22 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
 
 def test_every_country_has_its_own_code():
     assert len(COUNTRIES) == len(set(COUNTRIES.values())) == 14
+
+
+def test_cells_are_scored_by_the_authors_own_labels(tmp_path, tiny_checkpoint, tiny_torch, mesh):
+    """Each option of a file is verbalised by its key there, 0..10, as their code does it."""
+    cells = put_everyone(tmp_path)
+    style = PromptStyle.of("question_first", "code")
+    model = LanguageModel.from_pretrained(tiny_checkpoint, prompt=style, mesh=mesh)
+    dataset = read_eval(tmp_path)
+    predictions = model.score(dataset, split="all").head(3)
+    for _, row in predictions.iterrows():
+        texts = render_cells(row.to_frame().T, dataset, style)
+        lines = [f"{code}. {label}" for code, label in cells[0]["options"].items()]
+        assert "\n".join(lines) in texts[0].text
+        ids = model.checkpoint.tokenizer(texts[0].text)["input_ids"]
+        codes = [model.checkpoint.tokenizer.encode(c, add_special_tokens=False) for c in TRUST]
+        with torch.no_grad():
+            expected = option_distribution(option_log_likelihoods(tiny_torch, ids, codes))
+        np.testing.assert_allclose(row["p_model"], expected, atol=1e-6)
+    assert load_config("release").prompt.option_style == "code"

@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ace_jax.errors import InputError, check_known
+from ace_jax.evaluation.alignment import Distributions, alignment_distances
 from ace_jax.files import reason
 
 SIZES = ("count", "share")
@@ -88,6 +89,33 @@ def national_answers(answers: pd.DataFrame, weights: pd.DataFrame) -> pd.DataFra
     )
     table["p"] /= table.pop("total")
     return table.rename(columns={"n": "n_personas"}).reset_index()
+
+
+def national_table(predictions: pd.DataFrame, granularity: int) -> pd.DataFrame:
+    """Returns how far a model's national answers are from the survey's, by country and question.
+
+    The survey's answer is the mean of its finest cells, weighed by their respondents. The model's
+    is that of its answers, weighed alike, and their plain mean.
+
+    Args:
+      predictions: cells and answers (`answers.predictions_table`).
+      granularity: of the finest cells.
+
+    Returns:
+      Columns country, question_id, n_cells, n (respondents), distance (alignment distance, Eq. 15,
+      of the weighed answer) and distance_unweighted; no row where there are no finest cells.
+    """
+    finest = predictions[predictions["granularity"] == granularity]
+    rows = []
+    for (country, question), its in finest.groupby(["country", "question_id"], sort=False):
+        data, model = (np.stack(list(its[name])) for name in ("p_data", "p_model"))
+        weight = its["n"].to_numpy() / its["n"].sum()
+        answers = np.stack([weight @ data, weight @ model, model.mean(axis=0)])
+        survey, *ours = (Distributions(p[None], np.array([len(p)])) for p in answers)
+        distances = [float(alignment_distances(survey, each)[0]) for each in ours]
+        rows.append([country, question, len(its), int(its["n"].sum()), *distances])
+    columns = ["country", "question_id", "n_cells", "n", "distance", "distance_unweighted"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _weights(its: pd.DataFrame, levels: Mapping[str, Sequence[str]], where: str) -> Joint:

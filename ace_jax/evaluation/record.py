@@ -21,6 +21,7 @@ from ace_jax.evaluation.answers import (
     predictions_table,
     reference_answers,
 )
+from ace_jax.evaluation.poststratify import national_table
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -245,6 +246,9 @@ def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict
         "scores.csv": score_table(predictions),
         "questions.parquet": questions,
     }
+    national = national_table(predictions, len(scored.dataset.attributes))
+    if len(national):
+        tables["national.csv"] = national
     if len(answers) > 1:
         tables["audit.csv"] = audit_table(cells, answers)
     return tables
@@ -257,7 +261,7 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
     """
     whole = workdir / "run.json.new"
     try:
-        for before in ("run.json", "audit.csv"):
+        for before in ("run.json", "audit.csv", "national.csv"):
             (workdir / before).unlink(missing_ok=True)
         for name, table in tables.items():
             if name.endswith(".parquet"):
@@ -274,8 +278,13 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Returns the scores, and the audit if there is one, as text."""
+    """Returns the scores, the audit if there is one, and national answers in a line, as text."""
     names = [name for name in ("scores.csv", "audit.csv") if name in tables]
-    return "\n\n".join(
-        tables[name].to_string(index=False, float_format="{:.4f}".format) for name in names
-    )
+    parts = [tables[name].to_string(index=False, float_format="{:.4f}".format) for name in names]
+    if "national.csv" in tables:
+        means = tables["national.csv"][["distance", "distance_unweighted"]].mean()
+        parts.append(
+            f"national answers: distance {means['distance']:.4f} from the survey's where personas "
+            f"weigh as respondents, {means['distance_unweighted']:.4f} where they count alike"
+        )
+    return "\n\n".join(parts)

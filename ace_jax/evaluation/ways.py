@@ -1,8 +1,8 @@
 """The ways in which an evaluation asks its cells: as configured, and otherwise to see the harm.
 
 A model that answers the question and not its form gives the same distributions. The order gap is
-how far answers move when the options are listed from last to first. It is always measured: over all
-cells if both orders are asked anyway or an audit is wanted, else over some of the coarsest cells.
+how far answers move when the options are listed in the other order. It is always measured, over the
+coarsest cells.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ace_jax.survey.dataset import Dataset
 
 TEMPLATES = ("persona_first", "question_first")
 OTHER = "reversed_options"
-GAP_CELLS = 400  # asked in the other order at most, unless all are
+GAP_CELLS = 400  # of the order gap, at most
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,19 @@ class Ways:
 
     def order_gap(self, answers: Mapping[str, Answers]) -> dict[str, Any]:
         """Returns the mean alignment distance between the two orders, in all and by question."""
-        rows = self.ways[OTHER].rows
-        one = [answers[UNALTERED].p[row] for row in rows]
-        both = (pd.Series(p, dtype=object) for p in (one, answers[OTHER].p))
+        rows = _few(self.cells)
+        places = np.searchsorted(self.ways[OTHER].rows, rows)
+        one, other = (
+            answers[name].take(where.tolist())
+            for name, where in ((UNALTERED, rows), (OTHER, places))
+        )
+        both = (pd.Series(each.p, dtype=object) for each in (one, other))
         moved = pd.Series(alignment_distances(*map(Distributions.of, both)))
         by_question = moved.groupby(self.cells["question_id"].to_numpy()[rows]).mean()
         return {
-            "mean": float(by_question.mean()),
+            "mean": round(float(by_question.mean()), 6),
             "n_cells": len(rows),
-            "questions": {str(name): float(gap) for name, gap in by_question.items()},
+            "questions": {str(name): round(float(gap), 6) for name, gap in by_question.items()},
         }
 
 
@@ -99,7 +103,7 @@ def described(gap: Mapping[str, Any]) -> str:
 
 
 def _few(cells: pd.DataFrame) -> Int[np.ndarray, "_"]:
-    """Returns the coarsest cells, or as many of them as `GAP_CELLS`, evenly spread."""
+    """Returns the coarsest cells, or `GAP_CELLS` of them, evenly spread; ascending."""
     coarsest = np.flatnonzero(cells["granularity"] == cells["granularity"].min())
     chosen = np.linspace(0, len(coarsest) - 1, min(len(coarsest), GAP_CELLS)).round().astype(int)
     return coarsest[chosen]
