@@ -25,7 +25,7 @@ from ace_jax.survey.readers import release_eval, sources
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions")
 
 HELP = {
-    "input": "the survey's files, in any order (gss2018: without them, the cells that come with "
+    "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
     "ace_jax; release: the authors' directory data/eval)",
     "codebook": "table: the meaning of its columns and codes",
     "weights": "column of survey weights (default: every respondent counts the same)",

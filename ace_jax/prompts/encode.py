@@ -15,6 +15,7 @@ from ace_jax.prompts.template import PromptTemplate, in_chat
 from ace_jax.prompts.trie import Tokens
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.personas import RESERVED
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def attributes_named(
             raise InputError(f"persona {dict(persona)}: has no country (ISO 3166-1 alpha-3)")
         check_known(persona["country"], countries, "country")
         levels = {name: level for name, level in persona.items() if name != "country"}
+        if reserved := RESERVED & levels.keys():
+            raise InputError(f"persona: {min(reserved)!r} cannot be the name of an attribute")
         for name, level in levels.items() if known else ():
             check_known(name, known, "attribute")
             check_known(level, known[name], f"level of {name}")

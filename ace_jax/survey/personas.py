@@ -4,16 +4,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
+from ace_jax.errors import InputError
+
+# What prompts and tables call something else. In a prompt, an attribute called `question` would
+# stand in the place of the question.
+RESERVED = frozenset(
+    ["country", "persona", "question", "options", "option_style"]
+    + ["source", "question_id", "topic", "granularity", "n", "effective_n", "p", "p_data"]
+    + ["p_model", "option", "option_mass", "option_text", "distance", "score", "weight"]
+    + ["model", "run", "seed", "attribute", "combination", "variance", "effect", "cell_0", "cell_1"]
+)
+
 
 @dataclass(frozen=True)
 class Attribute:
     """A demographic attribute with two levels or more.
 
     A toggle goes from one level to a later one; with two, `levels[0]` is A=0, `levels[1]` A=1.
+
+    Raises `InputError` for a name in `RESERVED`.
     """
 
     name: str
     levels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.name in RESERVED:
+            raise InputError(
+                f"attribute {self.name!r}: prompts and tables use this name for something else; "
+                "rename the attribute"
+            )
 
 
 # The paper's.

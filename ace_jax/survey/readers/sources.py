@@ -11,7 +11,7 @@ from ace_jax.errors import InputError, check_known
 from ace_jax.survey import cells
 from ace_jax.survey.codebook import Question, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
-from ace_jax.survey.readers import gss, issp, release_eval, wvs
+from ace_jax.survey.readers import eqls, gss, issp, release_eval, wvs
 from ace_jax.survey.readers.tables import Raw, read_codes
 
 # The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
@@ -36,6 +36,7 @@ READERS: dict[str, Callable[[Sequence[Path]], Raw]] = {
     "gss2018": gss.read,
     "wvs7": wvs.read,
     "issp": issp.read,
+    "eqls2011": eqls.read,
 }
 
 
