@@ -9,10 +9,12 @@ from ace_jax.errors import InputError
 # What prompts and tables call something else. In a prompt, an attribute called `question` would
 # stand in the place of the question.
 RESERVED = frozenset(
-    ["country", "persona", "question", "options", "option_style"]
-    + ["source", "question_id", "topic", "granularity", "n", "effective_n", "p", "p_data"]
-    + ["p_model", "option", "option_mass", "option_text", "distance", "score", "weight"]
-    + ["model", "run", "seed", "attribute", "combination", "variance", "effect", "cell_0", "cell_1"]
+    (
+        *("country", "persona", "question", "options", "option_style"),
+        *("source", "question_id", "topic", "granularity", "n", "effective_n", "p", "weight"),
+        *("p_data", "p_model", "option", "option_mass", "option_text", "distance", "score"),
+        *("model", "run", "seed", "attribute", "combination", "variance", "effect"),
+    )
 )
 
 
