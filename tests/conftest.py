@@ -61,6 +61,7 @@ QUESTIONS = pd.DataFrame(
         "text": ["Can most people be trusted?", "How important is God in your life?"],
         # Eleven options: 1 and 10 are prefixes of one another where digits are split.
         "option_labels": [("Yes", "No", "It depends"), tuple(f"{n} of 10" for n in range(11))],
+        "option_codes": [(1, 2, 3), tuple(range(11))],
     }
 )
 

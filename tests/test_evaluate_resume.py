@@ -94,14 +94,14 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
     whole, tiny_checkpoint, tmp_path, capsys
 ):
     config = small_config(tiny_checkpoint, audit=True)
-    for after in (5, 15):  # in the midst of the second way to ask, and when all is answered
+    for after in (5, 23):  # in the midst of the second way to ask, and when all is answered
         last = stop(config, tmp_path, after)
-        here = f"after batch {after + 1} of 16"
+        here = f"after batch {after + 1} of 24"
         assert last == f"stopped {here}; run the same command again to go on"
         assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     capsys.readouterr()
     evaluate.main(config, tmp_path)
-    assert "evaluate: batch 16 of 16" in capsys.readouterr().err.splitlines()
+    assert "evaluate: batch 16 of 24" in capsys.readouterr().err.splitlines()
     assert outcome(tmp_path) == outcome(whole)
     assert (tmp_path / "audit.csv").read_bytes() == (whole / "audit.csv").read_bytes()
     assert not (tmp_path / FILE).exists()
