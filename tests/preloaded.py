@@ -5,5 +5,5 @@ import sys
 # ace_jax does without torch. transformers imports it where it is installed, as for the tests.
 sys.modules["torch"] = None
 
-import ace_jax.evaluate
-import ace_jax.train  # noqa: F401
+import ace_jax.evaluate  # noqa: E402
+import ace_jax.train  # noqa: E402, F401

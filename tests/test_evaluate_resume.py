@@ -101,7 +101,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
         assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     capsys.readouterr()
     evaluate.main(config, tmp_path)
-    assert "evaluate: batch 16 of 24" in capsys.readouterr().err.splitlines()
+    assert "evaluate: batch 24 of 24" in capsys.readouterr().err.splitlines()
     assert outcome(tmp_path) == outcome(whole)
     assert (tmp_path / "audit.csv").read_bytes() == (whole / "audit.csv").read_bytes()
     assert not (tmp_path / FILE).exists()
@@ -149,7 +149,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     again = launch(lines[two], 2)
     said, quiet = ended(again)
     assert statuses(again) == [0, 0], said
-    assert "8 cpu device(s) of 2 process(es)" in said
+    assert "4 cpu device(s) of 2 process(es)" in said
     assert f"evaluate: batch {done} of 40" in said
     assert "survey" not in quiet and "evaluate" not in quiet
     said = ended(alone)
