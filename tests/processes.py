@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 
+from forked import Forked
 from test_train import ROOT, SMALL, command
 
 SETTINGS = SMALL | {
@@ -22,19 +23,19 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(workdir, checkpoint, processes, devices=8, **changes):
+def start(workdir, checkpoint, processes, devices=4, begin=Forked, **changes):
     """Starts `train` with so many devices in all; returns its processes."""
     changed = {name.replace("__", "."): value for name, value in changes.items()}
     settings = SETTINGS | {"model.path": checkpoint} | changed
     line = command("train", "quickstart.py", workdir, *fields(settings))
-    return launch(line, processes, devices)
+    return launch(line, processes, devices, begin)
 
 
 def fields(settings):
     return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
-def launch(line, processes, devices=8):
+def launch(line, processes, devices=4, begin=Forked):
     """Starts a command line in so many processes, with so many devices in all."""
     joined, numbers = [], [[]]
     if processes > 1:
@@ -46,17 +47,20 @@ def launch(line, processes, devices=8):
             }
         )
         numbers = [fields({"distributed.process_id": number}) for number in range(processes)]
-    return [
-        subprocess.Popen(
-            [*line, *joined, *number],
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices // processes)},
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,  # gloo tells there who has joined
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in numbers
-    ]
+    each = devices // processes
+    return [begin([*line, *joined, *number], each, ROOT) for number in numbers]
+
+
+def python(line, devices, cwd):
+    """Starts a command line as a user does."""
+    return subprocess.Popen(
+        line,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,  # gloo tells there who has joined
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(processes):

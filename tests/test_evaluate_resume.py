@@ -149,7 +149,7 @@ def test_several_processes_do_what_one_does_and_stop_at_one_batch(
     again = launch(lines[two], 2)
     said, quiet = ended(again)
     assert statuses(again) == [0, 0], said
-    assert "8 cpu device(s) of 2 process(es)" in said
+    assert "4 cpu device(s) of 2 process(es)" in said
     assert f"evaluate: batch {done} of 44" in said
     assert "survey" not in quiet and "evaluate" not in quiet
     said = ended(alone)

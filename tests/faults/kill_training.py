@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -29,7 +29,7 @@ from subprocess import Popen
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers
 
 from faults.seed_files import save_model
-from processes import start, statuses
+from processes import python, start, statuses
 from test_checkpoints import outcome
 
 from ace_jax.convert import saved_steps
@@ -119,18 +119,24 @@ class Campaign:
       directory: of the runs and what they share.
       checkpoint: the model.
       steps: of a run.
+      devices: of both processes.
+      settings: of the config.
+      begin: starts a process.
       seconds: what the last whole run took.
     """
 
     directory: Path
     checkpoint: Path
     steps: int = 40
+    devices: int = 2
+    settings: Mapping[str, object] = field(default_factory=lambda: SETTINGS)
+    begin: Callable[..., Popen] = python
     seconds: float = math.nan
 
     def start(self, name: str) -> list[Popen]:
         run = self.directory / name
-        changes = SETTINGS | {"max_steps": self.steps}
-        return start(run, self.checkpoint, 2, devices=2, **changes)
+        changes = {**self.settings, "max_steps": self.steps}
+        return start(run, self.checkpoint, 2, self.devices, self.begin, **changes)
 
     def undisturbed(self, name: str) -> None:
         """Lets a run be done."""
