@@ -275,7 +275,7 @@ class LanguageModel:
           levels: of the attribute; None: those of the adapter's survey.
 
         Returns:
-          The columns of `evaluation.answers.shifts_table`.
+          The columns of `evaluation.asked.shifts_table`.
 
         Raises:
           InputError: as `answer`, or no levels are known.

@@ -43,6 +43,12 @@ def test_every_public_name_is_there_and_documented():
         _ = ace_jax.Modell
 
 
+def test_the_reference_page_has_every_public_name():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^::: ace_jax\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(ace_jax.__all__)
+
+
 def test_readme_uses_names_that_exist():
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     compile(example, "README.md", "exec")
