@@ -17,7 +17,10 @@ from ace_jax.model.formats import peft
 from ace_jax.prompts.encode import Question, attributes_named, render
 from ace_jax.survey.personas import ATTRIBUTES
 
-SHIFTS = ["country", "question_id", "attribute", "from_level", "to_level", "option", "effect"]
+SHIFTS = [
+    *("model", "country", "question_id", "attribute", "from_level", "to_level", "option"),
+    *("effect", "effect_reversed", "cumulative_effect", "mean_effect"),
+]
 
 
 @dataclass(frozen=True)

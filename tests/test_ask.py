@@ -129,6 +129,9 @@ def test_effects_are_the_differences_of_answers(out):
     p = {gender: its["p"].to_numpy() for gender, its in chosen.groupby("gender")}
     moved = p[one.iloc[0]["to_level"]] - p[one.iloc[0]["from_level"]]
     np.testing.assert_allclose(one["effect"], moved, atol=1e-12)
+    turned = {gender: its["p_reversed"].to_numpy() for gender, its in chosen.groupby("gender")}
+    of_reversed = turned[one.iloc[0]["to_level"]] - turned[one.iloc[0]["from_level"]]
+    np.testing.assert_allclose(one["effect_reversed"], of_reversed, atol=1e-12)
     np.testing.assert_allclose(one["cumulative_effect"], moved.cumsum(), atol=1e-12)
     np.testing.assert_allclose(one["mean_effect"], moved @ [1, 2, 3], atol=1e-12)
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from ace_jax.evaluation.answers import Answers, mean_of
 
+EFFECTS = {"p": "effect", "p_reversed": "effect_reversed"}
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -58,8 +60,9 @@ def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -
 
     Returns:
       Columns that say who answers what, without the attribute; attribute, from_level, to_level,
-      option, effect (p at to_level less p at from_level), cumulative_effect (its sum up to the
-      option) and mean_effect (shift of the mean option, counted from 1).
+      option, effect (p at to_level less p at from_level), effect_reversed (that of p_reversed, if
+      it is there: a sign of its own tells that the order of options decides), cumulative_effect
+      (the effects' sum up to the option) and mean_effect (shift of the mean option, from 1).
     """
     measured = ("option", "p", "option_mass", "p_reversed", "p_low", "p_high")
     who = [name for name in answers if name not in (attribute, *measured)]
@@ -70,8 +73,10 @@ def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -
             rows[rows[attribute] == level].drop_duplicates([*who, "place"])
             for level in (before, after)
         )
-        both = one.merge(two[[*who, "place", "p"]], on=[*who, "place"], suffixes=("", "_after"))
-        both["effect"] = both["p_after"] - both["p"]
+        shares = [name for name in EFFECTS if name in rows]
+        both = one.merge(two[[*who, "place", *shares]], on=[*who, "place"], suffixes=("", "_after"))
+        for share in shares:
+            both[EFFECTS[share]] = both[f"{share}_after"] - both[share]
         tables.append(both.assign(attribute=attribute, from_level=before, to_level=after))
     table = pd.concat(tables, ignore_index=True)
     group = [*who, "attribute", "from_level", "to_level"]
@@ -79,4 +84,5 @@ def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -
     table["cumulative_effect"] = by["effect"].cumsum()
     moved = table.assign(moved=table["effect"] * table["place"])
     table["mean_effect"] = moved.groupby(group, dropna=False, sort=False)["moved"].transform("sum")
-    return table[[*group, "option", "effect", "cumulative_effect", "mean_effect"]]
+    extra = [name for name in ("effect_reversed",) if name in table]
+    return table[[*group, "option", "effect", *extra, "cumulative_effect", "mean_effect"]]
