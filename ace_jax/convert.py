@@ -3,6 +3,7 @@
     python -m ace_jax.convert export-adapter --run RUN --scores OUT --output ADAPTER
     python -m ace_jax.convert merge --model MODEL --adapter ADAPTER --output CHECKPOINT
     python -m ace_jax.convert import-adapter --adapter PEFT --model MODEL --output ADAPTER
+    python -m ace_jax.convert export-gguf --adapter ADAPTER --output FILE.gguf
     python -m ace_jax.convert inspect PATH
 
 MODEL is what `model.path` takes: a Hugging Face directory, a hub id, a .gguf file or a built-in
@@ -22,10 +23,11 @@ from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
-from ace_jax.files import check_free, whole_directory
+from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import Scores, adapter_card, checkpoint_card
+from ace_jax.model.formats.gguf_adapter import write_gguf_adapter
 from ace_jax.model.formats.hf import SafetensorsSource, fingerprint, own_tensors
 from ace_jax.model.formats.hub import describe, open_checkpoint
 from ace_jax.model.formats.merge import DTYPES, LowRank, write_description, write_weights
@@ -112,6 +114,17 @@ def import_adapter(args: argparse.Namespace) -> None:
     card = adapter_card(base, config, facts={})
     peft.write_adapter(args.output, factors, config, base, card, record)
     log(f"adapter: {args.output} (of {base.name})")
+
+
+def export_gguf(args: argparse.Namespace) -> None:
+    """Writes an adapter as llama.cpp takes it beside a GGUF file of its base model."""
+    checkpoint = open_checkpoint(args.model or peft.base_of(args.adapter).name)
+    config = peft.read_lora_config(args.adapter)
+    model = abstract_model(checkpoint.config, config, FLOAT32)
+    factors = peft.read_factors(args.adapter, model.lora, fingerprint(checkpoint.source))
+    with whole_file(args.output) as file:
+        write_gguf_adapter(file, factors, config, checkpoint.config)
+    log(f"adapter: {args.output} (of {checkpoint.name}), {len(factors)} tensors")
 
 
 def print_facts(args: argparse.Namespace) -> None:
@@ -227,6 +240,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     for writing in (export, merging, importing):
         writing.add_argument("--output", required=True, type=_unused, help="directory to write")
+
+    gguf = commands.add_parser("export-gguf", help="write an adapter for llama.cpp")
+    gguf.set_defaults(command=export_gguf)
+    gguf.add_argument("--output", required=True, type=Path, metavar="FILE", help="to write")
+    gguf.add_argument("--adapter", required=True, type=Path, metavar="PEFT")
+    gguf.add_argument("--model", help="its base model (default: the one it names)")
 
     inspecting = commands.add_parser("inspect", help="describe a checkpoint, an adapter or a run")
     inspecting.set_defaults(command=print_facts)
