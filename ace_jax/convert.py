@@ -3,10 +3,13 @@
     python -m ace_jax.convert export-adapter --run RUN --scores OUT --output ADAPTER
     python -m ace_jax.convert merge --model MODEL --adapter ADAPTER --output CHECKPOINT
     python -m ace_jax.convert import-adapter --adapter PEFT --model MODEL --output ADAPTER
+    python -m ace_jax.convert verify-adapter --adapter ADAPTER
+    python -m ace_jax.convert export-gguf --adapter ADAPTER --output FILE.gguf
     python -m ace_jax.convert inspect PATH
 
 MODEL is what `model.path` takes: a Hugging Face directory, a hub id, a .gguf file or a built-in
 name. The output is written completely or not at all. An output that holds files is refused.
+docs/serving.md says how to serve an adapter elsewhere.
 """
 
 import argparse
@@ -22,10 +25,11 @@ from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
-from ace_jax.files import check_free, whole_directory
+from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import Scores, adapter_card, checkpoint_card
+from ace_jax.model.formats.gguf_adapter import write_gguf_adapter
 from ace_jax.model.formats.hf import SafetensorsSource, fingerprint, own_tensors
 from ace_jax.model.formats.hub import describe, open_checkpoint
 from ace_jax.model.formats.merge import DTYPES, LowRank, write_description, write_weights
@@ -37,6 +41,7 @@ from ace_jax.runtime.progress import log
 from ace_jax.training.checkpoints import read_state
 from ace_jax.training.run import write_adapter
 from ace_jax.training.step import abstract_state, make_optimizer
+from ace_jax.verification import TOLERANCE, check_same, verify
 
 FLOAT32 = base_dtype("float32")
 
@@ -112,6 +117,25 @@ def import_adapter(args: argparse.Namespace) -> None:
     card = adapter_card(base, config, facts={})
     peft.write_adapter(args.output, factors, config, base, card, record)
     log(f"adapter: {args.output} (of {base.name})")
+
+
+def verify_adapter(args: argparse.Namespace) -> None:
+    """Prints how far transformers and peft are from our answers; refuses more than TOLERANCE."""
+    table = verify(args.adapter, args.model, args.prompts)
+    print(table.to_string(index=False, float_format="{:.1e}".format))
+    check_same(table)
+    log(f"transformers and peft give the same answers, to {TOLERANCE:g}")
+
+
+def export_gguf(args: argparse.Namespace) -> None:
+    """Writes an adapter as llama.cpp takes it beside a GGUF file of its base model."""
+    checkpoint = open_checkpoint(args.model or peft.base_of(args.adapter).name)
+    config = peft.read_lora_config(args.adapter)
+    model = abstract_model(checkpoint.config, config, FLOAT32)
+    factors = peft.read_factors(args.adapter, model.lora, fingerprint(checkpoint.source))
+    with whole_file(args.output) as file:
+        write_gguf_adapter(file, factors, config, checkpoint.config)
+    log(f"adapter: {args.output} (of {checkpoint.name}), {len(factors)} tensors")
 
 
 def print_facts(args: argparse.Namespace) -> None:
@@ -227,6 +251,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     for writing in (export, merging, importing):
         writing.add_argument("--output", required=True, type=_unused, help="directory to write")
+
+    verifying = commands.add_parser("verify-adapter", help="compare with transformers and peft")
+    verifying.set_defaults(command=verify_adapter)
+    verifying.add_argument("--prompts", type=int, default=10, help="how many (default: 10)")
+
+    gguf = commands.add_parser("export-gguf", help="write an adapter for llama.cpp")
+    gguf.set_defaults(command=export_gguf)
+    gguf.add_argument("--output", required=True, type=Path, metavar="FILE", help="to write")
+
+    for reading in (verifying, gguf):
+        reading.add_argument("--adapter", required=True, type=Path, metavar="PEFT")
+        reading.add_argument("--model", help="its base model (default: the one it names)")
 
     inspecting = commands.add_parser("inspect", help="describe a checkpoint, an adapter or a run")
     inspecting.set_defaults(command=print_facts)

@@ -82,3 +82,22 @@ def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]
         raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(output: Path) -> Iterator[Path]:
+    """Gives a file to write, which becomes `output` once the block ends without an error.
+
+    Raises `InputError` where there is an output already, or it cannot be written.
+    """
+    if output.exists():
+        raise InputError(f"{output} exists; choose another file")
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.rename(output)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)

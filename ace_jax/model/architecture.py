@@ -41,6 +41,7 @@ class Family:
     qk_norm: bool = False  # whether queries and keys are normalised before they are rotated
     window_flag: str | None = None  # turns `sliding_window` on; None if the number alone does
     head_dim: int | None = None  # if config.json has no number; None means hidden_size / heads
+    llama_cpp: str = "llama"  # what llama.cpp calls it
 
 
 FAMILIES = {
@@ -49,13 +50,16 @@ FAMILIES = {
     ),
     "MistralForCausalLM": Family(),
     "Qwen2ForCausalLM": Family(
-        biases=("q_proj", "k_proj", "v_proj"), window_flag="use_sliding_window"
+        biases=("q_proj", "k_proj", "v_proj"),
+        window_flag="use_sliding_window",
+        llama_cpp="qwen2",
     ),
     "Qwen3ForCausalLM": Family(
         optional_biases={"attention_bias": ATTENTION_TARGETS},
         qk_norm=True,
         window_flag="use_sliding_window",
         head_dim=128,
+        llama_cpp="qwen3",
     ),
 }
 
@@ -129,6 +133,7 @@ class LlamaConfig:
     biases: tuple[str, ...] = ()  # projections with a bias
     qk_norm: bool = False
     window: int | None = None  # of some layer, in tokens; longer prompts are refused
+    llama_cpp: str = "llama"  # what llama.cpp calls the family
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: str = "config.json") -> "LlamaConfig":
@@ -186,6 +191,7 @@ class LlamaConfig:
             biases=(*family.biases, *biases),
             qk_norm=family.qk_norm,
             window=config.get("sliding_window") if windowed else None,
+            llama_cpp=family.llama_cpp,
         )
 
 

@@ -128,7 +128,7 @@ class GGUFSource(TensorSource):
         """Returns a slice of a dequantised tensor in float32."""
         tensor = self.stored[name].place
         rows = np.arange(self.shape(name)[0])
-        if self._is_interleaved(name):
+        if is_interleaved(name, self.config):
             rows = rows.reshape(-1, self.config.head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
         # Mapped for each read: the pages of a mapped file count as this process's memory.
         packed = np.memmap(
@@ -137,7 +137,7 @@ class GGUFSource(TensorSource):
         return dequantize(packed[rows[index[0]]], tensor.tensor_type)[:, *index[1:]]
 
     def _hf_config(self) -> dict[str, Any]:
-        kind = self._architecture = self._field("general.architecture")
+        kind = self._field("general.architecture")
         if kind not in ARCHITECTURES:
             raise InputError(f"architecture {kind!r:.40} is not supported")
         if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
@@ -177,12 +177,10 @@ class GGUFSource(TensorSource):
                 raise InputError(
                     f"tensors of type {kind.name} are not supported; take another quantisation"
                 ) from None
-        for name in filter(self._is_interleaved, self.stored):
-            if (rows := self.shape(name)[0]) % channels:
+        for name in self.stored:
+            rows = self.shape(name)[0]
+            if is_interleaved(name, self.config) and rows % channels:
                 raise InputError(f"{name} has {rows} rows, not {channels} for each head")
-
-    def _is_interleaved(self, name: str) -> bool:
-        return self._architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight"))
 
     def _field(self, name: str) -> Any:
         if name not in self._fields:
@@ -269,6 +267,11 @@ class GGUFSource(TensorSource):
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
         return tokenizer
+
+
+def is_interleaved(name: str, config: LlamaConfig) -> bool:
+    """Returns whether llama.cpp has a tensor's rows in an order of its own, for its RoPE."""
+    return config.llama_cpp == "llama" and name.endswith(("q_proj.weight", "k_proj.weight"))
 
 
 def _hf_name(name: str) -> str:

@@ -1,0 +1,178 @@
+"""Whether transformers and peft give the answers with an adapter that this program gives.
+
+They get what a server gets: the text of a prompt and the labels of its options. They cut it into
+tokens themselves, with the tokenizer beside the base model, and compute in float32 on the CPU.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ace_jax.errors import InputError, check_positive
+from ace_jax.language_model import LanguageModel
+from ace_jax.model.architecture import base_dtype
+from ace_jax.model.formats.hf import own_tensors
+from ace_jax.model.formats.hub import Checkpoint
+from ace_jax.model.formats.merge import write_description, write_weights
+from ace_jax.model.llama import abstract_model
+from ace_jax.prompts.encode import PromptText, render_cells
+from ace_jax.runtime.progress import log
+from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.readers.sources import load_survey
+
+TOLERANCE = 1e-4  # of an option's probability, in float32
+USUAL = "gss2018"
+
+Probabilities = list[Float[np.ndarray, "options"]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as this program writes it, as a server is sent it, and a name for tables."""
+
+    name: str
+    text: PromptText
+    sent: str
+
+
+def survey_of(model: LanguageModel) -> Dataset:
+    """Returns the survey that an adapter was trained on if it is at hand, else the built-in one."""
+    record = model.experiment
+    if record is None:
+        log(f"the adapter records no survey; its prompts are those of {USUAL}")
+        return load_survey(USUAL)
+    try:
+        survey = load_survey(record.survey.path)
+        why = "" if survey.digest == record.survey.digest else "has other content now"
+    except InputError as error:
+        why = f"is not at hand ({error})"
+    if not why:
+        return survey
+    log(f"the adapter's survey {record.survey.path} {why}; its prompts are those of {USUAL}")
+    return load_survey(USUAL)
+
+
+def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Asked]:
+    """Returns prompts of cells from all over a survey, in the adapter's own style.
+
+    A style that lists options in both orders has one prompt in each order by turns.
+    """
+    check_positive("--prompts", count)
+    rows = np.linspace(0, len(survey.cells) - 1, min(count, len(survey.cells))).astype(int)
+    names = ["question_id", "country", *(attribute.name for attribute in survey.attributes)]
+    listings = model.style.listings
+    asked = []
+    for turn, row in enumerate(rows):
+        cell, last_first = survey.cells.iloc[[row]], listings[turn % len(listings)]
+        (text,) = render_cells(cell, survey, model.style, last_first)
+        known = [each for each in cell[names].iloc[0] if isinstance(each, str)]
+        order = ["last option first"] if last_first else []
+        asked.append(Asked(", ".join(known + order), text, model.sent([text])[0]))
+    return asked
+
+
+def answers_with_peft(
+    checkpoint: Checkpoint, adapter: Path, asked: Sequence[Asked], chat: bool
+) -> Probabilities:
+    """Returns the probability of each option (Eq. 3) by transformers and peft.
+
+    Raises `InputError` where torch or peft is not installed, or a GGUF base cannot be written as a
+    Hugging Face directory.
+    """
+    try:
+        import torch
+        from peft import PeftModel
+    except ImportError as error:
+        raise InputError(f"torch and peft are needed ({error}): pip install torch peft") from None
+    with _directory_of(checkpoint) as base:
+        # use_safetensors: nothing is unpickled.
+        bare = AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+    tuned = PeftModel.from_pretrained(bare, str(adapter)).float().eval()
+
+    def tokens(text: str) -> list[int]:
+        # A chat template writes its own special tokens.
+        return list(tokenizer(text, add_special_tokens=not chat)["input_ids"])
+
+    @lru_cache(maxsize=1)  # labels of one token all follow the same tokens
+    def log_probabilities(before: tuple[int, ...]) -> Any:
+        with torch.inference_mode():
+            return tuned(torch.tensor([before])).logits[0].double().log_softmax(-1)
+
+    def log_likelihood(text: str, label: str) -> float:
+        start, whole = len(tokens(text)), tokens(text + label)
+        following = log_probabilities(tuple(whole[:-1]))[start - 1 :]
+        return sum(float(each[token]) for each, token in zip(following, whole[start:], strict=True))
+
+    answers = []
+    for each in tqdm(asked, unit="prompt", desc="transformers"):
+        likelihoods = np.array([log_likelihood(each.sent, label) for label in each.text.labels])
+        shares = np.exp(likelihoods - likelihoods.max())
+        answers.append(shares / shares.sum())
+    return answers
+
+
+def verify(adapter: Path, base: str | None = None, count: int = 10) -> pd.DataFrame:
+    """Compares the answers to `count` prompts.
+
+    Args:
+      adapter: PEFT directory.
+      base: what `model.path` takes; None: the adapter's base model.
+      count: how many prompts.
+
+    Returns:
+      A row a prompt: prompt (question, country and levels) and difference, the largest of any
+      option's probability.
+
+    Raises:
+      InputError: files that are missing, damaged or do not belong together, or torch and peft are
+        not installed.
+    """
+    model = LanguageModel.from_pretrained(adapter, base=base, dtype="float32", quantization="none")
+    if model.adapter is None:
+        raise InputError(f"--adapter {adapter}: is not a PEFT adapter")
+    _ = model.lora  # refused at once where it belongs to another base
+    asked = prompts_of(model, survey_of(model), count)
+    log(f"{model}; {len(asked)} prompts")
+    theirs = answers_with_peft(model.checkpoint, adapter, asked, model.style.chat)
+    with jax.default_matmul_precision("highest"):  # a GPU rounds float32 otherwise
+        ours = model.ask({"": [each.text for each in asked]})[""].p
+    differences = [np.abs(one - other).max() for one, other in zip(ours, theirs, strict=True)]
+    return pd.DataFrame({"prompt": [each.name for each in asked], "difference": differences})
+
+
+def check_same(table: pd.DataFrame) -> None:
+    """Raises `InputError` naming the largest difference in a table of `verify` beyond TOLERANCE."""
+    worst = table.iloc[int(table["difference"].fillna(np.inf).argmax())]
+    if not worst["difference"] <= TOLERANCE:
+        raise InputError(
+            f"transformers and peft answer otherwise: the answer to {worst['prompt']} differs by "
+            f"{worst['difference']:.2g}, more than {TOLERANCE:g}"
+        )
+
+
+@contextmanager
+def _directory_of(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Gives a model's Hugging Face directory; a GGUF file is dequantised into one for the while."""
+    if checkpoint.directory is not None:
+        yield checkpoint.directory
+        return
+    with tempfile.TemporaryDirectory() as name:
+        base = abstract_model(checkpoint.config, None, base_dtype("float32")).base
+        names = own_tensors(base, checkpoint.source)
+        write_description(Path(name), checkpoint, None)
+        write_weights(Path(name), checkpoint.source, names, None, None, "5GB")
+        yield Path(name)
