@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from test_train import quick_commands, small_config
 
-from ace_jax import ask, train
+from ace_jax import ask, evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.asked import Asked, answers_table, shifts_table
 from ace_jax.language_model import LanguageModel
 from ace_jax.prompts.encode import Question
+from ace_jax.recipe import load_config
 from ace_jax.survey.dataset import read_dataset
 
 PETS = Question("Do you like cats?", ("Yes", "It depends", "No"), id="cats")
@@ -100,6 +101,17 @@ def test_a_survey_question_is_answered_as_evaluate_answers_it(tuned):
     ]
     found = tuned.answer([question], people)["p"].to_numpy()
     np.testing.assert_allclose(found, np.concatenate(list(cells["p_model"])), atol=1e-6)
+
+
+def test_evaluate_takes_the_order_from_the_record(adapter, tuned, tmp_path):
+    config = load_config("evaluate:record")
+    config.adapter.path = str(adapter)
+    evaluate.main(config, tmp_path / "out")
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["prompt"]["option_order"] == "both"
+    written = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    scored = tuned.score(read_dataset("gss2018"))
+    np.testing.assert_allclose(written["score"], scored["score"], atol=1e-6)
 
 
 def test_a_countrys_answer_is_the_weighted_mean(out):

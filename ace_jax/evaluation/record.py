@@ -165,11 +165,11 @@ def requested_model(config: ConfigDict, record: Experiment | None) -> dict[str, 
     else:
         template = PromptTemplate.load(given(config, "prompt.template", None))
     style = given(config, "prompt.option_style", asked and asked.option_style)
+    order = given(config, "prompt.option_order", asked and asked.option_order)
+    chat = given(config, "prompt.chat", asked.chat if asked else None)
     return {
         "base": given(config, "model.path", record and record.model.name),
-        "prompt": PromptStyle(
-            template, style, given(config, "prompt.chat", asked.chat if asked else None)
-        ),
+        "prompt": PromptStyle(template, style, chat, order),
         "dtype": config.model.dtype,
         "quantization": config.model.quantization,
     }
