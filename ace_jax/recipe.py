@@ -12,13 +12,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import InputError, check_known, check_positive
 from ace_jax.losses import Anchor
 from ace_jax.model.lora import LoRAConfig
 
 PACKAGE = Path(__file__).parent
 PAIR_WEIGHTS = ("none", "precision")
 UNITS = ("pair", "context")
+SCHEDULES = ("constant", "cosine", "linear")
 
 # Trie nodes a row: multiples of 32, from 256 on each at most an eighth longer than the one before.
 ROW_LENGTHS = (
@@ -81,6 +82,8 @@ class Optimizer:
     """AdamW; fields as in `config.optimizer`."""
 
     learning_rate: float
+    schedule: str = "constant"
+    warmup: int = 0
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.999
@@ -91,6 +94,19 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         check_positive("optimizer.accumulation", self.accumulation)
+        check_known(self.schedule, SCHEDULES, "optimizer.schedule")
+        if self.warmup < 0:
+            raise InputError(f"optimizer.warmup: {self.warmup} is below 0")
+        if self.is_scheduled and self.reset_between_stages:
+            raise InputError(
+                "optimizer.reset_between_stages: would start the schedule anew in each stage; use "
+                "optimizer.schedule=constant with optimizer.warmup=0, or leave it out"
+            )
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the learning rate changes."""
+        return self.schedule != "constant" or self.warmup > 0
 
 
 @dataclass(frozen=True)

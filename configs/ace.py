@@ -54,6 +54,8 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-5
+    config.optimizer.schedule = "constant"  # or "cosine", "linear": 0 at the last step
+    config.optimizer.warmup = 0  # updates over which the rate rises
     config.optimizer.weight_decay = 0.01
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.999

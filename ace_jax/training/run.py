@@ -181,7 +181,7 @@ def train(
     else:
         lora = initial_lora(architecture, recipe.lora, mesh, key)
     on_first(lambda: claim.take(experiment))
-    optimizer = make_optimizer(recipe.optimizer)
+    optimizer = make_optimizer(recipe.optimizer, last_step)
     shardings = state_shardings(lora, optimizer, mesh)
     state = initial_state(lora, optimizer, key, mesh)
     anchor = recipe.objective.anchor
@@ -191,7 +191,7 @@ def train(
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
     dropout, pairs = recipe.lora.dropout, train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
-    end = make_stage_end(recipe.optimizer, shardings)
+    end = make_stage_end(recipe.optimizer, shardings, last_step)
     loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 from optax import GradientTransformation
 
-from ace_jax.errors import check_positive
+from ace_jax.errors import InputError, check_positive
 from ace_jax.likelihood import option_log_likelihoods, option_log_probabilities, option_mass
 from ace_jax.losses import Anchor, effect_loss
 from ace_jax.model.architecture import LlamaConfig
@@ -93,19 +93,41 @@ def initial_lora(
     return jax.jit(draw, out_shardings=shardings)(key)
 
 
-def make_optimizer(settings: Optimizer) -> GradientTransformation:
+def make_optimizer(settings: Optimizer, steps: int = 1) -> GradientTransformation:
     """AdamW with optional clipping of the gradient's global norm.
 
-    With `accumulation` k, the mean gradient of k steps makes one update.
+    With `accumulation` k, the mean gradient of k steps makes one update. `steps` are those of the
+    whole run, at whose end a cosine or linear learning rate is 0.
     """
-    rule = _update_rule(settings)
+    rule = _update_rule(settings, steps)
     if settings.accumulation == 1:
         return rule
     return optax.MultiSteps(rule, settings.accumulation).gradient_transformation()
 
 
-def _update_rule(settings: Optimizer) -> GradientTransformation:
-    rate, decay, clip = settings.learning_rate, settings.weight_decay, settings.grad_clip
+def learning_rate(settings: Optimizer, steps: int) -> float | optax.Schedule:
+    """Returns the rate, or the rate by update: a linear rise over `warmup` updates, then the rest.
+
+    Raises `InputError` if the warm-up leaves nothing of the run.
+    """
+    peak, warmup = settings.learning_rate, settings.warmup
+    if not settings.is_scheduled:
+        return peak
+    left = -(-steps // settings.accumulation) - warmup
+    if left < 1 < steps:
+        raise InputError(f"optimizer.warmup: {warmup} updates are all of the run; use fewer")
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, max(left, 1)),
+        "linear": optax.linear_schedule(peak, 0.0, max(left, 1)),
+    }[settings.schedule]
+    # The first update of a warm-up already learns.
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after
+
+
+def _update_rule(settings: Optimizer, steps: int) -> GradientTransformation:
+    rate, decay, clip = learning_rate(settings, steps), settings.weight_decay, settings.grad_clip
     adamw = optax.adamw(rate, settings.b1, settings.b2, settings.eps, weight_decay=decay)
     return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adamw)
 
@@ -207,14 +229,14 @@ def make_train_step(
     return step
 
 
-def make_stage_end(settings: Optimizer, shardings: TrainState) -> StageEnd:
+def make_stage_end(settings: Optimizer, shardings: TrainState, steps: int = 1) -> StageEnd:
     """Returns what happens to a state after a stage's last step.
 
     Gradients that wait for an update (`accumulation`) make a smaller one now: none may reach into
     the next stage, whose losses are others. With `reset_between_stages`, the next stage starts with
     fresh moments. The second argument of what is returned says whether there is a next stage.
     """
-    rule, optimizer = _update_rule(settings), make_optimizer(settings)
+    rule, optimizer = _update_rule(settings, steps), make_optimizer(settings, steps)
 
     def flushed(state: TrainState) -> TrainState:
         waiting = state.optimizer
