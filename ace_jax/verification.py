@@ -100,7 +100,9 @@ def answers_with_peft(
         bare = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            base, local_files_only=True, trust_remote_code=False
+        )
     tuned = PeftModel.from_pretrained(bare, str(adapter)).float().eval()
 
     def tokens(text: str) -> list[int]:

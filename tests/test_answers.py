@@ -118,6 +118,7 @@ def test_a_reference_writes_what_a_model_writes(name, tmp_path):
     evaluate.main(config_for(name), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "answers.csv",
+        "national.csv",
         "predictions.parquet",
         "questions.parquet",
         "scores.csv",

@@ -59,7 +59,10 @@ def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
         ({"data.holdout": "country:USA"}, r"data\.holdout country:USA leaves none of \d+ pairs"),
         ({"data.holdout": "question:0.9"}, r"data\.holdout question:0\.9 holds out all 3"),
         ({"prompt.template": "nowhere"}, r"prompt\.template: 'nowhere' is neither a file nor"),
-        ({"prompt.option_style": "roman"}, r"prompt\.option_style: 'roman' is not one of number"),
+        (
+            {"prompt.option_style": "roman"},
+            r"prompt\.option_style: 'roman' is not known; did you mean",
+        ),
         ({"prompt.chat": True}, r"prompt\.chat: .* no chat template"),
         ({"lora.targets": ("q_proj", "wq")}, r"lora\.targets: 'wq'; choose from q_proj, k_proj"),
         ({"lora.targets": ()}, r"lora\.targets: empty; choose from"),
