@@ -6,8 +6,8 @@
     lm_eval --include_path benchmarks/harness --tasks ace_survey --model hf \
         --model_args pretrained=runs/harness/base,peft=runs/quickstart/train/adapter,dtype=float32
 
-The harness then gives the mean score that `evaluate` gives of the same cells: both said 81.0646 of the
-quickstart's adapter at G = 1 (2026-11-28, lm_eval on a CPU, float32).
+The harness then gives the mean score that `evaluate` gives of the same cells: both said 81.0646 of
+the quickstart's adapter at G = 1 (2026-11-28, lm_eval on a CPU, float32).
 """
 
 import argparse
