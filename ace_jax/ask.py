@@ -11,7 +11,6 @@ and with --poststratify national.csv and weights.csv. docs/asking.md describes t
 """
 
 import argparse
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -23,13 +22,13 @@ from ace_jax.asking import Inquiry, ask_models, open_models
 from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.evaluation.poststratify import national_answers, persona_weights, read_margins
-from ace_jax.files import check_free, whole_directory
+from ace_jax.files import check_free, whole_directory, write_json
 from ace_jax.prompts.encode import Question
 from ace_jax.prompts.questions import read_personas, read_questions
 from ace_jax.report.asked import draw_answers, shown
 from ace_jax.runtime.progress import log
 
-FILE = "answers.csv"
+FILE, MARK = "answers.csv", "ask.json"  # MARK says that a directory is ask's own
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.output is None:
         raise InputError("--output: name a directory for the answers")
-    check_free(args.output, replaced=FILE)
+    check_free(args.output, replaced=MARK)
     result = ask_models(models, inquiry)
     tables = dict(result.tables)
     if weights is not None:
@@ -55,12 +54,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "weights.csv": weights,
             "national.csv": national_answers(tables[FILE], weights),
         }
-    with whole_directory(args.output, replaced=FILE) as directory:
+    with whole_directory(args.output, replaced=MARK) as directory:
         for name, table in tables.items():
             table.to_csv(directory / name, index=False)
         draw_answers(tables[FILE], inquiry.questions, directory / "answers.png")
-        facts = {"version": __version__, **result.facts}
-        (directory / "ask.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_json(directory / MARK, {"version": __version__, **result.facts})
     print(shown(tables[FILE], inquiry.questions, shutil.get_terminal_size().columns))
     for warning in result.warnings:
         log(f"warning: {warning}")
@@ -71,6 +69,8 @@ def _questions(args: argparse.Namespace) -> list[Question]:
     if (args.questions is None) == (args.question is None):
         raise InputError("give either --question with --option, or --questions FILE")
     if args.questions is not None:
+        if args.option:
+            raise InputError("--option: belongs to --question; --questions FILE has its own")
         return read_questions(args.questions)
     return [Question(args.question, tuple(args.option))]
 
@@ -102,7 +102,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     persona = "such as gender=Female,education='College Educated'; may be given several times"
     add("--persona", type=_persona, action="append", default=[], metavar="A=L,...", help=persona)
     add("--personas", type=Path, metavar="CSV", help="a column an attribute; country if wanted")
-    add("--all-personas", action="store_true", help="every combination of all attributes' levels")
+    add(
+        "--all-personas",
+        action="store_true",
+        help="every combination of all levels (a base model: the paper's)",
+    )
     margins = "counts or shares by country and attributes: gives a country's answer"
     add("--poststratify", type=Path, metavar="CSV", help=margins)
     add("--show-prompt", action="store_true", help="print the exact text that is sent, and end")

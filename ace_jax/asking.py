@@ -111,21 +111,32 @@ def open_models(adapters: Sequence[Path], base: str | None, prompt: str | None) 
     """Opens the models of an inquiry.
 
     Raises `InputError` if there is none, an adapter is no adapter, or adapters of one inquiry are
-    asked in different ways.
+    differ in more than their seed, and for a prompt without a base model.
     """
     if not (adapters or base):
         raise InputError("give --adapter DIR, --model NAME, or both")
+    if prompt and not base:
+        raise InputError("--prompt: is of --model; an adapter is asked as it was trained")
     for path in adapters:
         peft.base_of(path)
     opened = tuple(LanguageModel.from_pretrained(path) for path in adapters)
     for path, model in zip(adapters[1:], opened[1:], strict=True):
-        if not Prompt.of(model.style).same_as(Prompt.of(opened[0].style)):
+        if other := _others(opened[0], model):
             raise InputError(
-                f"--adapter {path}: was trained with another prompt than {adapters[0]}; "
-                "adapters of one call are to differ in their seed only"
+                f"--adapter {path}: has another {other} than {adapters[0]}; adapters of one call "
+                "are to differ in their seed only"
             )
     style = prompt or (opened[0].style if opened else None)
     return Models(opened, LanguageModel.from_pretrained(base, prompt=style) if base else None)
+
+
+def _others(one: LanguageModel, other: LanguageModel) -> str:
+    """Returns what two adapters differ in, beside the seed and what it draws; empty: nothing."""
+    if one.experiment and other.experiment:
+        found = one.experiment.differences(other.experiment)
+        drawn = ("seed", "split.seed", "split.held_out", "survey.examples")
+        return ", ".join(name for name in found if not name.startswith(drawn))
+    return "" if one.record == other.record and one.style == other.style else "base or record"
 
 
 def ask_models(models: Models, inquiry: Inquiry) -> Result:
@@ -136,7 +147,7 @@ def ask_models(models: Models, inquiry: Inquiry) -> Result:
     """
     tables, facts = [], {}
     for name, several in models.named.items():
-        runs = [each.asked(inquiry.questions, inquiry.personas) for each in several]
+        runs = [each.answers_by_order(inquiry.questions, inquiry.personas) for each in several]
         table = answers_table(runs, several[0].style.listings)
         table.insert(0, "model", name)
         tables.append(table)
@@ -159,5 +170,7 @@ def ask_models(models: Models, inquiry: Inquiry) -> Result:
     warnings: tuple[str, ...] = ()
     if models.adapters:
         like = familiarity(models.adapters[0], inquiry.questions, inquiry.personas)
-        found["nearest.csv"], warnings = like.nearest, like.warnings
+        warnings = like.warnings
+        if len(like.nearest):
+            found["nearest.csv"] = like.nearest
     return Result(found, {"models": facts, "warnings": list(warnings)}, warnings)

@@ -8,9 +8,9 @@ What a flag or config contradicts is refused; `--allow-mismatch FIELD` (model, s
 split, prompt) lets it through and marks the output. The second form is for base models.
 
 WORKDIR gets predictions.parquet (a row a cell), answers.csv (a row a cell and option), scores.csv,
-scores.png, questions.parquet and run.json; audit.csv with --config.audit=True, which asks the same
-cells in other ways. With --config.reference=NAME (uniform, mean, no_effect) a reference answers.
-Run it again with the same WORKDIR to go on where it stopped.
+national.csv, scores.png, questions.parquet and run.json; audit.csv with --config.audit=True, which
+asks the same cells in other ways. With --config.reference=NAME (uniform, mean, no_effect) a
+reference answers. Run it again with the same WORKDIR to go on where it stopped.
 """
 
 import threading

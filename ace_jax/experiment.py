@@ -19,7 +19,8 @@ from ace_jax.model.formats import peft
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.recipe import Recipe
-from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.dataset import Dataset, select_questions
+from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
 
 FILE = "experiment.json"
@@ -77,6 +78,15 @@ class Survey:
             attributes={each.name: tuple(each.levels) for each in dataset.attributes},
             countries=tuple(sorted(map(str, dataset.cells["country"].unique()))),
         )
+
+    def reopened(self) -> Dataset | None:
+        """Returns the questions that were used, if the same survey still lies where it was."""
+        try:
+            survey = load_survey(self.path)
+        except InputError:
+            return None
+        same = survey.digest == self.digest
+        return select_questions(survey, self.questions) if same else None
 
     def described(self) -> str:
         """Returns name and digest, for a message."""

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import Answers, mean_of, predictions_table
 from ace_jax.evaluation.nearest import nearest_questions
+from ace_jax.evaluation.ways import coarsest
 from ace_jax.experiment import Experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.prompts.encode import Question, render_cells
-from ace_jax.survey.dataset import Dataset, select_questions
-from ace_jax.survey.readers.sources import load_survey
+from ace_jax.survey.dataset import Dataset
 
-NEAREST, CELLS = 3, 200  # questions shown a question; cells scored a held-out question
+NEAREST, CELLS = 3, 200  # questions shown a question; cells scored a held-out question, on average
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def familiarity(
     record = model.experiment
     if record is None:
         return Familiarity(pd.DataFrame(), ("what the model was trained on is not recorded",))
-    survey = _survey(record)
+    survey = record.survey.reopened()
     if survey is None:
         where = f"{record.survey.name}, read from {record.survey.path}"
         lost = f"the survey it was trained on ({where}) is not at hand: no like questions are shown"
@@ -61,17 +60,6 @@ def familiarity(
     score = nearest["nearest_id"].map(scores).astype(float)
     table = nearest.assign(seen=seen, survey_answer=said, score=score)
     return Familiarity(table, _unseen(personas, record, survey))
-
-
-def _survey(record: Experiment) -> Dataset | None:
-    """Returns the survey of a record, if the same one still lies where it was."""
-    try:
-        survey = load_survey(record.survey.path)
-    except InputError:
-        return None
-    if survey.digest != record.survey.digest:
-        return None
-    return select_questions(survey, record.survey.questions)
 
 
 def _unseen(
@@ -99,8 +87,7 @@ def _scores(model: LanguageModel, survey: Dataset, ids: Sequence[str]) -> dict[s
     if not ids:
         return {}
     of_ids = survey.cells[survey.cells["question_id"].isin(ids)]
-    coarsest = of_ids[of_ids["granularity"] == of_ids["granularity"].min()]
-    cells = coarsest.groupby("question_id").head(CELLS).reset_index(drop=True)
+    cells = of_ids.iloc[coarsest(of_ids, CELLS * len(ids))].reset_index(drop=True)
     orders = model.style.listings
     texts = {str(key): render_cells(cells, survey, model.style, key) for key in orders}
     answers: dict[str, Answers] = model.ask(texts)

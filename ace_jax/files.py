@@ -1,10 +1,11 @@
 """Files and directories, read with care and written whole."""
 
+import csv
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,34 @@ def read_object(file: Path, kind: str) -> dict[str, Any]:
 def write_json(file: Path, content: object) -> None:
     """Writes JSON that people can read, too."""
     file.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_rows(path: Path, needed: Sequence[str] = ()) -> dict[int, dict[str, str]]:
+    """Returns the rows of a CSV file by line number, without blanks around names and values.
+
+    Raises `InputError` for a file that is no CSV in UTF-8, lacks a `needed` column or has one
+    twice, and for a row that is longer or shorter than the header.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, [value.strip() for value in row]) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV ({reason(error)})") from None
+    if len(lines) < 2:
+        raise InputError(f"{path}: has no rows under a header")
+    (_, header), *rows = lines
+    if lacking := [name for name in needed if name not in header]:
+        raise InputError(f"{path}: has no column {lacking[0]!r}; it has {', '.join(header)}")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise InputError(f"{path}: has the column {twice[0]!r} twice; take one out")
+    for number, row in rows:
+        if len(row) != len(header):
+            raise InputError(
+                f"{path}: row {number}: has {len(row)} fields, the header {len(header)}; put "
+                "texts with a comma in quotes"
+            )
+    return {number: dict(zip(header, row, strict=True)) for number, row in rows}
 
 
 def reason(error: BaseException) -> str:

@@ -217,10 +217,10 @@ class LanguageModel:
         Raises:
           InputError: nothing to ask, or a country, attribute or level that is not known.
         """
-        asked = self.asked(questions, personas, self.style.listings)
+        asked = self.answers_by_order(questions, personas, self.style.listings)
         return asked.table(mean_of(list(asked.listings.values())))
 
-    def asked(
+    def answers_by_order(
         self,
         questions: Sequence[Question],
         personas: Sequence[Mapping[str, str]],

@@ -38,7 +38,7 @@ Probabilities = list[Float[np.ndarray, "options"]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Sample:
     """A prompt as this program writes it, as a server is sent it, and a name for tables."""
 
     name: str
@@ -48,22 +48,14 @@ class Asked:
 
 def survey_of(model: LanguageModel) -> Dataset:
     """Returns the survey that an adapter was trained on if it is at hand, else the built-in one."""
-    record = model.experiment
-    if record is None:
-        log(f"the adapter records no survey; its prompts are those of {USUAL}")
+    survey = model.experiment.survey.reopened() if model.experiment else None
+    if survey is None:
+        log(f"the adapter's survey is not at hand as it was; the prompts are those of {USUAL}")
         return load_survey(USUAL)
-    try:
-        survey = load_survey(record.survey.path)
-        why = "" if survey.digest == record.survey.digest else "has other content now"
-    except InputError as error:
-        why = f"is not at hand ({error})"
-    if not why:
-        return survey
-    log(f"the adapter's survey {record.survey.path} {why}; its prompts are those of {USUAL}")
-    return load_survey(USUAL)
+    return survey
 
 
-def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Asked]:
+def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Sample]:
     """Returns prompts of cells from all over a survey, in the adapter's own style.
 
     A style that lists options in both orders has one prompt in each order by turns.
@@ -78,12 +70,12 @@ def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Asked]
         (text,) = render_cells(cell, survey, model.style, last_first)
         known = [each for each in cell[names].iloc[0] if isinstance(each, str)]
         order = ["last option first"] if last_first else []
-        asked.append(Asked(", ".join(known + order), text, model.sent([text])[0]))
+        asked.append(Sample(", ".join(known + order), text, model.sent([text])[0]))
     return asked
 
 
 def answers_with_peft(
-    checkpoint: Checkpoint, adapter: Path, asked: Sequence[Asked], chat: bool
+    checkpoint: Checkpoint, adapter: Path, asked: Sequence[Sample], chat: bool
 ) -> Probabilities:
     """Returns the probability of each option (Eq. 3) by transformers and peft.
 

@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-5
-    config.optimizer.schedule = "constant"  # or "cosine", "linear": 0 at the last step
+    config.optimizer.schedule = "constant"  # or "cosine", "linear": 0 after all stages
     config.optimizer.warmup = 0  # updates over which the rate rises
     config.optimizer.weight_decay = 0.01
     config.optimizer.b1 = 0.9

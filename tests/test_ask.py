@@ -1,6 +1,7 @@
 """`ask`: new questions of personas, from the shell and from Python."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 from test_train import quick_commands, small_config
 
 from ace_jax import ask, evaluate, train
+from ace_jax.asking import open_models
 from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.asked import Asked, answers_table, shifts_table
@@ -191,6 +193,28 @@ def test_several_adapters_are_seeds(adapter, tmp_path):
     pd.testing.assert_frame_equal(answered(tmp_path / "two"), answered(tmp_path / "one"))
 
 
+def test_adapters_that_learnt_something_else_are_no_seeds(adapter, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    record = json.loads((other / "ace_experiment.json").read_text())
+    record["seed"] = 5
+    (other / "ace_experiment.json").write_text(json.dumps(record))
+    assert len(open_models([adapter, other], None, None).adapters) == 2
+    record["recipe"]["optimizer"]["learning_rate"] = 0.5
+    (other / "ace_experiment.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"has another recipe\.optimizer\.learning_rate than"):
+        open_models([adapter, other], None, None)
+
+
+def test_an_evaluation_is_not_replaced(adapter, tmp_path):
+    """It has an answers.csv, too."""
+    (tmp_path / "answers.csv").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        run("--adapter", adapter, "--question", "Well?", "--option", "Yes", "No", "--country",
+            "USA", "--output", tmp_path)  # fmt: skip
+    assert (tmp_path / "answers.csv").read_text() == "mine"
+
+
 def test_the_mean_over_seeds_and_orders():
     """p of option 1 is 0.1, 0.3 as given and 0.2, 0.6 reversed."""
     who = pd.DataFrame({"country": ["USA"], "question_id": ["q"]})
@@ -223,6 +247,23 @@ def test_shifts_need_the_persona_with_both_levels():
     assert shifts["effect"].tolist() == [0.5]
 
 
+def test_a_persona_that_is_there_twice_counts_once():
+    """And an attribute may have any name that is not reserved, such as `place`."""
+    table = pd.DataFrame(
+        {
+            "country": "USA",
+            "place": ["Here", "Here", "There", "There"] * 2,
+            "question_id": "q",
+            "option": ["Yes", "No"] * 4,
+            "p": [0.25, 0.75, 0.75, 0.25] * 2,
+            "option_mass": 1.0,
+        }
+    )
+    shifts = shifts_table(table, "place", ["Here", "There"])
+    assert shifts["effect"].tolist() == [0.5, -0.5]
+    assert shifts["mean_effect"].tolist() == [-0.5, -0.5]
+
+
 def test_the_prompt_is_shown_as_a_server_must_send_it(adapter, tuned, capsys):
     run("--adapter", adapter, "--question", PETS.text, "--option", *PETS.options, "--country",
         "USA", "--persona", "gender=Female", "--show-prompt")  # fmt: skip
@@ -241,6 +282,7 @@ def test_the_prompt_is_shown_as_a_server_must_send_it(adapter, tuned, capsys):
         ([], "--country: name a country"),
         (["--country", "USA", "--option", "Yes"], "gives an option twice"),
         (["--country", "USA", "--questions", "q.csv"], "either --question with --option, or"),
+        (["--country", "USA", "--prompt", "question_first"], "--prompt: is of --model"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_written(adapter, tmp_path, arguments, message):

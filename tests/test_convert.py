@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from test_evaluate import config_for
 from test_families import family  # noqa: F401 - a fixture
 from test_gguf import write_gguf
+from test_inspect import described, weights_of
 from test_llama import logits, prompt, torch_logits, trie_of
 from test_train import quick_commands, small_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,10 +40,6 @@ def quick(mesh):
 
 def run(*arguments):
     convert.main([str(argument) for argument in arguments])
-
-
-def weights_of(directory):
-    return {n: w for file in directory.glob("*.safetensors") for n, w in load_file(file).items()}
 
 
 def transformer(directory):
@@ -295,33 +292,6 @@ def test_an_adapter_of_another_base_is_merged_only_after_it_is_bound(
 # inspect
 
 
-def described(capsys, *arguments):
-    capsys.readouterr()
-    run("inspect", "--json", *arguments)
-    facts = json.loads(capsys.readouterr().out)
-    run("inspect", *arguments)
-    lines = capsys.readouterr().out.splitlines()
-    assert [name for name in facts if any(line.startswith(f"{name}  ") for line in lines)] == (
-        list(facts)
-    )
-    return facts
-
-
-def test_inspect_tells_of_a_checkpoint(tiny_checkpoint, capsys):
-    facts = described(capsys, tiny_checkpoint)
-    count = sum(weight.size for weight in weights_of(tiny_checkpoint).values())
-    assert (facts["num_layers"], facts["tokens"]) == (2, 384)
-    assert (facts["parameters"], facts["dtypes"]) == (count, ["F32"])
-    assert (facts["rope"], facts["files"]) == ("theta 10000, stretched", ["model.safetensors"])
-    assert facts["fingerprint"] == fingerprint(open_checkpoint(str(tiny_checkpoint)).source)
-
-
-def test_inspect_tells_of_a_gguf_file(tiny_checkpoint, tmp_path, capsys):
-    file = write_gguf(tmp_path / "tiny.gguf", tiny_checkpoint, Kind.Q8_0)
-    facts = described(capsys, file)
-    assert (facts["kind"], facts["dtypes"]) == ("checkpoint (GGUF)", ["F32", "Q8_0"])
-
-
 def test_inspect_tells_of_an_adapter_and_of_a_run(finished, tiny_checkpoint, capsys):
     facts = described(capsys, finished / "adapter")
     identity = fingerprint(open_checkpoint(str(tiny_checkpoint)).source)
@@ -405,11 +375,3 @@ def test_an_output_in_use_is_left_alone(tiny_checkpoint, tmp_path):
         with pytest.raises(InputError, match="exists and is not empty"):
             run("merge", "--model", tiny_checkpoint, "--output", output)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-
-
-@pytest.mark.parametrize("content", [None, "{", "[]"])
-def test_inspect_refuses_what_is_nothing(content, tmp_path):
-    if content:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(InputError, match=r"config\.json"):
-        run("inspect", tmp_path)

@@ -60,7 +60,10 @@ def test_raking_reaches_margins_of_two_orders(tmp_path):
         ("country,gender,count\nFRA,Male,1\nFRA,Female,1\n", "country: 'DEU' is not known"),
         ("country,gender,count\nDEU,Male,x\n", "row 2: count is not a number"),
         ("country,gender,count\nDEU,Male,-1\n", "row 2: count is not a number of 0 or more"),
-        ("country,gender\nDEU,Male\n", "needs the columns"),
+        ("country,gender\nDEU,Male\n", "needs one column count or share"),
+        ("gender,count\nMale,1\n", "has no column 'country'"),
+        ("country,gender,count\nDEU,Male\n", "row 2: has 2 fields"),
+        ("country,gender,count\nDEU,Male,1\nDEU,Male,2\n", "row 3: names the group of another"),
         ("country,count\nDEU,1\n", "name no attribute"),
         ("country,gender,area,count\nDEU,,,1\n", "a row names no attribute"),
     ],
@@ -112,3 +115,27 @@ def test_national_distances_weigh_as_the_survey_does():
     assert table["distance"].tolist() == pytest.approx([0, 0.25])
     assert table["distance_unweighted"].tolist() == pytest.approx([0.25, 0.25])
     assert national_table(coarse, 2).empty
+
+
+def test_without_a_country_it_is_said(tmp_path):
+    (tmp_path / "m.csv").write_text("country,gender,count\nDEU,Male,1\n")
+    with pytest.raises(InputError, match="--country: name the countries"):
+        persona_weights(read_margins(tmp_path / "m.csv"), [], LEVELS)
+
+
+def test_personas_with_further_attributes_do_not_count():
+    """Margins by gender weigh those whom gender alone names, not each of their rural halves."""
+    who = pd.DataFrame({"country": "DEU", "gender": ["Male", "Female"], "weight": [0.5, 0.5]})
+    answers = pd.DataFrame(
+        {
+            "country": "DEU",
+            "gender": ["Male", "Female", "Male", "Male"],
+            "area": [None, None, "Urban", "Rural"],
+            "question_id": "q",
+            "option": "Yes",
+            "p": [0.2, 0.4, 1.0, 1.0],
+        }
+    )
+    table = national_answers(answers, who)
+    assert table["p"].tolist() == pytest.approx([0.3])
+    assert table["n_personas"].tolist() == [2]

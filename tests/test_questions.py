@@ -46,7 +46,9 @@ def test_csv(tmp_path):
         ("id,text,options\na,W?,Yes|Yes\n", "row 2: question 'a': gives an option twice"),
         ("id,text\na,W?\n", "has no column 'options'"),
         ("text,options,lang\nW?,Yes|No,de\n", "row 2: the field 'lang' is not known"),
-        ("text,options\n", ".*no rows"),
+        ("text,options\n", "has no rows"),
+        ("text,options\nW?,Yes|No,more\n", "row 2: has 3 fields, the header 2"),
+        ("text,options,text\nW?,A|B,V?\n", "has the column 'text' twice"),
         ('text,options\n"W?,Yes|No\n', "cannot be read as CSV"),
     ],
 )

@@ -67,6 +67,10 @@ def test_the_order_gap_is_the_mean_distance_between_both_orders(monkeypatch):
     assert set(gap["questions"]) == set(CELLS["question_id"].iloc[rows])
     assert "75.0 of 100 points" in described(gap)
     assert ways.settle(answers) == {UNALTERED: answers[UNALTERED]}
+    audited = ways_of()
+    assert list(audited.settle(given(audited, **{name: [1.0, 0, 0] for name in audited.ways}))) == [
+        *audited.ways
+    ]
 
 
 def test_with_both_orders_the_answer_is_their_mean():

@@ -66,23 +66,24 @@ def shifts_table(answers: pd.DataFrame, attribute: str, levels: Sequence[str]) -
     """
     measured = ("option", "p", "option_mass", "p_reversed", "p_low", "p_high")
     who = [name for name in answers if name not in (attribute, *measured)]
-    rows = answers.assign(place=answers.groupby([*who, attribute], dropna=False).cumcount() + 1)
+    named = {share: effect for share, effect in EFFECTS.items() if share in answers}
+    # Whoever is there twice counts once.
+    rows = answers.drop_duplicates([*who, attribute, "option"])
     tables = []
     for before, after in combinations(levels, 2):
-        one, two = (
-            rows[rows[attribute] == level].drop_duplicates([*who, "place"])
-            for level in (before, after)
+        one, two = (rows[rows[attribute] == level] for level in (before, after))
+        both = one.merge(
+            two[[*who, "option", *named]], on=[*who, "option"], suffixes=("", " after")
         )
-        shares = [name for name in EFFECTS if name in rows]
-        both = one.merge(two[[*who, "place", *shares]], on=[*who, "place"], suffixes=("", "_after"))
-        for share in shares:
-            both[EFFECTS[share]] = both[f"{share}_after"] - both[share]
+        for share, effect in named.items():
+            both[effect] = both[f"{share} after"] - both[share]
         tables.append(both.assign(attribute=attribute, from_level=before, to_level=after))
     table = pd.concat(tables, ignore_index=True)
     group = [*who, "attribute", "from_level", "to_level"]
     by = table.groupby(group, dropna=False, sort=False)
+    place = by.cumcount() + 1
     table["cumulative_effect"] = by["effect"].cumsum()
-    moved = table.assign(moved=table["effect"] * table["place"])
-    table["mean_effect"] = moved.groupby(group, dropna=False, sort=False)["moved"].transform("sum")
-    extra = [name for name in ("effect_reversed",) if name in table]
-    return table[[*group, "option", "effect", *extra, "cumulative_effect", "mean_effect"]]
+    keys = [table[name] for name in group]
+    moved = (table["effect"] * place).groupby(keys, dropna=False, sort=False)
+    table["mean_effect"] = moved.transform("sum")
+    return table[[*group, "option", *named.values(), "cumulative_effect", "mean_effect"]]

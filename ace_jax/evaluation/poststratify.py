@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.evaluation.alignment import Distributions, alignment_distances
-from ace_jax.files import reason
+from ace_jax.files import read_rows
 
 SIZES = ("count", "share")
 ROUNDS, CLOSE = 1000, 1e-9
@@ -25,16 +25,16 @@ Joint = Float[np.ndarray, "..."]
 
 def read_margins(path: Path) -> pd.DataFrame:
     """Reads a CSV of margins: country, attributes (missing where not named) and weight."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).map(str.strip)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as CSV ({reason(error)})") from None
+    rows = read_rows(path, ["country"])
+    table = pd.DataFrame(list(rows.values()), index=list(rows))
     sizes = [name for name in SIZES if name in table]
-    if "country" not in table or len(sizes) != 1:
-        raise InputError(f"{path}: needs the columns country, attributes, and count or share")
+    if len(sizes) != 1:
+        raise InputError(f"{path}: needs one column count or share, beside country and attributes")
     weight = pd.to_numeric(table.pop(sizes[0]), errors="coerce")
-    if bad := np.flatnonzero(~(np.isfinite(weight) & (weight >= 0))).tolist():
-        raise InputError(f"{path}: row {bad[0] + 2}: {sizes[0]} is not a number of 0 or more")
+    if len(bad := table.index[~(np.isfinite(weight) & (weight >= 0))]):
+        raise InputError(f"{path}: row {bad[0]}: {sizes[0]} is not a number of 0 or more")
+    if len(twice := table.index[table.duplicated()]):
+        raise InputError(f"{path}: row {twice[0]}: names the group of another; take one out")
     return table.replace("", None).assign(weight=weight)
 
 
@@ -50,9 +50,11 @@ def persona_weights(
 
     Raises:
       InputError: a country without margins, an unknown attribute or level, a level or cell that
-        is missing, or weights of sum 0.
+        is missing, weights of sum 0, margins that contradict one another, or no country.
     """
     names = [str(name) for name in margins if name not in ("country", "weight")]
+    if not countries:
+        raise InputError("--country: name the countries whose margins are to be used")
     if not names:
         raise InputError("margins: name no attribute; give a column an attribute")
     for name in names:
@@ -80,10 +82,13 @@ def national_answers(answers: pd.DataFrame, weights: pd.DataFrame) -> pd.DataFra
     """
     names = [name for name in weights if name not in ("country", "weight")]
     keys = [name for name in ("model", "country", "question_id") if name in answers]
-    joined = answers.merge(weights, on=["country", *names], how="inner", validate="many_to_one")
-    by = joined.assign(weighed=joined["p"] * joined["weight"]).groupby(
-        [*keys, "option"], sort=False
-    )
+    # Who is named by other attributes too is no persona of the margins.
+    who = answers.columns[: answers.columns.get_loc("question_id")]
+    others = who.drop([name for name in (*keys, *names) if name in who])
+    people = answers[answers[others].isna().all(axis=1)]
+    joined = people.merge(weights, on=["country", *names], validate="many_to_one")
+    weighed = joined.assign(weighed=joined["p"] * joined["weight"])
+    by = weighed.groupby([*keys, "option"], sort=False)
     table = by.agg(
         p=("weighed", "sum"), total=("weight", "sum"), p_unweighted=("p", "mean"), n=("p", "size")
     )

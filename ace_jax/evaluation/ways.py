@@ -41,6 +41,8 @@ class Ways:
     ways: dict[str, Way]
     both: bool
     """Whether the answer is the mean over both orders."""
+    audit: bool
+    """Whether the other ways are scored too."""
 
     @classmethod
     def of(cls, style: PromptStyle, cells: pd.DataFrame, audit: bool) -> "Ways":
@@ -49,7 +51,7 @@ class Ways:
         both = len(style.listings) > 1
         ways = {
             UNALTERED: Way(style, first, every),
-            OTHER: Way(style, not first, every if both or audit else _few(cells)),
+            OTHER: Way(style, not first, every if both or audit else coarsest(cells, GAP_CELLS)),
         }
         if audit:
             for labels in (other for other in STYLES if other != style.option_style):
@@ -57,7 +59,7 @@ class Ways:
             for name in (other for other in TEMPLATES if other != style.template.name):
                 template = PromptStyle.of(name).template
                 ways[name] = Way(replace(style, template=template), first, every)
-        return cls(cells, ways, both)
+        return cls(cells, ways, both, audit)
 
     def texts(self, dataset: Dataset) -> dict[str, list[PromptText]]:
         """Returns the prompts of each way."""
@@ -67,16 +69,14 @@ class Ways:
         }
 
     def settle(self, answers: Mapping[str, Answers]) -> dict[str, Answers]:
-        """Returns the answers by way, as they are scored; only ways that asked every cell."""
-        one, other = answers[UNALTERED], answers[OTHER]
-        settled = {UNALTERED: mean_of([one, other])} if self.both else {}
-        whole = [name for name, way in self.ways.items() if len(way.rows) == len(self.cells)]
-        audited = len(self.ways) > 2
-        return {UNALTERED: one} | settled | {n: answers[n] for n in whole[1:] if audited}
+        """Returns the answers that are scored, by way: of an audit all, else as configured."""
+        orders = [UNALTERED, OTHER] if self.both else [UNALTERED]
+        answer = mean_of([answers[name] for name in orders])
+        return {**(answers if self.audit else {}), UNALTERED: answer}
 
     def order_gap(self, answers: Mapping[str, Answers]) -> dict[str, Any]:
         """Returns the mean alignment distance between the two orders, in all and by question."""
-        rows = _few(self.cells)
+        rows = coarsest(self.cells, GAP_CELLS)
         places = np.searchsorted(self.ways[OTHER].rows, rows)
         one, other = (
             answers[name].take(where.tolist())
@@ -102,8 +102,7 @@ def described(gap: Mapping[str, Any]) -> str:
     )
 
 
-def _few(cells: pd.DataFrame) -> Int[np.ndarray, "_"]:
-    """Returns the coarsest cells, or `GAP_CELLS` of them, evenly spread; ascending."""
-    coarsest = np.flatnonzero(cells["granularity"] == cells["granularity"].min())
-    chosen = np.linspace(0, len(coarsest) - 1, min(len(coarsest), GAP_CELLS)).round().astype(int)
-    return coarsest[chosen]
+def coarsest(cells: pd.DataFrame, most: int) -> Int[np.ndarray, "_"]:
+    """Returns the rows of the coarsest cells, at most so many, evenly spread; ascending."""
+    rows = np.flatnonzero(cells["granularity"] == cells["granularity"].min())
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]

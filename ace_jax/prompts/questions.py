@@ -10,10 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ace_jax.errors import InputError
-from ace_jax.files import reason
+from ace_jax.files import read_rows, reason
 from ace_jax.prompts.encode import Question
 
 FIELDS = {"id", "text", "options", "topic"}
@@ -29,7 +27,7 @@ def read_questions(path: Path) -> list[Question]:
         tables, name = content.get("questions"), "[[questions]] number"
         rows = dict(enumerate(tables, 1)) if isinstance(tables, list) else {}
     else:
-        rows, name = _rows(path, ("text", "options")), "row"
+        rows, name = read_rows(path, ("text", "options")), "row"
     if not rows:
         raise InputError(f"{path}: has no questions; give [[questions]] with text and options")
     questions: dict[str, Question] = {}
@@ -46,7 +44,7 @@ def read_questions(path: Path) -> list[Question]:
 
 def read_personas(path: Path) -> list[dict[str, str]]:
     """Reads a CSV of personas, one a row; raises `InputError` if it cannot be read."""
-    rows = _rows(path, ())
+    rows = read_rows(path)
     return [{name: value for name, value in row.items() if value} for row in rows.values()]
 
 
@@ -66,18 +64,3 @@ def _question(row: Any) -> Question:
         raise InputError("codes of options are to be whole numbers")
     fields = {name: str(row.get(name, "")) for name in ("id", "topic")}
     return Question(row.get("text", ""), tuple(options), codes=tuple(codes), **fields)
-
-
-def _rows(path: Path, needed: tuple[str, ...]) -> dict[int, dict[str, str]]:
-    """Returns the rows of a CSV file by line number, without blanks around names and values."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: cannot be read as CSV ({reason(error)})") from None
-    table = table.rename(columns=str.strip)
-    if lacking := [name for name in needed if name not in table]:
-        raise InputError(f"{path}: has no column {lacking[0]!r}; it has {', '.join(table.columns)}")
-    if table.columns.has_duplicates or not len(table):
-        raise InputError(f"{path}: has a column twice, or no rows")
-    rows = table.map(str.strip).to_dict("records")
-    return {number: {str(k): v for k, v in row.items()} for number, row in enumerate(rows, 2)}

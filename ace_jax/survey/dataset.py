@@ -154,9 +154,9 @@ def select_questions(dataset: Dataset, question_ids: Sequence[str]) -> Dataset:
 
 
 def read_dataset(path_or_name: str | Path) -> Dataset:
-    """Reads and checks a DATASET directory, or the embedded one called `gss2018`.
+    """Reads and checks a DATASET directory, or an embedded one by its name (`EMBEDDED`).
 
-    A directory of that very name is read as `./gss2018`. In `cells`, `p` holds float64 arrays.
+    A directory of that very name is read as `./NAME`. In `cells`, `p` holds float64 arrays.
     Raises InputError for whatever does not keep to the contract.
     """
     directory = dataset_directory(path_or_name)

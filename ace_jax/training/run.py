@@ -151,7 +151,8 @@ def train(
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
     batching = Batching(recipe.batch.size, recipe.batch.row_lengths)
-    train, prompts = data.train.doubled, model.tokenize(data.train.doubled.prompts)
+    train = data.train.doubled
+    prompts = model.tokenize(train.prompts)
     collate = Collate(train, prompts, batching.shapes(prompts, mesh), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
     held_out = []
@@ -181,7 +182,7 @@ def train(
     else:
         lora = initial_lora(architecture, recipe.lora, mesh, key)
     on_first(lambda: claim.take(experiment))
-    optimizer = make_optimizer(recipe.optimizer, last_step)
+    optimizer = make_optimizer(recipe.optimizer, schedule.steps)
     shardings = state_shardings(lora, optimizer, mesh)
     state = initial_state(lora, optimizer, key, mesh)
     anchor = recipe.objective.anchor
@@ -191,7 +192,7 @@ def train(
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
     dropout, pairs = recipe.lora.dropout, train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
-    end = make_stage_end(recipe.optimizer, shardings, last_step)
+    end = make_stage_end(recipe.optimizer, shardings, schedule.steps)
     loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 

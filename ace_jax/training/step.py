@@ -93,11 +93,11 @@ def initial_lora(
     return jax.jit(draw, out_shardings=shardings)(key)
 
 
-def make_optimizer(settings: Optimizer, steps: int = 1) -> GradientTransformation:
+def make_optimizer(settings: Optimizer, steps: int | None = None) -> GradientTransformation:
     """AdamW with optional clipping of the gradient's global norm.
 
-    With `accumulation` k, the mean gradient of k steps makes one update. `steps` are those of the
-    whole run, at whose end a cosine or linear learning rate is 0.
+    With `accumulation` k, the mean gradient of k steps makes one update. `steps` are those of all
+    stages, at whose end a cosine or linear learning rate is 0; None: only shapes are wanted.
     """
     rule = _update_rule(settings, steps)
     if settings.accumulation == 1:
@@ -105,7 +105,7 @@ def make_optimizer(settings: Optimizer, steps: int = 1) -> GradientTransformatio
     return optax.MultiSteps(rule, settings.accumulation).gradient_transformation()
 
 
-def learning_rate(settings: Optimizer, steps: int) -> float | optax.Schedule:
+def learning_rate(settings: Optimizer, steps: int | None) -> float | optax.Schedule:
     """Returns the rate, or the rate by update: a linear rise over `warmup` updates, then the rest.
 
     Raises `InputError` if the warm-up leaves nothing of the run.
@@ -113,20 +113,20 @@ def learning_rate(settings: Optimizer, steps: int) -> float | optax.Schedule:
     peak, warmup = settings.learning_rate, settings.warmup
     if not settings.is_scheduled:
         return peak
-    left = -(-steps // settings.accumulation) - warmup
-    if left < 1 < steps:
+    left = 1 if steps is None else -(-steps // settings.accumulation) - warmup
+    if left < 1:
         raise InputError(f"optimizer.warmup: {warmup} updates are all of the run; use fewer")
     after = {
         "constant": optax.constant_schedule(peak),
-        "cosine": optax.cosine_decay_schedule(peak, max(left, 1)),
-        "linear": optax.linear_schedule(peak, 0.0, max(left, 1)),
+        "cosine": optax.cosine_decay_schedule(peak, left),
+        "linear": optax.linear_schedule(peak, 0.0, left),
     }[settings.schedule]
     # The first update of a warm-up already learns.
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
     return optax.join_schedules([rise, after], [warmup]) if warmup else after
 
 
-def _update_rule(settings: Optimizer, steps: int) -> GradientTransformation:
+def _update_rule(settings: Optimizer, steps: int | None) -> GradientTransformation:
     rate, decay, clip = learning_rate(settings, steps), settings.weight_decay, settings.grad_clip
     adamw = optax.adamw(rate, settings.b1, settings.b2, settings.eps, weight_decay=decay)
     return optax.chain(optax.identity() if clip is None else optax.clip_by_global_norm(clip), adamw)
@@ -229,7 +229,9 @@ def make_train_step(
     return step
 
 
-def make_stage_end(settings: Optimizer, shardings: TrainState, steps: int = 1) -> StageEnd:
+def make_stage_end(
+    settings: Optimizer, shardings: TrainState, steps: int | None = None
+) -> StageEnd:
     """Returns what happens to a state after a stage's last step.
 
     Gradients that wait for an update (`accumulation`) make a smaller one now: none may reach into

@@ -1,0 +1,84 @@
+"""What the report command refuses, in one line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_report import (
+    predictions,
+    quick,  # noqa: F401 - a fixture for every test
+    runs,  # noqa: F401 - a fixture
+    write_questions,
+)
+
+from ace_jax.errors import InputError
+from ace_jax.report import __main__ as report
+
+
+def _older(out):
+    run = json.loads((out / "run.json").read_text())
+    del run["attributes"]
+    (out / "run.json").write_text(json.dumps(run))
+
+
+def _damaged(out):
+    path = out / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _other_answers(out):
+    table = pd.read_parquet(out / "predictions.parquet")
+    table["p_data"] = [np.array([0.2, 0.3, 0.5])] * len(table)
+    table.to_parquet(out / "predictions.parquet", index=False)
+
+
+def _other_questions(out):
+    for directory in (out, out.parent / "base"):
+        write_questions(directory, ("q8", "q9"))
+
+
+def _other_cells(out):
+    predictions(2, questions=("q8", "q9")).to_parquet(out / "predictions.parquet", index=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_older, r"run\.json lacks attributes, seed or data; evaluate it again"),
+        (_other_questions, "no topic for question 'q1'"),
+        (_damaged, r"predictions\.parquet is damaged"),
+        (_other_answers, "base and trained were scored against other answers of the survey"),
+        (_other_cells, "base, trained have no cell in common"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, spoil, message):  # noqa: F811
+    spoil(tmp_path / "trained")
+    with pytest.raises(InputError, match=message) as refused:
+        report.main([*runs, "--output", str(tmp_path / "report")])
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("runs/base", "--run runs/base: write NAME=OUT"),
+        ("base=no/where", r"no/where: predictions\.parquet is missing; run ace_jax\.evaluate"),
+    ],
+)
+def test_what_is_no_run_is_refused(tmp_path, run, message):
+    with pytest.raises(InputError, match=message):
+        report.main(["--run", run, "--output", str(tmp_path / "report")])
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_directory_given_twice_and_an_output_that_is_a_file_are_refused(runs, tmp_path):  # noqa: F811
+    for again in (runs[0], f"{runs[0]}/../base"):
+        with pytest.raises(InputError, match="is given twice; give each seed its own directory"):
+            report.main([runs[0], again, "--output", str(tmp_path / "report")])
+    with pytest.raises(InputError, match="the name ALL is taken"):
+        report.main([f"--run=ALL={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(InputError, match="Not a directory; name another directory"):
+        report.main([*runs, "--output", str(file)])
