@@ -18,7 +18,8 @@ from ace_jax.model.lora import LoRAConfig
 
 PACKAGE = Path(__file__).parent
 PAIR_WEIGHTS = ("none", "precision")
-UNITS = ("pair", "context")
+TOGGLES = (("attributes",), ("attributes", "country"))
+UNITS = ("pair", "context", "question")
 SCHEDULES = ("constant", "cosine", "linear")
 
 # Trie nodes a row: multiples of 32, from 256 on each at most an eighth longer than the one before.
@@ -56,6 +57,7 @@ class Objective:
     stages: tuple[Stage, ...]
     anchor: Anchor
     pair_weight: str
+    toggles: tuple[str, ...] = ("attributes",)
 
     @classmethod
     def of(cls, section: ConfigDict) -> "Objective":
@@ -74,7 +76,13 @@ class Objective:
             raise InputError(
                 f"objective.pair_weight: {weight!r} is not {' or '.join(PAIR_WEIGHTS)}"
             )
-        return cls(read, Anchor.of(section["anchor"], section["anchor_normalizer"]), weight)
+        toggles = tuple(section["toggles"])
+        if toggles not in TOGGLES:
+            raise InputError(
+                f"objective.toggles: {toggles} is not {' or '.join(map(str, TOGGLES))}"
+            )
+        anchor = Anchor.of(section["anchor"], section["anchor_normalizer"])
+        return cls(read, anchor, weight, toggles)
 
 
 @dataclass(frozen=True)
@@ -117,13 +125,13 @@ class Batch:
     size: int
     neighbours: int
     row_lengths: tuple[int, ...]
+    countries: int = 12
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise InputError(f"batch.unit: {self.unit!r} is not one of {', '.join(UNITS)}")
-        check_positive("batch.size", self.size)
-        check_positive("batch.neighbours", self.neighbours)
-        if self.neighbours > 1 and self.unit == "pair":
+        check_known(self.unit, UNITS, "batch.unit")
+        for field in ("size", "neighbours", "countries"):
+            check_positive(f"batch.{field}", getattr(self, field))
+        if self.neighbours > 1 and self.unit != "context":
             raise InputError(
                 "batch.neighbours: counts contexts; set batch.unit=context, or it to 1"
             )
@@ -171,6 +179,7 @@ class Recipe:
       validation: held-out pairs scored on the way.
       min_n: respondents that both cells of a pair have at least.
       shuffle: whether each epoch has its own order.
+      granularity: how many attributes the cells trained on name; None: all.
     """
 
     lora: LoRAConfig
@@ -181,6 +190,13 @@ class Recipe:
     validation: Validation
     min_n: int
     shuffle: bool
+    granularity: int | None = None
+
+    def __post_init__(self) -> None:
+        if "country" in self.objective.toggles and self.batch.unit == "context":
+            raise InputError(
+                "objective.toggles: a context has one country; set batch.unit=question (or pair)"
+            )
 
     @classmethod
     def of(cls, config: ConfigDict, lora: LoRAConfig) -> "Recipe":
@@ -202,6 +218,7 @@ class Recipe:
             validation=Validation(**config.validation),
             min_n=config.data.min_n,
             shuffle=config.data.shuffle,
+            granularity=config.data.granularity,
         )
 
     def described(self) -> str:
@@ -211,7 +228,11 @@ class Recipe:
             for stage in self.objective.stages
         )
         rate = self.optimizer.learning_rate
-        return f"{stages} (anchor {self.objective.anchor.kind}); learning rate {rate:g}"
+        toggles = " and ".join(self.objective.toggles)
+        return (
+            f"{stages} (anchor {self.objective.anchor.kind}, toggles {toggles}); "
+            f"learning rate {rate:g}"
+        )
 
 
 def find_config(name: str) -> str:

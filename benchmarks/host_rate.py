@@ -24,7 +24,8 @@ from ace_jax.planning.workload import MODELS, stand_in_tokenizer
 from ace_jax.prompts.encode import encode
 from ace_jax.recipe import ROW_LENGTHS, Batch
 from ace_jax.survey.pairs import toggle_pairs
-from ace_jax.training.data import Collate, Units, of_dataset, training_batches
+from ace_jax.training.data import Collate, of_dataset
+from ace_jax.training.units import Units, training_batches
 
 CONTEXTS, NEIGHBOURS, COUNTED = 16, 8, 60
 

@@ -33,7 +33,8 @@ from ace_jax.survey.codebook import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
-from ace_jax.training.data import Collate, Examples, TrainingBatch, Units, of_dataset
+from ace_jax.training.data import Collate, Examples, TrainingBatch, of_dataset
+from ace_jax.training.units import Units
 
 MODEL = "smollm2-135m-instruct"
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -27,9 +27,9 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.path = "data/wvs7"  # made by: python -m ace_jax.prepare --output data/wvs7 ...
     config.data.questions = ()  # ids of the questions to use; empty: all
+    config.data.granularity = placeholder(int)  # attributes that cells trained on name; None: all
     config.data.shuffle = True
     config.data.holdout = "question:0.2"  # what training must not see: ace_jax/survey/split.py
-
     config.data.min_n = 10  # respondents that both cells of a training pair have at least
 
     config.prompt = ConfigDict()
@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
     config.objective.stages = ((1.0, 0.0, 1), (0.0, 1.0, 1))  # (alpha, beta, epochs), Eq. 14
     config.objective.anchor = "mode"  # Eq. 13, weighed by alpha; or "forward_kl", "wasserstein"
     config.objective.anchor_normalizer = "options"  # Eq. 13 with Eq. 3; or "vocabulary"
+    config.objective.toggles = ("attributes",)  # of a pair; or ("attributes", "country")
     config.objective.pair_weight = "none"  # or "precision": the inverse variance of the effect
 
     config.optimizer = ConfigDict()
@@ -65,9 +66,10 @@ def get_config() -> ConfigDict:
     config.optimizer.reset_between_stages = False  # True: each stage starts with fresh moments
 
     config.batch = ConfigDict()
-    config.batch.unit = "pair"  # or "context": a country's question with all its pairs
+    config.batch.unit = "pair"  # or "context" (a country's question with all its pairs), "question"
     config.batch.size = 8
     config.batch.neighbours = 1  # contexts of one country that share a trie; divides the size
+    config.batch.countries = 12  # of a question, at most, drawn each epoch; with unit "question"
     config.batch.row_lengths = ROW_LENGTHS  # allowed trie nodes a row, ascending multiples of 32
 
     # Held-out pairs, scored while training goes on (docs/launch.md, "Watch it").

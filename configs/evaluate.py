@@ -27,8 +27,9 @@ def get_config(experiment: str = "ace") -> ConfigDict:
     if recorded:
         config.seed = placeholder(int)
         for section in ("model", "data", "prompt"):
-            for field, value in config[section].items():
-                config[section][field] = placeholder(type(value))
+            for field in config[section]:
+                config[section][field] = placeholder(config[section].get_type(field))
+    config.data.granularity = placeholder(int)  # attributes that cells scored name; None: any
     config.data.split = "held_out"  # or "train", or "all"
 
     config.adapter = ConfigDict()

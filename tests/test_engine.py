@@ -21,7 +21,7 @@ from ace_jax.model.sharding import make_mesh, place_scoring, replicated, row_sha
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.recipe import Batch, Optimizer
-from ace_jax.training.data import Collate, Examples, Units
+from ace_jax.training.data import Collate, Examples
 from ace_jax.training.step import (
     initial_state,
     make_optimizer,
@@ -29,6 +29,7 @@ from ace_jax.training.step import (
     objective,
     state_shardings,
 )
+from ace_jax.training.units import Units
 
 CONFIG = LlamaConfig(
     vocab_size=11,

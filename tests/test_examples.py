@@ -117,6 +117,8 @@ def test_questions_and_countries_of_them_can_be_held_out(released, tiny_checkpoi
         ({"data.holdout": "country:FRA"}, "no 'FRA'"),
         ({"data.questions": ("q1",)}, r"data\.questions: needs a DATASET"),
         ({"objective.pair_weight": "precision"}, r"objective\.pair_weight precision: .* none"),
+        ({"data.granularity": 1}, r"data\.granularity: needs a DATASET"),
+        ({"objective.toggles": ("attributes", "country")}, r"objective\.toggles: .* no pair betw"),
     ],
 )
 def test_what_the_files_do_not_say_is_refused(released, tiny_checkpoint, changes, message):

@@ -87,3 +87,33 @@ def test_three_levels_are_toggled_two_by_two():
 
 def test_the_mode_breaks_ties_towards_the_lower_option():
     assert mode(np.array([0.2, 0.4, 0.4])) == 1
+
+
+def test_countries_are_toggled_between_equal_personas_and_questions():
+    table = cells(contexts=[(country, q) for country in ("USA", "MEX", "FRA") for q in "ab"])
+    pairs = toggle_pairs(table, ATTRIBUTES, min_n=10, countries=True)
+    between = pairs[pairs["attribute"] == "country"]
+    assert len(between) == 2 * 3 * 16  # questions, pairs of countries, personas
+    for pair in between.itertuples():
+        zero, one = table.iloc[pair.cell_0], table.iloc[pair.cell_1]
+        assert zero[["question_id", *NAMES]].equals(one[["question_id", *NAMES]])
+        assert (zero["country"], one["country"]) == (pair.country, pair.country_1)
+        assert pair.country < pair.country_1
+    within = pairs[pairs["attribute"] != "country"].drop(columns="context")
+    alone = toggle_pairs(table, ATTRIBUTES, min_n=10).drop(columns="context")
+    order = ["attribute", "cell_0"]
+    pd.testing.assert_frame_equal(
+        within.sort_values(order, ignore_index=True), alone.sort_values(order, ignore_index=True)
+    )
+
+
+def test_coarser_cells_are_paired_where_they_name_the_same_attributes():
+    table = cells(contexts=[("USA", "q1")])
+    pairs = toggle_pairs(table, ATTRIBUTES, min_n=10, granularity=1)
+    assert pairs["attribute"].tolist() == NAMES
+    named = table[NAMES].notna()
+    zero, one = (named.iloc[pairs[f"cell_{end}"]].reset_index(drop=True) for end in (0, 1))
+    assert zero.equals(one)
+    assert (zero.sum(axis=1) == 1).all()
+    with pytest.raises(InputError, match="none that name 2 of gender"):
+        toggle_pairs(table, ATTRIBUTES, min_n=10, granularity=2)

@@ -9,8 +9,10 @@ from ace_jax.errors import InputError
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.recipe import Batch
-from ace_jax.survey.pairs import mode
-from ace_jax.training.data import Collate, Examples, Units, training_batches
+from ace_jax.survey.pairs import mode, toggle_pairs
+from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.training.data import Collate, Examples
+from ace_jax.training.units import Units, training_batches
 
 # Three contexts; the cells of one are paired in a chain.
 ENDS = [(0, 1), (1, 2), (2, 3), (10, 11), (11, 12), (20, 21), (21, 22), (22, 23), (23, 24)]
@@ -141,11 +143,12 @@ def test_a_restored_iterator_goes_on_where_it_was(taken):
 @pytest.mark.parametrize(
     ("unit", "size", "neighbours", "message"),
     [
-        ("cell", 1, 1, r"batch\.unit: 'cell' is not one of pair, context"),
+        ("cell", 1, 1, r"batch\.unit: 'cell' is not known; did you mean context, pair, question"),
         ("pair", 0, 1, r"batch\.size: 0 is not"),
         ("context", 1, 0, r"batch\.neighbours: 0 is not"),
         ("context", 4, 3, r"batch\.size: 4 is no multiple of batch\.neighbours 3"),
         ("pair", 4, 2, r"batch\.neighbours: counts contexts; set batch\.unit=context"),
+        ("question", 4, 2, r"batch\.neighbours: counts contexts; set batch\.unit=context"),
     ],
 )
 def test_batches_that_cannot_be_cut_are_refused(unit, size, neighbours, message):
@@ -177,3 +180,63 @@ def test_each_epoch_draws_an_order_of_options_for_every_context():
     assert 40 < sum(orders) < 80
     again = training_batches(units, collate, 40, shuffle=True, seed=0)
     assert [batch.rows[0] // len(PAIRS) for batch in again] == orders
+
+
+def asked_in(countries, questions=("q1", "q2")):
+    """The examples of a survey of one attribute, with pairs between countries."""
+    levels = ATTRIBUTES[0].levels
+    rows = [(country, q, level) for q in questions for country in countries for level in levels]
+    cells = pd.DataFrame(rows, columns=["country", "question_id", ATTRIBUTES[0].name]).assign(n=10)
+    pairs = toggle_pairs(cells, ATTRIBUTES[:1], min_n=10, countries=True).assign(weight=1.0)
+    answers = [np.array([0.2, 0.3, 0.5])] * len(cells)
+    texts = [PromptText(" ".join(row), ("1", "2", "3")) for row in rows]
+    return cells, Examples(pairs, texts, answers, [2] * len(cells))
+
+
+@pytest.mark.parametrize(("countries", "parts"), [(3, 1), (4, 1), (5, 2), (11, 3)])
+def test_a_question_comes_with_groups_of_its_countries_drawn_anew_each_epoch(countries, parts):
+    cells, examples = asked_in([chr(65 + each) * 3 for each in range(countries)])
+    units = Units.cut(examples, Batch("question", 1, 1, (64,), countries=4))
+    assert len(units.rows) == 2 * parts
+    divided = []
+    for epoch in range(4):
+        groups = []
+        for unit in range(len(units.rows)):
+            pairs = examples.pairs.iloc[units.drawn(unit, epoch, seed=3)]
+            assert pairs["question_id"].nunique() == 1
+            ends = cells.iloc[np.unique(pairs[["cell_0", "cell_1"]])]
+            group, size = tuple(sorted(set(ends["country"]))), ends["country"].nunique()
+            assert size <= 4
+            assert len(pairs) == size + 2 * size * (size - 1) // 2  # within, then two personas
+            assert len(pairs) <= units.max_pairs
+            groups.append((pairs["question_id"].iloc[0], group))
+        for question in ("q1", "q2"):
+            drawn = sorted(sum((group for q, group in groups if q == question), ()))
+            assert drawn == sorted(set(cells["country"]))  # each country once an epoch
+        divided.append(tuple(groups))
+    assert (len(set(divided)) == 1) == (parts == 1)
+    again = [units.drawn(unit, 3, seed=3).tolist() for unit in range(len(units.rows))]
+    assert again == [units.drawn(unit, 3, seed=3).tolist() for unit in range(len(units.rows))]
+
+
+def test_batches_of_questions_follow_their_epoch():
+    _, examples = asked_in(["AAA", "BBB", "CCC", "DDD", "EEE"])
+    units = Units.cut(examples, Batch("question", 3, 1, (64,), countries=3))
+    prompts = [Prompt((1, 2, cell), ((3,), (4,), (5, 5))) for cell in range(20)]
+    collate = Collate(examples, prompts, Shapes((64, 128), 1, 3), units.max_pairs)
+    data = list(training_batches(units, collate, 2, shuffle=False, seed=0))
+    assert len(data) == 2 * units.steps_per_epoch == 4
+    for number, batch in enumerate(data):
+        epoch, step = divmod(number, 2)
+        of = range(3 * step, min(3 * step + 3, 4))
+        expected = np.concatenate([units.drawn(unit, epoch, 0) for unit in of])
+        assert batch.rows.tolist() == expected.tolist()
+
+
+def test_a_group_of_countries_without_a_pair_is_refused():
+    _, examples = asked_in(["AAA", "BBB", "CCC"], ("q1",))
+    apart = examples.pairs.query("country != country_1")
+    lonely = replace(examples, pairs=apart.reset_index(drop=True))
+    units = Units.cut(lonely, Batch("question", 1, 1, (64,), countries=1))
+    with pytest.raises(InputError, match=r"batch\.countries: .* has no pair; allow more"):
+        units.drawn(0, 0, 0)

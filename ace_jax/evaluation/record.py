@@ -42,7 +42,8 @@ class EvaluationSet:
 
     `dataset` has the questions selected, `survey` is its record, `part` is `held_out`, `train` or
     `all`. Both cells of a pair have `min_n` respondents, for statistics of effects. The split's
-    seed is that of the report's simulations too.
+    seed is that of the report's simulations too. With `granularity`, only cells that name so many
+    attributes are scored.
     """
 
     dataset: Dataset
@@ -51,6 +52,7 @@ class EvaluationSet:
     held_out: HeldOut
     part: str
     min_n: int
+    granularity: int | None = None
 
     @property
     def seen(self) -> np.ndarray:
@@ -64,10 +66,13 @@ class EvaluationSet:
             raise InputError(f"data.split: {self.part!r} is not one of {', '.join(PARTS)}")
         seen = self.seen
         chosen = {"held_out": ~seen, "train": seen, "all": np.ones_like(seen)}[self.part]
+        if self.granularity is not None:
+            chosen &= (self.dataset.cells["granularity"] == self.granularity).to_numpy()
         if not chosen.any():
+            named = "" if self.granularity is None else f", data.granularity {self.granularity}"
             raise InputError(
-                f"no cells to score: data.split {self.part}, data.holdout {self.split.spec}; "
-                "use another split or hold-out"
+                f"no cells to score: data.split {self.part}, data.holdout {self.split.spec}{named};"
+                " use another one"
             )
         return self.dataset.cells[chosen].reset_index(drop=True)
 
@@ -104,6 +109,7 @@ def evaluation_set(
     path: str | None = None,
     questions: tuple[str, ...] | None = None,
     min_n: int | None = None,
+    granularity: int | None = None,
 ) -> EvaluationSet:
     """Returns the cells of a survey to score; an adapter's record fills what is None.
 
@@ -128,6 +134,7 @@ def evaluation_set(
         held_out=drawn,
         part=part,
         min_n=min_n or (record.recipe.min_n if record else MIN_N),
+        granularity=granularity,
     )
 
 
@@ -151,6 +158,7 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
         path=path,
         questions=questions,
         min_n=data.min_n,
+        granularity=data.granularity,
     )
 
 

@@ -32,11 +32,10 @@ from ace_jax.training.data import (
     Collate,
     Examples,
     TrainingBatch,
-    Units,
     of_dataset,
-    training_batches,
     training_data,
 )
+from ace_jax.training.units import Units, training_batches
 
 MODELS = Path(__file__).parent / "models"
 BATCHES = 8  # laid out; the largest is planned for

@@ -1,4 +1,4 @@
-"""What is learned from: pairs, the prompts and answers of their endpoints, and batches of them."""
+"""What is learned from: pairs, the prompts and answers of their endpoints, laid out as arrays."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import grain
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -16,10 +15,9 @@ from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
-from ace_jax.recipe import Batch
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
-from ace_jax.survey.pairs import mode, toggle_pairs
+from ace_jax.survey.pairs import COUNTRY, mode, toggle_pairs
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
 from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
@@ -85,18 +83,13 @@ def training_data(
         dataset = select_questions(source, config.data.questions)
         style = style or PromptStyle.of(**config.prompt)
         held_out = split.held_out(dataset)
-        pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=config.data.min_n)
+        pairs = _pairs(dataset, held_out, config)
         ends = pairs[["cell_0", "cell_1"]].to_numpy()
         unseen = held_out.cells(dataset)[ends].any(axis=1)
         survey = Survey.of(source, path, tuple(config.data.questions))
         examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
-        if config.prompt.option_order != "as_given":
-            raise InputError(
-                "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
-            )
-        if config.data.questions:
-            raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
+        _check_release(config)
         pairs = source.pairs
         unseen = split.held_out_of_pairs(pairs)
         held_out = _ids_of(pairs, unseen)
@@ -172,6 +165,42 @@ def digest(examples: Examples) -> str:
     return hashed.hexdigest()
 
 
+def _pairs(dataset: Dataset, held_out: HeldOut, config: ConfigDict) -> pd.DataFrame:
+    granularity = config.data.granularity
+    attributes = dataset.attributes
+    if granularity not in (None, *range(1, len(attributes) + 1)):
+        raise InputError(
+            f"data.granularity: {granularity} is not a number of attributes that personas can "
+            f"name; use 1 to {len(attributes)}, or None for the finest"
+        )
+    if held_out.personas and granularity not in (None, len(attributes)):
+        raise InputError(
+            "data.granularity: coarser cells include the respondents of personas held out; leave "
+            "it out, or hold out questions or countries"
+        )
+    return toggle_pairs(
+        dataset.cells,
+        attributes,
+        min_n=config.data.min_n,
+        granularity=granularity,
+        countries=COUNTRY in config.objective.toggles,
+    )
+
+
+def _check_release(config: ConfigDict) -> None:
+    """Raises `InputError` for what the authors' training file cannot do."""
+    if config.prompt.option_order != "as_given":
+        raise InputError(
+            "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
+        )
+    if config.data.questions:
+        raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
+    if config.data.granularity is not None:
+        raise InputError("data.granularity: needs a DATASET; the authors' file has finest cells")
+    if COUNTRY in config.objective.toggles:
+        raise InputError("objective.toggles: the authors' file has no pair between countries")
+
+
 def _kept(
     pairs: pd.DataFrame, which: Bool[np.ndarray, "pairs"], otherwise: str, config: ConfigDict
 ) -> pd.DataFrame:
@@ -216,50 +245,6 @@ class TrainingBatch:
 
 
 @dataclass(frozen=True)
-class Units:
-    """The rows of the pairs table cut into what is shuffled, and how many units make a batch."""
-
-    rows: list[Int[np.ndarray, "_"]]
-    size: int
-    turned: int = 0
-    """How many rows further on a pair has its options in the other order; 0: it never has."""
-
-    @classmethod
-    def cut(cls, examples: Examples, batch: Batch) -> "Units":
-        """Cuts the pairs into what `batch.size` counts: pairs, or contexts.
-
-        With `batch.neighbours`, contexts of one country whose prompts begin alike stay together,
-        and so share a trie: in alphabetical order a prompt stands beside those it shares most with.
-        """
-        pairs = examples.pairs
-        rows = np.arange(len(pairs))
-        turned = len(pairs) if examples.turned else 0
-        if batch.unit == "pair":
-            return cls(list(rows[:, None]), batch.size, turned)
-        starts = np.flatnonzero(np.diff(pairs["context"].to_numpy(), prepend=-1))
-        contexts = np.split(rows, starts[1:])
-        texts = [examples.prompts[cell].text for cell in pairs["cell_0"].iloc[starts]]
-        groups: list[list[int]] = []
-        countries = pairs["country"].to_numpy()[starts]
-        for country in set(countries):
-            ordered = sorted(np.flatnonzero(countries == country).tolist(), key=texts.__getitem__)
-            cuts = range(0, len(ordered), batch.neighbours)
-            groups += [sorted(ordered[first : first + batch.neighbours]) for first in cuts]
-        grouped = [np.concatenate([contexts[each] for each in group]) for group in sorted(groups)]
-        return cls(grouped, batch.size // batch.neighbours, turned)
-
-    @property
-    def max_pairs(self) -> int:
-        """The most pairs that a batch can have."""
-        return sum(sorted(map(len, self.rows), reverse=True)[: self.size])
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
-        return -(-len(self.rows) // self.size)
-
-
-@dataclass(frozen=True)
 class Collate:
     """Rows of the pairs table to arrays of fixed shapes; `prompts` are the examples', tokenised.
 
@@ -294,18 +279,3 @@ class Collate:
         targets.pairs[: len(rows)] = np.stack([slot_0, slot_1], axis=1)
         targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].to_numpy()[rows]
         return TrainingBatch(layout, targets, rows)
-
-
-def training_batches(
-    units: Units, collate: Collate, epochs: int, shuffle: bool, seed: int
-) -> grain.DatasetIterator:
-    """Returns a checkpointable iterator over all epochs' batches, each epoch in its own order.
-
-    Where options are listed in both orders, each epoch draws one for every unit.
-    """
-    source = grain.MapDataset.source(units.rows).seed(seed)
-    ordered = source.shuffle() if shuffle else source
-    if units.turned:
-        ordered = ordered.random_map(lambda rows, draw: rows + units.turned * draw.integers(2))
-    batches = ordered.batch(units.size, batch_fn=list).repeat(epochs).map(collate)
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

@@ -34,8 +34,6 @@ from ace_jax.training.data import (
     Collate,
     Source,
     TrainingData,
-    Units,
-    training_batches,
     training_data,
 )
 from ace_jax.training.loop import Loop
@@ -48,6 +46,7 @@ from ace_jax.training.step import (
     make_train_step,
     state_shardings,
 )
+from ace_jax.training.units import Units, training_batches
 from ace_jax.training.validation import Best, Validator, make_validation_step, validation_batches
 
 
