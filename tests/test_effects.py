@@ -16,6 +16,7 @@ from ace_jax.evaluation.effects import (
     classify,
     effect_summary,
     effect_table,
+    question_effects,
 )
 from ace_jax.survey.personas import ATTRIBUTES, Attribute
 
@@ -94,34 +95,43 @@ def test_questions_of_any_number_of_options_share_a_table():
 
 
 def test_a_summary_is_a_mean_over_pairs(pairs):
-    summary = effect_summary(pairs).set_index(["country", "attribute", "topic"])
-    columns = ["data_effect", "model_effect", "data_size", "model_size", "distance"]
-    by_hand = pairs.groupby(["country", "attribute", "topic"])[columns].mean()
+    summary = effect_summary(pairs).set_index(["country", "attribute"])
+    columns = ["data_size", "model_size", "distance"]
+    by_hand = pairs.groupby(["country", "attribute"])[columns].mean()
     assert np.allclose(summary.loc[by_hand.index, columns], by_hand, rtol=1e-12)
-    overall = by_hand.groupby(["attribute", "topic"]).mean()
+    overall = by_hand.groupby("attribute").mean()
     assert np.allclose(summary.loc["ALL"].loc[overall.index, columns], overall, rtol=1e-12)
-    assert summary.loc[("USA", "gender", "a"), ["n_pairs", "n_questions"]].tolist() == [16, 2]
+    of_gender = pairs.query("country == 'USA' and attribute == 'gender'")
+    numbers = summary.loc[("USA", "gender"), ["n_pairs", "n_questions"]].tolist()
+    assert numbers == [len(of_gender), of_gender["question_id"].nunique()]
 
 
-def test_a_perfect_model_is_aligned_whatever_the_threshold(pairs):
-    perfect = pairs.assign(model_effect=pairs["data_effect"])
-    shares = class_shares(effect_summary(perfect), 0.0)
-    assert shares.loc[shares["class"] == "Aligned", "share"].tolist() == [100, 100, 100]
+def test_an_effect_is_that_of_one_question_and_toggle(pairs):
+    effects = question_effects(pairs).set_index(["country", "attribute", "question_id"])
+    one = pairs.query("country == 'USA' and attribute == 'gender' and question_id == 'q1'")
+    row = effects.loc[("USA", "gender", "q1")]
+    columns = ["data_effect", "model_effect", "data_size", "model_size"]
+    assert np.allclose(row[columns].astype(float), one[columns].mean())
+    assert row["data_se"] == pytest.approx(np.sqrt(one["variance"].sum()) / len(one))
+    over = pairs.query("attribute == 'gender' and question_id == 'q1'")
+    assert effects.loc[("ALL", "gender", "q1"), "n_pairs"] == len(over)
 
 
-def test_a_model_without_effects_erases_all_that_passes_the_threshold(pairs):
-    silent = effect_summary(pairs.assign(model_effect=0.0))
-    every = silent.assign(country="any")
-    count = {e: class_shares(every, e).set_index("class")["n"] for e in (0.0, 2.0)}
-    large = (silent["data_effect"].abs() > 2).sum()
-    assert 0 < large < len(silent)
-    assert count[2.0].to_dict() == {
-        "Aligned": len(silent) - large,
-        "Flipped": 0,
-        "Stereotyping": 0,
-        "Erasure": large,
-    }
-    assert count[0.0]["Erasure"] == len(silent)
+def test_classes_stand_beside_a_perfect_model_and_one_without_effects(pairs):
+    effects = question_effects(pairs.assign(run="model"), ["run"])
+    large = (effects["data_effect"].abs() > 2 * effects["data_se"]) & (effects["country"] == "ALL")
+    for model_effect, expected in ((effects["data_effect"], 100), (0.0, None)):
+        shares = class_shares(effects.assign(model_effect=model_effect))
+        shares = shares.query("country == 'ALL'").set_index(["run", "class"])["share"]
+        # 95 % of the errors of a perfect model are within two standard errors.
+        assert shares[("perfect model", "Aligned")] == pytest.approx(95.4, abs=3)
+        erased = shares[("no effect", "Erasure")]
+        assert erased == pytest.approx(100 * large.sum() / (effects["country"] == "ALL").sum())
+        assert shares[("no effect", "Aligned")] == pytest.approx(100 - erased)
+        if expected:
+            assert shares[("model", "Aligned")] == expected
+        else:
+            assert shares["model"].equals(shares["no effect"])
 
 
 @pytest.mark.parametrize(
@@ -162,11 +172,15 @@ def test_classes_are_exhaustive_and_exclusive(effects, epsilon):
 
 
 def test_shares_name_every_class_and_add_up(pairs):
-    shares = class_shares(effect_summary(pairs), 1.0)
-    assert shares["country"].unique().tolist() == ["ALL", "MEX", "USA"]
-    assert shares["class"].tolist() == 3 * list(CLASSES)
-    assert shares.groupby("country")["n"].sum().tolist() == [8, 8, 8]
-    assert shares.groupby("country")["share"].sum().tolist() == pytest.approx([100, 100, 100])
+    shares = class_shares(question_effects(pairs.assign(run="model"), ["run"]))
+    model = shares[shares["run"] == "model"]
+    assert set(shares["run"]) == {"model", "perfect model", "no effect"}
+    assert sorted(model["country"].unique()) == ["ALL", "MEX", "USA"]
+    assert model["class"].tolist() == 3 * list(CLASSES)
+    toggles = question_effects(pairs).groupby("country").size()
+    assert model.groupby("country")["n"].sum().equals(toggles.rename("n"))
+    totals = shares.groupby(["run", "country"])["share"].sum().tolist()
+    assert totals == pytest.approx([100] * 9)
 
 
 def test_an_attribute_of_three_levels_has_three_pairs_of_levels():

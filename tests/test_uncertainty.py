@@ -18,7 +18,7 @@ from ace_jax.evaluation.alignment import (
 )
 from ace_jax.evaluation.ceilings import cell_ceilings
 from ace_jax.evaluation.comparison import gain_table
-from ace_jax.evaluation.effects import effect_summary, effect_table
+from ace_jax.evaluation.effects import effect_summary, effect_table, question_effects
 from ace_jax.evaluation.uncertainty import averaging
 from ace_jax.survey.personas import ATTRIBUTES
 
@@ -113,7 +113,7 @@ def test_standard_errors_of_effects_are_those_of_sampling_respondents():
     table, truth, model = surveys(3, draws, fixed=True)
     of_truth = effect_table(table.assign(p_data=list(truth), p_model=list(model)), TWO, min_n=10)
     pairs = effect_table(answered(table, truth, model, draws), TWO, min_n=10)
-    summary, expected = (effect_summary(of, ("attribute",)) for of in (pairs, of_truth))
+    summary, expected = (question_effects(of) for of in (pairs, of_truth))
     apart = summary["country"] != "ALL"
     low, high = (summary["data_effect"] + sign * 1.96 * summary["data_se"] for sign in (-1, 1))
     assert 0.93 <= coverage(low[apart], high[apart], expected["data_effect"][apart]) <= 0.97
@@ -125,11 +125,9 @@ def test_intervals_of_effects_cover_when_questions_are_drawn():
     shift = np.where(table["gender"] == "Female", draws.normal(0.3, 0.2), 0)
     truth = tilted(truth, shift)
     pairs = effect_table(answered(table, truth, model, draws), TWO, min_n=10)
-    summary = effect_summary(pairs, ("attribute",)).query("country != 'ALL'")
-    for name, column in (("data", "data_effect"), ("distance", "distance")):
-        of_gender = summary[summary["attribute"] == "gender"]
-        low, high = of_gender[f"{name}_low"], of_gender[f"{name}_high"]
-        assert 0.90 <= coverage(low, high, of_gender[column].mean()) <= 0.97
+    summary = effect_summary(pairs).query("country != 'ALL' and attribute == 'gender'")
+    low, high = summary["distance_low"], summary["distance_high"]
+    assert 0.90 <= coverage(low, high, summary["distance"].mean()) <= 0.97
 
 
 def test_the_sampling_variance_is_that_of_multinomial_draws():

@@ -18,12 +18,14 @@ from ace_jax.evaluation.alignment import (
     effect_distances,
     sampling_variance,
 )
-from ace_jax.evaluation.uncertainty import Averaging, with_all_countries
+from ace_jax.evaluation.uncertainty import ALL, Averaging, with_all_countries
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import Attribute
 
 CLASSES = ("Aligned", "Flipped", "Stereotyping", "Erasure")
 SIZES = ("data_size", "model_size", "distance_no_effect", "floor")
+ERRORS = 2.0  # standard errors within which an effect is the survey's
+PERFECT, NO_EFFECT, DRAWS = "perfect model", "no effect", 100
 
 
 def effect_table(
@@ -68,67 +70,90 @@ def effect_table(
     )
 
 
-def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute", "topic")) -> pd.DataFrame:
-    """Returns mean effects by country, and over countries in rows `ALL`; pairs count alike.
+def effect_summary(pairs: pd.DataFrame, by: Sequence[str] = ("attribute",)) -> pd.DataFrame:
+    """Returns mean distances of effects by country, and over countries in rows `ALL`.
 
-    `pairs` is of `effect_table`, with the columns of `by` (for topic: `alignment.topics_of`), and
-    may have `floor` (`ceilings.effect_floors`).
+    Pairs count alike. `pairs` is of `effect_table` and may have `floor` (`ceilings.effect_floors`).
 
     Returns:
-      Columns country, those of `by`, n_pairs, n_questions; data_effect, data_low, data_high,
-      model_effect, model_low, model_high, distance, distance_low, distance_high; data_size,
-      model_size (how far the attribute moves answers: Figs. 5, 15), distance_no_effect, and floor
-      if given; data_se (standard error of data_effect from sampling respondents, for these
-      questions only).
+      Columns country, those of `by`, n_pairs, n_questions, distance, distance_low, distance_high;
+      data_size, model_size (how far the attribute moves answers: Figs. 5, 15),
+      distance_no_effect, and floor if given.
     """
-    variance = pairs["variance"].to_numpy()
-    # Sampling respondents changes the survey's answers, not the model's.
-    intervals = {
-        ("data_effect", "data_low", "data_high"): variance,
-        ("model_effect", "model_low", "model_high"): np.zeros(len(pairs)),
-        ("distance", "distance_low", "distance_high"): pairs["distance_variance"].to_numpy(),
-    }
 
     def summary(means: Averaging) -> pd.DataFrame:
+        variance = pairs["distance_variance"].to_numpy()
+        names = ("distance", "distance_low", "distance_high")
         table = means.groups.rename(columns={"n_cells": "n_pairs"})
-        for names, of in intervals.items():
-            table = table.assign(**means.intervals(pairs[names[0]].to_numpy(), of, names))
         sizes = {name: means.means(pairs[name].to_numpy()) for name in SIZES if name in pairs}
-        return table.assign(**sizes, data_se=means.sampling_errors(variance))
+        intervals = means.intervals(pairs["distance"].to_numpy(), variance, names)
+        return table.assign(**intervals, **sizes)
 
     table = with_all_countries(pairs, list(by), "flat", summary)
     return table[["country", *(name for name in table if name != "country")]]
 
 
+def question_effects(pairs: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Returns the mean signed effect of each toggle on each question, by country and over all.
+
+    Signed effects are not averaged over questions, whose scales may run opposite ways, nor over
+    the toggles of an attribute of several levels. `pairs` is of `effect_table`.
+
+    Returns:
+      Columns those of `by`, country (`ALL`: over countries), attribute, combination, question_id,
+      n_pairs, data_effect, model_effect, data_size, model_size and data_se (standard error of
+      data_effect from sampling respondents).
+    """
+    everywhere = pd.concat([pairs, pairs.assign(country=ALL)])
+    keys = [*by, "country", "attribute", "combination", "question_id"]
+    groups = everywhere.groupby(keys, sort=False)
+    columns = ["data_effect", "model_effect", "data_size", "model_size", "variance"]
+    table = groups[columns].mean().assign(n_pairs=groups.size())
+    # The pairs of a toggle share no cell.
+    table["data_se"] = np.sqrt(table.pop("variance") / table["n_pairs"])
+    return table.reset_index()
+
+
 def classify(
     model_effect: Float[np.ndarray, "effects"],
     data_effect: Float[np.ndarray, "effects"],
-    epsilon: float,
+    threshold: float | Float[np.ndarray, "effects"],
 ) -> np.ndarray:
     """Returns the first of these classes that holds, for each effect (RQ3).
 
-    Aligned       |model - data| <= epsilon, whatever the signs
+    Aligned       |model - data| <= threshold, whatever the signs
     Flipped       the signs are opposite: model * data < 0
     Stereotyping  |model| > |data|
     Erasure       |model| < |data|, also if the model has no effect
 
     The paper's definitions overlap. Here a difference up to the threshold counts as none.
     """
-    aligned = np.abs(model_effect - data_effect) <= epsilon
+    aligned = np.abs(model_effect - data_effect) <= threshold
     flipped = np.sign(model_effect) * np.sign(data_effect) < 0
     larger = np.abs(model_effect) > np.abs(data_effect)
     return np.select([aligned, flipped, larger], CLASSES[:3], CLASSES[3])
 
 
-def class_shares(summary: pd.DataFrame, epsilon: float) -> pd.DataFrame:
-    """Returns how many effects of each country are in each class (Figs. 6, 16).
+def class_shares(effects: pd.DataFrame) -> pd.DataFrame:
+    """Returns how many effects of each run and country are in each class (Figs. 6, 16).
 
-    `summary` is of `effect_summary`; rows `ALL` count as one more country. Columns are run (if it
-    has one), country, class, n, share (0-100); every class, in the order of CLASSES.
+    `effects` is of `question_effects` by run (and seed). The threshold of an effect is ERRORS of
+    its standard errors. Two runs are added to compare with: PERFECT, which has the true effects
+    (drawn DRAWS times from the survey's standard errors), and NO_EFFECT.
+
+    Returns:
+      Columns run, country, class (every one, in the order of CLASSES), n and share (0-100).
     """
-    model, data = (summary[f"{of}_effect"].to_numpy() for of in ("model", "data"))
-    classes = pd.Categorical(classify(model, data, epsilon), CLASSES)
-    by = [name for name in ("run", "country") if name in summary]
-    effects = summary[by].assign(**{"class": classes})
-    counts = effects.groupby([*by, "class"], observed=False).size().rename("n").reset_index()
-    return counts.assign(share=100 * counts["n"] / counts.groupby(by)["n"].transform("sum"))
+    first = effects[effects["run"] == effects["run"].iloc[0]]
+    errors = np.random.default_rng(0).standard_normal((DRAWS, len(first)))
+    drawn = [first["data_effect"] + error * first["data_se"] for error in errors]
+    perfect = pd.concat([first.assign(run=PERFECT, model_effect=each) for each in drawn])
+    none = first.assign(run=NO_EFFECT, model_effect=0.0)
+    every = pd.concat([effects, perfect, none], ignore_index=True)
+    of = (every[name].to_numpy() for name in ("model_effect", "data_effect"))
+    classes = pd.Categorical(classify(*of, ERRORS * every["data_se"].to_numpy()), CLASSES)
+    by, every = ["run", "country"], every.assign(**{"class": classes})
+    counts = every.groupby([*by, "class"], observed=False, sort=False).size()
+    counts = counts.unstack("class")[list(CLASSES)].stack().rename("n").reset_index()
+    total = counts.groupby(by)["n"].transform("sum")
+    return counts[total > 0].assign(share=100 * counts["n"] / total.clip(lower=1))
