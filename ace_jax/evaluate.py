@@ -8,9 +8,9 @@ What a flag or config contradicts is refused; `--allow-mismatch FIELD` (model, s
 split, prompt) lets it through and marks the output. The second form is for base models.
 
 WORKDIR gets predictions.parquet (a row a cell), answers.csv (a row a cell and option), scores.csv,
-national.csv, scores.png, questions.parquet and run.json; audit.csv with --config.audit=True, which
-asks the same cells in other ways. With --config.reference=NAME (uniform, mean, no_effect) a
-reference answers. Run it again with the same WORKDIR to go on where it stopped.
+national.csv, scores.png, questions.parquet and run.json; references.parquet, the answers of what
+needs no language model (docs/analysis.md); audit.csv with --config.audit=True, which asks the same
+cells in other ways. Run it again with the same WORKDIR to go on where it stopped.
 """
 
 import threading
@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from ace_jax import command
 from ace_jax.answering import Batching
-from ace_jax.errors import InputError
 from ace_jax.evaluation import record as recording
 from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.ways import Ways, described
@@ -47,25 +46,22 @@ def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> No
     log(f"held out ({scored.split.spec}): {scored.held_out.describe()}")
     with Claim(workdir) as claim:
         on_first(claim.hold)
-        if config.reference is not None:
-            if config.audit or adapter:
-                raise InputError("audit, adapter.path: need a model; leave both out with reference")
-            answers, run = recording.answer_by_reference(config.reference, scored)
-            SavedAnswers(workdir, run).check()
-            on_first(claim.make)
-        else:
-            settings = recording.requested_model(config, record)
-            model = LanguageModel.from_pretrained(
-                adapter or settings["base"],
-                **settings,
-                mesh=make_mesh(**config.mesh),
-                rebased="model" in allowed,
-            )
-            marks = model.marks(scored, allowed)
-            answers, run = ask_model(model, config, scored, marks, claim, stop)
-        tables = recording.result_tables(scored, answers)
+        settings = recording.requested_model(config, record)
+        model = LanguageModel.from_pretrained(
+            adapter or settings["base"],
+            **settings,
+            mesh=make_mesh(**config.mesh),
+            rebased="model" in allowed,
+        )
+        marks = model.marks(scored, allowed)
+        answers, run = ask_model(model, config, scored, marks, claim, stop)
+        references = scored.references
+        run["marks"] += [
+            f"reference {name}: {mark}" for name, of in references.items() for mark in of.marks
+        ]
+        tables = recording.result_tables(scored, answers, references)
         on_first(lambda: recording.write_output(workdir, tables, run))
-        name = config.reference or ("adapter" if adapter else "base model")
+        name = "adapter" if adapter else "base model"
         on_first(lambda: score_by_granularity({name: tables["scores.csv"]}, workdir / "scores.png"))
         on_first(lambda: delete_saved(workdir))
     on_first(lambda: print(recording.shown(tables)))

@@ -2,7 +2,7 @@
 
     python benchmarks/report_size.py [--countries 14] [--questions 240] [--keep DIR]
 
-Five methods and two references on countries x questions x 80 personas, of 2 to 11 options, with
+Five methods and seven references on countries x questions x 80 personas, of 2 to 11 options, with
 topics, texts and an audit. The report is made in a process of its own. If there is a Chromium, it
 opens the page ten times and the median counts. Prints JSON: seconds, peak memory, bytes, and
 milliseconds until the page is drawn and can be used.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ import pandas as pd
 from scipy.stats import norm
 from workload import machine
 
+from ace_jax.evaluation.references import REFERENCES
 from ace_jax.survey.personas import ATTRIBUTES, personas
 
 COUNTRIES = (
@@ -108,10 +110,15 @@ def write_runs(directory: Path, countries: int, questions: int) -> list[str]:
             }
         )
         audit.to_csv(directory / name / "audit.csv", index=False)
+    # Seven references, as `evaluate` writes them; their answers do not matter here.
     uniform = [np.full(k, 1 / k) for k in options[question]]
-    runs.append(_write(directory / "uniform", "uniform", cells, p_data, uniform, table, levels))
     middle = _answers(centre + 0 * moved, spread, options)
-    runs.append(_write(directory / "no_effect", "no effect", cells, p_data, middle, table, levels))
+    beside = [
+        pd.DataFrame({"reference": name, "cell": range(len(cells)), "p": p})
+        for name, p in zip(REFERENCES, cycle((uniform, middle)), strict=False)
+    ]
+    first = directory / next(iter(METHODS))
+    pd.concat(beside).to_parquet(first / "references.parquet", index=False)
     return runs
 
 
@@ -169,15 +176,12 @@ def _write(
     ).assign(score=lambda of: 1 - of["distance"])
     predictions.to_parquet(out / "predictions.parquet", index=False)
     questions.to_parquet(out / "questions.parquet", index=False)
-    reference = name in ("uniform", "no effect")
+    adapter = {"path": f"runs/{name}/adapter", "sha256": "0" * 64}
     run = {
         "version": "0.1.0",
         "seed": 0,
-        "reference": name if reference else None,
-        "model": None if reference else {"name": "made up", "dtype": "float32"},
-        "adapter": None
-        if name in ("Base", "AdPrompt") or reference
-        else {"path": f"runs/{name}/adapter", "sha256": "0" * 64},
+        "model": {"name": "made up", "dtype": "float32"},
+        "adapter": None if name in ("Base", "AdPrompt") else adapter,
         "data": {"path": "made up", "split": "held_out", "holdout": "question:0.3", "min_n": 10},
         "attributes": levels,
         "prompt": {"template": "persona_first"},

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The evidence: every method of configs/methods.py on the General Social Survey 2018 with
-# SmolLM2-135M-Instruct, scored on questions and on personas that training has not seen, beside
-# references that need no model. Run it again to go on where it stopped.
+# SmolLM2-135M-Instruct, scored on questions and on personas that training has not seen.
+# Run it again to go on where it stopped.
 #
 #   bash launch/results.sh [-o OUTPUT] [-u UNSEEN] [-s SEEDS] [-m METHODS] [-e EPOCHS] [-n STEPS] \
 #     [-- FIELD ...]
@@ -100,11 +100,6 @@ for each in $unseen; do
     for seed in $seeds; do
       runs+=(--run "$method=$here/$method-$seed/scored")
     done
-  done
-
-  for reference in uniform mean no_effect; do
-    score base "$here/$reference" --config.reference="$reference" "$@"
-    runs+=(--run "$reference=$here/$reference")
   done
 
   # Flat: of the unseen questions some are alone in their topic, and nested means count topics alike.

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from ace_jax import evaluate
 from ace_jax.errors import InputError
 from ace_jax.evaluation.record import requested_set
+from ace_jax.evaluation.references import REFERENCES, reference_answers
 from ace_jax.model.formats.hf import fingerprint
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, encode, render_cells
@@ -37,6 +38,7 @@ COLUMNS = [
     "score",
 ]
 SCORES = ["country", "granularity", "n_cells", "n_questions", "score", "ci_low", "ci_high"]
+BESIDE = [f"score_{name}" for name in REFERENCES]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,7 +123,7 @@ def test_answers_are_those_of_the_reference(base, survey_path, tiny_checkpoint, 
 
 def test_scores_are_flat_means(base):
     scores, cells = pd.read_csv(base / "scores.csv"), predictions_of(base)
-    assert list(scores.columns) == SCORES
+    assert list(scores.columns) == [*SCORES, *BESIDE]
     assert set(zip(scores["country"], scores["granularity"], strict=True)) == {
         *((country, g) for country in ("USA", "ALL") for g in (1, 2, 3, 4)),
         *(("MEX", g) for g in (1, 3, 4)),
@@ -139,6 +141,33 @@ def test_scores_are_flat_means(base):
             assert 0 <= row.ci_low <= row.score <= row.ci_high <= 1
 
 
+def test_references_stand_beside_every_score(base, survey_path, tiny_checkpoint, tmp_path, capsys):
+    config = config_for(tiny_checkpoint, survey_path, data__holdout="question:abany")
+    config.data.split = "held_out"
+    evaluate.main(config, tmp_path)
+    printed = capsys.readouterr().out.split("Beside what needs no language model:")[1]
+    dataset, predictions = read_dataset(survey_path), predictions_of(tmp_path)
+    seen = (dataset.cells["question_id"] != "abany").to_numpy()
+    expected = reference_answers(dataset.cells[~seen].reset_index(drop=True), dataset, seen)
+    written = pd.read_parquet(tmp_path / "references.parquet")
+    assert list(written.columns) == ["reference", "cell", "p"]
+    assert list(written["reference"].unique()) == list(REFERENCES)
+    scores = pd.read_csv(tmp_path / "scores.csv").query("country == 'USA'")
+    for name, rows in written.groupby("reference"):
+        assert rows["cell"].tolist() == list(range(len(predictions)))
+        for p, wanted in zip(rows["p"], expected[name].p, strict=True):
+            np.testing.assert_array_equal(p, wanted)
+        moved = np.stack(rows["p"].to_list()) - np.stack(predictions["p_data"].to_list())
+        distance = np.abs(np.cumsum(moved, axis=1))[:, :-1].sum(axis=1) / (moved.shape[1] - 1)
+        for g, score in zip(scores["granularity"], scores[f"score_{name}"], strict=True):
+            own = (predictions["granularity"] == g).to_numpy()
+            assert score == pytest.approx(1 - distance[own].mean())
+        assert f"{name} " in printed
+    (mark,) = json.loads((tmp_path / "run.json").read_text())["marks"]
+    said = "reference mean: uniform where training has no scale of that size: abany"
+    assert mark == said
+
+
 def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
     run = json.loads((base / "run.json").read_text())
     source = open_checkpoint(str(tiny_checkpoint)).source
@@ -149,9 +178,9 @@ def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
     assert run["adapter"] is None
     assert run["prompt"]["template"] == "question_first"
     assert (base / "scores.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert run["reference"] is None
     assert {path.name for path in base.iterdir()} == {
         "predictions.parquet",
+        "references.parquet",
         "answers.csv",
         "national.csv",
         "questions.parquet",

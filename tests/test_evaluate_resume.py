@@ -180,7 +180,6 @@ def test_other_settings_are_refused_until_the_partial_file_is_deleted(
         ({"batch__size": 8}, "batch"),
         ({"data__questions": ("natspac",)}, "data"),
         ({"prompt__template": "persona_first"}, "prompt"),
-        ({"reference": "uniform"}, "audit, batch, model, prompt, reference"),
     ):
         expected = rf"{FILE} has the answers of a stopped evaluation with another {names}; go on"
         with pytest.raises(InputError, match=expected):

@@ -289,18 +289,41 @@ def test_the_audit_of_seeds_is_their_mean(seeds, tmp_path):
     assert audit["score"].tolist() == [62.5, 62.5]
 
 
-def test_an_audit_and_references_are_shown(runs, tmp_path):
+def write_references(out, **answers):
+    tables = [
+        pd.DataFrame({"reference": name, "cell": range(len(p)), "p": p})
+        for name, p in answers.items()
+    ]
+    pd.concat(tables).to_parquet(out / "references.parquet", index=False)
+
+
+def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
     audit = pd.DataFrame({"variant": ["unaltered"], "granularity": [4], "score": [0.75]})
     audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
-    uniform = predictions(3)
-    uniform["p_model"] = [np.full(3, 1 / 3)] * len(uniform)
-    reference = write_out(tmp_path / "uniform", uniform, reference="uniform", model=None)
-    report.main([*runs, reference, "--output", str(tmp_path / "report")])
+    other = predictions(3)
+    uniform = [np.full(3, 1 / 3)] * len(other)
+    write_references(tmp_path / "base", uniform=uniform, nearest=list(other["p_model"]))
+    # Of the other run there are fewer cells, in another order.
+    cells = pd.read_parquet(tmp_path / "trained" / "predictions.parquet")
+    cells = cells[cells["country"] == "USA"].sample(frac=1, random_state=0)
+    cells.to_parquet(tmp_path / "trained" / "predictions.parquet", index=False)
+    report.main([*runs, "--output", str(tmp_path / "report")])
     data = data_of(tmp_path / "report")
-    assert data["references"] == ["uniform"]
+    assert data["references"] == ["uniform", "nearest"]
     assert [run["name"] for run in data["runs"]] == ["base", "trained"]
-    audit = pd.DataFrame(**data["tables"]["audit"])
-    assert audit["score"].tolist() == [75.0]
+    assert not any("No references" in note for note in data["notes"])
+    assert pd.DataFrame(**data["tables"]["audit"])["score"].tolist() == [75.0]
+    # As methods of their own they have the same rows.
+    write_out(tmp_path / "flat", other.assign(p_model=uniform))
+    write_out(tmp_path / "near", other)
+    methods = {"base": "base", "trained": "trained", "uniform.": "flat", "nearest.": "near"}
+    (tmp_path / "base" / "references.parquet").unlink()
+    apart = compare({name: tmp_path / of for name, of in methods.items()})
+    for name in ("scores", "topics", "effects", "effect_distances"):
+        table = apart.tables[name].assign(run=apart.tables[name]["run"].str.rstrip("."))
+        found = pd.read_csv(tmp_path / "report" / f"{name}.csv")
+        pd.testing.assert_frame_equal(found, table, check_dtype=False, rtol=1e-4)
+    assert "No references: base has no references.parquet" in " ".join(apart.notes)
 
 
 def test_what_was_evaluated_is_said_in_a_line():

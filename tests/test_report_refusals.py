@@ -10,6 +10,7 @@ from test_report import (
     quick,  # noqa: F401 - a fixture for every test
     runs,  # noqa: F401 - a fixture
     write_questions,
+    write_references,
 )
 
 from ace_jax.errors import InputError
@@ -42,12 +43,26 @@ def _other_cells(out):
     predictions(2, questions=("q8", "q9")).to_parquet(out / "predictions.parquet", index=False)
 
 
+def _other_references(out):
+    p = [np.full(2, 0.5)] * len(pd.read_parquet(out / "predictions.parquet"))
+    write_references(out.parent / "base", uniform=p)
+
+
+def _fewer_references(out):
+    write_references(out.parent / "base", uniform=[np.full(3, 1 / 3)])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (_older, r"run\.json lacks attributes, seed or data; evaluate it again"),
         (_other_questions, "no topic for question 'q1'"),
         (_damaged, r"predictions\.parquet is damaged"),
+        (
+            _other_references,
+            r"references\.parquet is damaged \(uniform has answers of another size",
+        ),
+        (_fewer_references, r"references\.parquet is damaged \("),
         (_other_answers, "base and trained were scored against other answers of the survey"),
         (_other_cells, "base, trained have no cell in common"),
     ],
@@ -76,8 +91,9 @@ def test_a_directory_given_twice_and_an_output_that_is_a_file_are_refused(runs, 
     for again in (runs[0], f"{runs[0]}/../base"):
         with pytest.raises(InputError, match="is given twice; give each seed its own directory"):
             report.main([runs[0], again, "--output", str(tmp_path / "report")])
-    with pytest.raises(InputError, match="the name ALL is taken"):
-        report.main([f"--run=ALL={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
+    for name in ("ALL", "persona"):
+        with pytest.raises(InputError, match=f"the name {name} is taken"):
+            report.main([f"--run={name}={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(InputError, match="Not a directory; name another directory"):

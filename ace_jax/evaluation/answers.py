@@ -1,29 +1,15 @@
-"""Answers to cells: a model's, those of references, and both beside the survey's.
-
-References need no language model:
-
-uniform     the same probability for every option
-mean        the mean answer to the training questions with the same number of options; uniform if
-            there are none
-no_effect   the country's answer to the question, the same for every persona
-
-`mean` is what can be known without reading the question. `no_effect` uses what no model sees, the
-survey's answers to questions that may be held out. It shows how much personas add to them.
-"""
+"""Answers to cells, and both them and the survey's side by side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import Distributions, alignment_distances, score_table
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.survey.dataset import Dataset
 
-REFERENCES = ("uniform", "mean", "no_effect")
 UNALTERED = "unaltered"
 
 
@@ -76,58 +62,6 @@ def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
     columns = ["option", "option_text", "p_data", "p_model"]
     long = table.explode(columns, ignore_index=True)
     return long[[*who.drop("option_mass"), *columns, "option_mass"]]
-
-
-def reference_answers(
-    name: str, cells: pd.DataFrame, dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
-) -> Answers:
-    """Returns the answers of one of REFERENCES to some cells.
-
-    `dataset` is the whole survey, `seen` says which of its cells training may see; `mean` uses no
-    others. Raises InputError for an unknown name.
-    """
-    if name not in REFERENCES:
-        raise InputError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
-    sizes, marks = cells["p"].map(len), tuple[str, ...]()
-    if name == "no_effect":
-        answer_of = _country_answers(dataset.cells)
-        p = [answer_of[key] for key in zip(cells["country"], cells["question_id"], strict=True)]
-    else:
-        means = _mean_answers(dataset, seen) if name == "mean" else {}
-        p = [means.get(size, np.full(size, 1 / size)) for size in sizes]
-        unknown = cells.loc[~sizes.isin(means), "question_id"].unique()
-        if name == "mean" and len(unknown):
-            named = ", ".join(map(str, unknown))
-            marks = (f"uniform where training has no scale of that size: {named}",)
-    return Answers(p, np.ones(len(cells)), marks)
-
-
-def _country_answers(cells: pd.DataFrame) -> dict[tuple[str, str], Float[np.ndarray, "_"]]:
-    """Returns the answer of each country and question_id.
-
-    It is the n-weighted mean of their finest cells, which count every respondent once.
-    """
-    context = ["country", "question_id"]
-    finest = cells.groupby(context)["granularity"].transform("max") == cells["granularity"]
-    return {
-        (str(country), str(question)): np.average(list(its["p"]), axis=0, weights=its["n"])
-        for (country, question), its in cells[finest].groupby(context)
-    }
-
-
-def _mean_answers(
-    dataset: Dataset, seen: Bool[np.ndarray, "all_cells"]
-) -> dict[int, Float[np.ndarray, "_"]]:
-    """Returns the mean answer by number of options; countries and questions count alike.
-
-    Only cells that name all attributes are used, as in training: coarser cells include respondents
-    whose personas are held out.
-    """
-    finest = dataset.cells["granularity"] == len(dataset.attributes)
-    answers: dict[int, list[np.ndarray]] = {}
-    for answer in _country_answers(dataset.cells[finest & seen]).values():
-        answers.setdefault(len(answer), []).append(answer)
-    return {size: np.mean(np.stack(alike), axis=0) for size, alike in answers.items()}
 
 
 def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:

@@ -19,9 +19,10 @@ from ace_jax.evaluation.answers import (
     answers_table,
     audit_table,
     predictions_table,
-    reference_answers,
 )
 from ace_jax.evaluation.poststratify import national_table
+from ace_jax.evaluation.references import reference_answers
+from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -32,6 +33,7 @@ from ace_jax.survey.split import HeldOut, Split
 
 PARTS = ("held_out", "train", "all")
 MIN_N = 10  # respondents in both cells of a pair, the paper's
+BESIDE = "score_"  # before a reference's name, in scores.csv
 QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them
 NOT_RECORDED = "split not recorded: the adapter does not say what it was trained on"
 
@@ -75,6 +77,11 @@ class EvaluationSet:
                 " use another one"
             )
         return self.dataset.cells[chosen].reset_index(drop=True)
+
+    @property
+    def references(self) -> dict[str, Answers]:
+        """The answers of all references to the cells to score."""
+        return reference_answers(self.cells, self.dataset, self.seen)
 
     @property
     def questions_scored(self) -> pd.DataFrame:
@@ -203,23 +210,21 @@ def given(config: ConfigDict, field: str, recorded: Any) -> Any:
 def run_record(
     scored: EvaluationSet,
     *,
-    reference: str | None = None,
-    model: Mapping[str, Any] | None = None,
-    prompt: Mapping[str, Any] | None = None,
-    adapter: Mapping[str, str] | None = None,
+    model: Mapping[str, Any],
+    prompt: Mapping[str, Any],
+    adapter: Mapping[str, str] | None,
     marks: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Returns the content of run.json: what was scored, and who answered.
 
-    That is a reference, by name, or a model: records of base and prompt, the adapter's path and
-    SHA-256. `marks` are what a reader of the scores must know.
+    `model` and `prompt` are records of the base and of how it was asked, `adapter` is the path and
+    SHA-256 of one. `marks` are what a reader of the scores must know.
     """
     survey = scored.survey
     return {
         "version": __version__,
         "seed": scored.split.seed,
         "attributes": {name: list(levels) for name, levels in survey.attributes.items()},
-        "reference": reference,
         "model": model,
         "adapter": adapter,
         "data": {
@@ -236,22 +241,29 @@ def run_record(
     }
 
 
-def answer_by_reference(
-    name: str, scored: EvaluationSet
-) -> tuple[dict[str, Answers], dict[str, Any]]:
-    """Returns a reference's answers, which need no model, and the content of run.json."""
-    answers = reference_answers(name, scored.cells, scored.dataset, scored.seen)
-    return {UNALTERED: answers}, run_record(scored, reference=name, marks=answers.marks)
+def result_tables(
+    scored: EvaluationSet, answers: Mapping[str, Answers], references: Mapping[str, Answers]
+) -> dict[str, pd.DataFrame]:
+    """Returns the tables by file name; audit.csv is there if cells were asked in several ways.
 
-
-def result_tables(scored: EvaluationSet, answers: Mapping[str, Answers]) -> dict[str, pd.DataFrame]:
-    """Returns the tables by file name; audit.csv is there if cells were asked in several ways."""
+    scores.csv has a column `score_NAME` a reference. references.parquet has a row a cell and
+    reference: reference, cell (its row in predictions.parquet, int64), p (float64 array).
+    """
     cells, questions = scored.cells, scored.questions_scored
     predictions = predictions_table(cells, answers[UNALTERED])
+    score_of = {
+        f"{BESIDE}{name}": score_table(predictions_table(cells, of))["score"]
+        for name, of in references.items()
+    }
+    rows = [
+        pd.DataFrame({"reference": name, "cell": range(len(cells)), "p": of.p})
+        for name, of in references.items()
+    ]
     tables = {
         "predictions.parquet": predictions,
+        "references.parquet": pd.concat(rows, ignore_index=True),
         "answers.csv": answers_table(predictions, questions),
-        "scores.csv": score_table(predictions),
+        "scores.csv": score_table(predictions).assign(**score_of),
         "questions.parquet": questions,
     }
     national = national_table(predictions, len(scored.dataset.attributes))
@@ -286,9 +298,17 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Returns the scores, the audit if there is one, and national answers in a line, as text."""
-    names = [name for name in ("scores.csv", "audit.csv") if name in tables]
-    parts = [tables[name].to_string(index=False, float_format="{:.4f}".format) for name in names]
+    """Returns the scores, those of references, the audit if any and national answers, as text."""
+    scores = tables["scores.csv"]
+    beside = [str(name) for name in scores if str(name).startswith(BESIDE)]
+    overall = scores[scores["country"] == ALL].set_index("granularity")[["score", *beside]]
+    overall.columns = ["this run", *(name.removeprefix(BESIDE) for name in beside)]
+    overall = overall.T.rename(columns="G = {}".format).rename_axis(columns=None)
+    style: dict[str, Any] = {"float_format": "{:.4f}".format}
+    parts = [scores.drop(columns=beside).to_string(index=False, **style)]
+    parts.append(f"Beside what needs no language model:\n{overall.to_string(**style)}")
+    if "audit.csv" in tables:
+        parts.append(tables["audit.csv"].to_string(index=False, **style))
     if "national.csv" in tables:
         means = tables["national.csv"][["distance", "distance_unweighted"]].mean()
         parts.append(

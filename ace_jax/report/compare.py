@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ace_jax.errors import InputError
+from ace_jax.evaluation.references import REFERENCES
 from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
 from ace_jax.report.findings import Findings, find
 from ace_jax.report.page.content import index_html
@@ -111,8 +112,9 @@ def compare(
     """
     if average not in AVERAGES:
         raise InputError(f"average: {average!r} is not one of {', '.join(AVERAGES)}")
-    if not runs or ALL in runs:
-        problem = f"the name {ALL} is taken; choose another" if runs else "none is given; name one"
+    taken = [name for name in runs if name in (ALL, *REFERENCES)]
+    if not runs or taken:
+        problem = f"the name {taken[0]} is taken; choose another" if runs else "none is given"
         raise InputError(f"runs: {problem}")
     common, notes = on_common_cells({name: read_runs(name, of) for name, of in runs.items()})
     return Comparison(**vars(find(common, notes, average)))

@@ -18,7 +18,7 @@ from ace_jax.evaluation.comparison import (
 )
 from ace_jax.evaluation.effects import class_shares, effect_summary, effect_table
 from ace_jax.evaluation.uncertainty import ALL, Average
-from ace_jax.report.runs import Methods, Run, known_questions, marks_of
+from ace_jax.report.runs import Methods, Run, known_questions, marks_of, reference_runs
 from ace_jax.survey.readers.sources import TIERS
 
 EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
@@ -31,10 +31,10 @@ IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # 0-1 there, 
 class Findings:
     """The tables of a report and what they are about.
 
-    Methods have the same cells; gains are over the first one. `tables` are tidy means over a
-    method's seeds: the columns of the function in `evaluation` that makes them, and `run`, the
-    method's name. One that cannot be made is absent, and `notes` say why. `marks` are sentences
-    that every reader must see, such as a mismatch that was allowed.
+    Methods and references have the same cells; gains are over the first method. `tables` are tidy
+    means over a method's seeds: the columns of the function in `evaluation` that makes them, and
+    `run`, the method's name. One that cannot be made is absent, and `notes` say why. `marks` are
+    sentences that every reader must see, such as a mismatch that was allowed.
     """
 
     methods: Methods
@@ -87,16 +87,19 @@ class Findings:
         return self.tables[name].query("country == @ALL")
 
 
-def find(everything: Methods, notes: Sequence[str], average: Average) -> Findings:
-    """Builds every table; methods and references are on the same cells (`on_common_cells`)."""
-    models = {n: of for n, of in everything.items() if not of[0].identity.get("reference")}
-    methods = models or dict(everything)
-    references = tuple(name for name in everything if name not in methods)
-    everything = {name: everything[name] for name in (*methods, *references)}
+def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
+    """Builds every table of methods on the same cells (`on_common_cells`).
+
+    References are those of the first run. Raises InputError as `reference_runs`.
+    """
     first = next(iter(methods.values()))[0]
+    references, notes = reference_runs(first), list(notes)
+    if not references:
+        notes.append(f"No references: {first.name} has no references.parquet; evaluate it again.")
+    everything = {**methods, **references}
     seed, min_n = int(first.identity["seed"]), int(first.identity["data"]["min_n"])
-    runs = [run for of in everything.values() for run in of]
-    questions, notes = known_questions(runs), list(notes)
+    runs = [run for of in methods.values() for run in of]
+    questions = known_questions(runs)
     ceiling = cell_ceilings(first.predictions, seed)
     cells = {
         name: [
@@ -127,7 +130,7 @@ def find(everything: Methods, notes: Sequence[str], average: Average) -> Finding
         of_methods = {name: cells[name] for name in methods}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
     try:
-        tables |= _effects(methods, questions, min_n, seed)
+        tables |= _effects(everything, questions, min_n, seed)
     except InputError as error:
         notes.append(f"Effects are missing: {error}.")
     audits = [
@@ -141,8 +144,8 @@ def find(everything: Methods, notes: Sequence[str], average: Average) -> Finding
         audit = by.mean().reset_index()
         percent = {name: 100 * audit[name] for name in IN_AUDIT if name in audit}
         tables["audit"] = audit.assign(**percent)
-    marks = tuple(marks_of(runs))
-    return Findings(methods, references, questions, average, tables, marks, tuple(notes))
+    marks, names = tuple(marks_of(runs)), tuple(references)
+    return Findings(methods, names, questions, average, tables, marks, tuple(notes))
 
 
 def _by_run(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:

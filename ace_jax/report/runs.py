@@ -26,13 +26,18 @@ Methods = Mapping[str, Sequence["Run"]]
 
 @dataclass(frozen=True)
 class Run:
-    """What `evaluate` wrote of one run; `identity` is its run.json, `name` is for messages."""
+    """What `evaluate` wrote of one run; `identity` is its run.json, `name` is for messages.
+
+    `predictions` also have `cell`, their row in predictions.parquet. `references` is the file of
+    that name, None if there is none.
+    """
 
     name: str
     predictions: pd.DataFrame
     questions: pd.DataFrame
     identity: Mapping[str, Any]
     audit: pd.DataFrame | None = None
+    references: Path | None = None
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -114,6 +119,29 @@ def on_common_cells(methods: Methods) -> tuple[dict[str, list[Run]], list[str]]:
     return {name: [next(rest) for _ in of] for name, of in methods.items()}, notes
 
 
+def reference_runs(run: Run) -> dict[str, list[Run]]:
+    """Returns references on the cells of a run, as methods; none if the run has no file of them.
+
+    Raises InputError for a file that is damaged, or that lacks a cell.
+    """
+    if run.references is None:
+        return {}
+    table = _load(run.references)
+    found = {}
+    try:
+        for name in table["reference"].unique():
+            its = table[table["reference"] == name]
+            answers = pd.Series(its["p"].to_numpy(), its["cell"])[run.predictions["cell"]]
+            predictions = run.predictions.assign(p_model=answers.to_numpy())
+            sizes = predictions["p_model"].map(len)
+            if not sizes.equals(predictions["p_data"].map(len)):
+                raise ValueError(f"{name} has answers of another size")
+            found[str(name)] = [replace(run, name=str(name), predictions=predictions, audit=None)]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{run.references} is damaged ({error}); evaluate it again") from None
+    return found
+
+
 def known_questions(runs: Sequence[Run]) -> pd.DataFrame:
     """Returns question_id, topic, text, option_labels (lists) of the questions scored."""
     recorded = pd.concat([run.questions for run in runs]).drop_duplicates("question_id")
@@ -154,6 +182,8 @@ def _read(name: str, source: RunLike) -> Run:
         files = ("predictions.parquet", "questions.parquet", "run.json")
         audit = [out / "audit.csv"] if (out / "audit.csv").is_file() else []
         run = Run(name, *(_load(path) for path in (*(out / file for file in files), *audit)))
+        beside = out / "references.parquet"
+        run = replace(run, references=beside if beside.is_file() else None)
     if {"attributes", "seed", "data"} - set(run.identity) or "min_n" not in run.identity["data"]:
         raise InputError(f"{where}: run.json lacks attributes, seed or data; evaluate it again")
     names = [str(name) for name in run.identity["attributes"]]
@@ -163,7 +193,7 @@ def _read(name: str, source: RunLike) -> Run:
         raise InputError(f"{where}: has no cells; evaluate it again")
     if run.predictions.duplicated(["country", "question_id", *names]).any():
         raise InputError(f"{where}: a cell is repeated; evaluate it again")
-    return run
+    return replace(run, predictions=run.predictions.assign(cell=np.arange(len(run.predictions))))
 
 
 def _load(path: Path) -> Any:

@@ -15,7 +15,7 @@ RESERVED = frozenset(
         *("p_data", "p_model", "option", "option_mass", "option_text", "distance", "score"),
         *("model", "run", "seed", "attribute", "combination", "variance", "effect"),
         *("p_reversed", "p_low", "p_high", "from_level", "to_level", "effect_reversed"),
-        *("cumulative_effect", "mean_effect"),
+        *("cumulative_effect", "mean_effect", "cell"),
     )
 )
 
