@@ -153,12 +153,13 @@ def test_runs_of_one_name_are_seeds_of_one_method(runs, seeds, tmp_path, capsys)
         ("scores", ["country", "granularity"], ["score", "ceiling", "n_cells"]),
         ("topics", ["country", "granularity", "topic"], ["score", "n_questions"]),
         ("gains", ["country", "granularity"], ["score", "gain"]),
-        ("effects", ["country", "attribute", "topic"], ["model_effect", "data_se", "n_pairs"]),
+        ("effects", ["country", "combination", "question_id"], ["model_effect", "data_se"]),
         ("effect_distances", ["country", "attribute"], ["distance", "floor", "n_pairs"]),
-        ("classes", ["country", "epsilon", "class"], ["share"]),
+        ("classes", ["country", "class"], ["share"]),
+        ("slopes", ["country", "granularity", "toggle"], ["n_cells"]),
     ):
         found, known = (pd.read_csv(of / f"{table}.csv") for of in (means, each))
-        assert set(found["run"]) <= {"base", "trained"}
+        assert set(found["run"]) - {"perfect model", "no effect"} == {"base", "trained"}
         found = found[found["run"] == "trained"].set_index(keys)[columns]
         known = known[known["run"].isin(three)].groupby(keys)[columns].mean()
         pd.testing.assert_frame_equal(

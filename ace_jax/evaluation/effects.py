@@ -150,8 +150,9 @@ def class_shares(effects: pd.DataFrame) -> pd.DataFrame:
     perfect = pd.concat([first.assign(run=PERFECT, model_effect=each) for each in drawn])
     none = first.assign(run=NO_EFFECT, model_effect=0.0)
     every = pd.concat([effects, perfect, none], ignore_index=True)
-    of = (every[name].to_numpy() for name in ("model_effect", "data_effect"))
-    classes = pd.Categorical(classify(*of, ERRORS * every["data_se"].to_numpy()), CLASSES)
+    columns = ["model_effect", "data_effect", "data_se"]
+    model, data, error = every[columns].to_numpy(np.float64).T
+    classes = pd.Categorical(classify(model, data, ERRORS * error), CLASSES)
     by, every = ["run", "country"], every.assign(**{"class": classes})
     counts = every.groupby([*by, "class"], observed=False, sort=False).size()
     counts = counts.unstack("class")[list(CLASSES)].stack().rename("n").reset_index()

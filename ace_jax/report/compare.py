@@ -10,6 +10,7 @@ from ace_jax.errors import InputError
 from ace_jax.evaluation.references import REFERENCES
 from ace_jax.evaluation.uncertainty import ALL, AVERAGES, Average
 from ace_jax.report.findings import Findings, find
+from ace_jax.report.headline import headline
 from ace_jax.report.page.content import index_html
 from ace_jax.report.paper_figures import write_figures
 from ace_jax.report.runs import RunLike, on_common_cells, read_runs
@@ -66,11 +67,14 @@ class Comparison(Findings):
     def __str__(self) -> str:
         parts = [f"- {mark}" for mark in (*self.marks, *self.notes)]
         parts = ["\n".join(["Notes:", *parts])] if parts else []
+        parts.append("\n".join(headline(self)))
         title = f"Alignment score (0-100, {self.average}) by granularity, mean over countries:"
         parts += [title, self._labelled(self.scores.map("{:.1f}".format))]
         if len(self.names) > 1:
             title = f"Gain over {self.names[0]}, with 95 % intervals:"
             parts += [title, self._labelled(self._gains())]
+        title = f"Slopes at G = {self.granularities[-1]} (0: no difference shown, 1: the survey's):"
+        parts += [title, self._slopes().to_string()]
         if "effect_distances" in self.tables:
             title = "Distance between the model's and the survey's effects (lower is better):"
             parts += [title, self._distances().to_string(float_format="{:.4f}".format)]
@@ -82,6 +86,17 @@ class Comparison(Findings):
         texts = [f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]" for gain, low, high in columns]
         table = gains.assign(text=texts).pivot(index="run", columns="granularity", values="text")
         return table.loc[self.names[1:]]
+
+    def _slopes(self) -> pd.DataFrame:
+        """Returns methods and references in rows; toggles in columns, slopes with intervals."""
+        slopes = self.slopes
+        numbers = slopes[["slope", "slope_low", "slope_high"]].itertuples(index=False)
+        texts = [f"{slope:.2f} [{low:.2f}, {high:.2f}]" for slope, low, high in numbers]
+        table = slopes.assign(text=texts).pivot(index="run", columns="toggle", values="text")
+        order = [*self.names, *self.references]
+        return table.loc[order, list(dict.fromkeys(slopes["toggle"]))].rename_axis(
+            index=None, columns=None
+        )
 
     def _distances(self) -> pd.DataFrame:
         """Returns methods, then what to compare them with, in rows; attributes in columns."""

@@ -16,13 +16,19 @@ from ace_jax.evaluation.comparison import (
     stacked,
     tier_scores,
 )
-from ace_jax.evaluation.effects import class_shares, effect_summary, effect_table
+from ace_jax.evaluation.effects import (
+    class_shares,
+    effect_summary,
+    effect_table,
+    question_effects,
+)
+from ace_jax.evaluation.references import REFERENCES
+from ace_jax.evaluation.slopes import products, slope_table
 from ace_jax.evaluation.uncertainty import ALL, Average
 from ace_jax.report.runs import Methods, Run, known_questions, marks_of, reference_runs
 from ace_jax.survey.readers.sources import TIERS
 
-EPSILON = 1.0  # points: the threshold of classes, where a single one is shown
-EPSILONS = (0.5, EPSILON, 2.0, 3.0, 5.0)
+EFFECT = ("country", "attribute", "combination", "question_id")
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
 IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # 0-1 there, 0-100 here
 
@@ -82,6 +88,12 @@ class Findings:
         columns = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
         return pd.concat([first.assign(run=n, distance=first[of]) for n, of in columns.items()])
 
+    @property
+    def slopes(self) -> pd.DataFrame:
+        """The slopes over countries at the finest granularity: a row a run and toggle."""
+        slopes = self.over_countries("slopes")
+        return slopes[slopes["granularity"] == self.granularities[-1]]
+
     def over_countries(self, name: str) -> pd.DataFrame:
         """Returns the rows of a table that are means over countries."""
         return self.tables[name].query("country == @ALL")
@@ -129,6 +141,7 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     if first.holds_out_personas:
         of_methods = {name: cells[name] for name in methods}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
+    tables["slopes"] = _slopes(everything, min_n)
     try:
         tables |= _effects(everything, questions, min_n, seed)
     except InputError as error:
@@ -155,33 +168,38 @@ def _by_run(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _effects(
-    methods: Methods, questions: pd.DataFrame, min_n: int, seed: int
+    everything: Methods, questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Builds the tables on effects. Raises InputError if there is no pair."""
     each = [
         effect_table(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
-        for name, runs in methods.items()
+        for name, runs in everything.items()
         for i, run in enumerate(runs)
     ]
-    topic = topics_of(each[0]["question_id"], questions)
-    first = next(iter(methods.values()))[0]
+    first = next(iter(everything.values()))[0]
     floor = effect_floors(first.predictions, each[0], seed)
-    pairs = pd.concat([of.assign(floor=floor, topic=topic) for of in each], ignore_index=True)
+    pairs = pd.concat([of.assign(floor=floor) for of in each], ignore_index=True)
     distances = [
         effect_summary(of, ("run", "attribute")) for of in (pairs, pairs.assign(attribute=ALL))
     ]
-    # Each seed is a model with its own effects. Shares are the mean of the seeds' shares: effects
-    # averaged over seeds first would look better than those of any single model.
-    apart = pairs.rename(columns={"seed": "of_seed"})
-    by_seed = effect_summary(apart, ("run", "of_seed", "attribute", "topic"))
-    by_seed = by_seed.query("country != @ALL")
-    classes = [
-        class_shares(of, epsilon).assign(epsilon=epsilon)
-        for epsilon in EPSILONS
-        for of in (by_seed, by_seed.assign(country=ALL))
-    ]
+    # Each seed is a model with its own effects: their mean would look better than any of them.
+    effects = question_effects(pairs, ["run", "seed"])
+    means = effects.groupby(["run", *EFFECT], sort=False).mean(numeric_only=True).reset_index()
+    means = means.drop(columns="seed")
+    topic = topics_of(means["question_id"], questions)
+    of_methods = effects[~effects["run"].isin(REFERENCES)]
     return {
-        "effects": _by_run(effect_summary(pairs, ("run", "attribute", "topic")), methods),
-        "effect_distances": _by_run(pd.concat(distances), methods),
-        "classes": _by_run(pd.concat(classes), methods),
+        "effects": _by_run(means.assign(topic=topic), everything),
+        "effect_distances": _by_run(pd.concat(distances), everything),
+        "classes": class_shares(of_methods),
     }
+
+
+def _slopes(everything: Methods, min_n: int) -> pd.DataFrame:
+    """Returns the slopes of every method and reference, one row a country, toggle and size."""
+    sums = [
+        products(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
+        for name, runs in everything.items()
+        for i, run in enumerate(runs)
+    ]
+    return slope_table(pd.concat(sums, ignore_index=True), ["run"])

@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from ace_jax.evaluation.effects import CLASSES
+from ace_jax.evaluation.effects import CLASSES, ERRORS
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
 from ace_jax.report.figures import COLUMN, drawn, legend_below, looks_of, plain, score_lines
-from ace_jax.report.findings import EPSILON, Findings
+from ace_jax.report.findings import Findings
 
 PAGE = 7.0  # inches: the width of a paper's page
 PANELS = 4  # side by side
@@ -137,7 +137,8 @@ def _dots(
 
 def _classes(findings: Findings, path: Path) -> None:
     """Figs. 6 and 16: shares of the classes of effects, a panel a country."""
-    table, names = findings.tables["classes"], findings.names[::-1]
+    table = findings.tables["classes"]
+    names = list(dict.fromkeys(table["run"]))[::-1]
 
     def draw(axes: Axes, rows: pd.DataFrame) -> None:
         wide = rows.pivot(index="run", columns="class", values="share").reindex(names)
@@ -148,5 +149,5 @@ def _classes(findings: Findings, path: Path) -> None:
             left += wide[kind].to_numpy()
         axes.set_xlim(0, 100)
 
-    title = f"Per cent of effects, threshold {EPSILON:g} point"
-    _panels(path, _by_country(table[table["epsilon"] == EPSILON]), title, names, draw)
+    title = f"Per cent of effects, threshold {ERRORS:g} standard errors"
+    _panels(path, _by_country(table), title, names, draw)

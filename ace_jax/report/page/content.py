@@ -26,12 +26,13 @@ from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.references import ORACLE
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import EPSILON, Findings
+from ace_jax.report.findings import Findings
+from ace_jax.report.headline import headline
 
 SCRIPTS = ("core", "charts", "tables", "overview", "sections", "explorer", "main")
 LARGEST = 11_500_000  # characters of base64, of the 15 MB that a page may have
 # The columns of each table that the page needs; it shortens the names of intervals.
-INTERVALS = ("ci", "gain", "difference", "distance")
+INTERVALS = ("ci", "gain", "difference", "distance", "slope")
 SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")}
 KEPT = {
     "scores": "run country topic granularity n_cells score ci_low ci_high ceiling",
@@ -39,9 +40,11 @@ KEPT = {
     "differences": "granularity run other difference difference_low difference_high p_value clear",
     "tiers": "run granularity tier score",
     "composition": "run country persona topic score ci_low ci_high",
-    "effects": "run country attribute topic data_effect model_effect data_size",
+    "effects": "run question_id topic attribute combination data_effect data_se model_effect "
+    "data_size",
+    "slopes": "run country granularity toggle slope slope_low slope_high verdict",
     "effect_distances": "run country attribute distance distance_low distance_high",
-    "classes": "run country epsilon class share",
+    "classes": "run country class share",
     "audit": "run variant granularity score moved option_mass",
 }
 
@@ -134,7 +137,7 @@ def _overview(findings: Findings) -> dict[str, Any]:
         "survey": ", ".join(sorted({str(of) for of in cells.get("source", ["survey"])})),
         "made": f"Made by ace_jax {__version__} from {len(cells):,} cells a run.",
         "average": findings.average,
-        "epsilon": EPSILON,
+        "said": headline(findings),
         "runs": [
             {"name": name, "what": what([run.identity for run in runs])}
             for name, runs in findings.methods.items()
@@ -151,7 +154,6 @@ def _overview(findings: Findings) -> dict[str, Any]:
             "topic": ALL,
             "attribute": ALL,
             "granularity": granularities[-1],
-            "epsilon": f"{EPSILON:g}",
             "method": findings.shown,
             "question": str(questions["question_id"].iloc[0]),
             "q.country": countries[0],
@@ -171,6 +173,8 @@ def _tables(findings: Findings) -> dict[str, Any]:
     if "effect_distances" in tables:
         bare = findings.yardsticks.drop(columns=["distance_low", "distance_high"])
         tables["effect_distances"] = pd.concat([tables["effect_distances"], bare])
+    if "effects" in tables:
+        tables["effects"] = findings.over_countries("effects").query("run in @findings.names")
     split = {}
     for name, wanted in KEPT.items():
         if name in tables:

@@ -147,5 +147,6 @@ function byGranularity() {
 const WHERE = ["country", "topic", "granularity"];
 const marks = () => data.marks.length
   ? h("div", { class: "note warn", role: "note" }, h("b", {}, "Before you compare"), h("ul", {}, data.marks.map((mark) => h("li", {}, mark)))) : null;
-const overview = () => [view(WHERE, verdict), marks()];
+const answersInWords = () => h("ul", { class: "lead" }, data.said.map((sentence) => h("li", {}, sentence)));
+const overview = () => [view(WHERE, verdict), answersInWords(), marks()];
 const standings = () => [scoreChart, comparison, differences, byGranularity].map((draw) => view(WHERE, draw));

@@ -81,10 +81,11 @@ function attributes() {
     h("h2", {}, "By attribute"),
     h("p", {}, "An effect is what switching one attribute of a persona does to the answers. A method that knows people moves its answers as the survey's move."),
     runs.length > 1 ? h("div", { class: "controls" }, choice("Method shown", "method", runs.map((run) => [run, run]))) : null,
+    view(["country", "granularity"], slopeTable),
     view(["attribute", "country"], effectDistances),
-    view(["country", "epsilon"], effectClasses),
-    view(["method", "country", "attribute"], effectTable),
-    view(["country"], influence),
+    view(["country"], effectClasses),
+    view(["method", "attribute"], effectTable),
+    influence(),
   ];
 }
 function effectDistances() {
@@ -100,48 +101,59 @@ function effectDistances() {
       marks: [{ run: row.run, aside: !isRun.has(row.run), value: row.distance, low: row.low, high: row.high, tip: `${row.run}\n${fixed(row.distance, 5)} ${interval(row.low, row.high, fixed, 5)}` }] })),
   }), h("figcaption", {}, `${state.attribute === ALL ? "All attributes" : title(state.attribute)}, ${countryName[state.country].toLowerCase() === "all countries" ? "all countries" : countryName[state.country]}, personas that name every attribute. A perfect model would still be at the sampling noise; predicting no effect is what a model does that ignores the persona.`))];
 }
+const toggleTitle = (name) => (name === "attributes" ? "All attributes" : title(name));
+function slopeTable() {
+  const rows = tables.slopes.filter((row) => row.country === state.country && row.granularity === state.granularity);
+  if (!rows.length) return null;
+  const at = indexed(rows, "run", "toggle");
+  const toggles = [...new Set(rows.map((row) => row.toggle))];
+  const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
+    ...toggles.map((toggle) => ({ key: toggle, label: toggleTitle(toggle), value: (row) => at(row.run, toggle)?.slope,
+      text: (row) => fixed(at(row.run, toggle)?.slope, 2),
+      small: (row) => { const one = at(row.run, toggle); return one && known(one.low) ? interval(one.low, one.high, fixed, 2) : ""; },
+      tip: (row) => { const one = at(row.run, toggle); return one ? `${row.run}, ${toggleTitle(toggle)}\n${one.verdict}` : null; } }))];
+  return [h("h3", {}, "Do its answers move as the survey's move?"),
+    sortable({ columns, rows: [...runs, ...data.references].filter((run) => rows.some((row) => row.run === run)).map((run) => ({ run, aside: !isRun.has(run) })),
+      caption: `Slopes, ${countryName[state.country]}, ${granularityText(state.granularity)}` }),
+    h("p", { class: "note" }, "A slope of 0: the answers do not move. 1: they move as in the survey, whose sampling noise is taken out. Intervals are 95\u00a0% over questions.")];
+}
 const KINDS = ["Aligned", "Erasure", "Stereotyping", "Flipped"];
 function effectClasses() {
-  const rows = (tables.classes || []).filter((row) => row.country === state.country && row.epsilon === +state.epsilon);
+  const rows = (tables.classes || []).filter((row) => row.country === state.country);
   if (!rows.length) return null;
-  const share = indexed(rows, "run", "class");
+  const share = indexed(rows, "run", "class"), shown = [...new Set(rows.map((row) => row.run))];
   return [h("h3", {}, "Which way do effects go wrong?"),
-    h("div", { class: "controls" }, h("label", {}, "Threshold (points)", epsilonChoice())),
-    h("figure", {}, stacks(runs.filter((run) => share(run, KINDS[0])).map((run) => ({ label: run, parts: KINDS.map((kind) => share(run, kind).share / 100) })), KINDS),
-      h("figcaption", {}, `Share of the effects of country, attribute and topic, ${countryName[state.country]}. Aligned: no more than the threshold away from the survey's effect. Otherwise flipped (the other way), stereotyping (too strong) or erasure (too weak).`))];
-}
-function epsilonChoice() {
-  const known = [...new Set(tables.classes.map((row) => String(row.epsilon)))];
-  const select = h("select", { onchange: (event) => { change({ epsilon: event.target.value }); byId("epsilon").focus(); }, id: "epsilon" },
-    known.map((value) => h("option", { value }, value)));
-  select.value = state.epsilon;
-  return select;
+    h("figure", {}, stacks(shown.map((run) => ({ label: run, parts: KINDS.map((kind) => share(run, kind).share / 100) })), KINDS),
+      h("figcaption", {}, `Share of the effects of a question and toggle, ${countryName[state.country]}. Aligned: within two standard errors of the survey's effect. Otherwise flipped (the other way), stereotyping (too strong) or erasure (too weak).`))];
 }
 function effectTable() {
-  const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === state.method &&
-    (state.attribute === ALL || row.attribute === state.attribute));
+  const rows = (tables.effects || []).filter((row) => row.run === state.method && (state.attribute === ALL || row.attribute === state.attribute));
   if (!rows.length) return null;
   const columns = [
-    { key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic },
-    { key: "attribute", label: "Attribute", text: (row) => title(row.attribute), value: (row) => row.attribute, words: true },
-    { key: "data", label: "Survey", text: (row) => signed(row.data_effect), value: (row) => row.data_effect },
+    { key: "question", label: "Question", text: (row) => row.question_id, value: (row) => row.question_id },
+    { key: "toggle", label: "Toggle", text: (row) => row.combination, value: (row) => row.combination, words: true },
+    { key: "data", label: "Survey", text: (row) => signed(row.data_effect), small: (row) => `\u00b1${fixed(2 * row.data_se)}`, value: (row) => row.data_effect },
     { key: "model", label: state.method, text: (row) => signed(row.model_effect), value: (row) => row.model_effect },
     { key: "off", label: "Difference", text: (row) => signed(row.model_effect - row.data_effect), value: (row) => row.model_effect - row.data_effect },
   ];
-  return numbers(sortable({ columns, rows, caption: `Effects by topic and attribute, ${countryName[state.country]} (points of the scale from first to last option)` }), `Effects of ${state.method} by topic and attribute`);
+  return numbers(sortable({ columns, rows, caption: "Effects by question and toggle, all countries (points of the scale from first to last option; \u00b1 two standard errors)" }), `Effects of ${state.method} by question`);
 }
 function influence() {
-  const rows = (tables.effects || []).filter((row) => row.country === state.country && row.run === first);
+  const rows = (tables.effects || []).filter((row) => row.run === first);
   if (!rows.length) return null;
-  const at = indexed(rows, "topic", "attribute");
-  const [least, most] = [Math.min, Math.max].map((of) => of(...rows.map((row) => row.data_size)));
+  const sizes = {};
+  for (const row of rows) (sizes[`${row.topic}\n${row.attribute}`] ??= []).push(row.data_size);
+  const at = (topic, name) => { const of = sizes[`${topic}\n${name}`]; return of ? of.reduce((sum, one) => sum + one, 0) / of.length : undefined; };
   const names = data.attributes.map((attribute) => attribute.name).filter((name) => rows.some((row) => row.attribute === name));
+  const shown = [...new Set(rows.map((row) => row.topic))];
+  const every = shown.flatMap((topic) => names.map((name) => at(topic, name))).filter(known);
+  const [least, most] = [Math.min(...every), Math.max(...every)];
   const columns = [{ key: "topic", label: "Topic", text: (row) => row.topic, value: (row) => row.topic },
-    ...names.map((name) => ({ key: name, label: title(name), text: (row) => fixed(at(row.topic, name)?.data_size), value: (row) => at(row.topic, name)?.data_size,
-      tint: (row) => heat(at(row.topic, name)?.data_size, least, most) }))];
+    ...names.map((name) => ({ key: name, label: title(name), text: (row) => fixed(at(row.topic, name)), value: (row) => at(row.topic, name),
+      tint: (row) => heat(at(row.topic, name), least, most) }))];
   return [h("h3", {}, "What moves people in the survey itself?"),
-    sortable({ columns, rows: [...new Set(rows.map((row) => row.topic))].map((topic) => ({ topic })),
-      caption: `How far each attribute moves answers, ${countryName[state.country]} (0\u2013100, sampling noise included)` })];
+    sortable({ columns, rows: shown.map((topic) => ({ topic })),
+      caption: "How far each attribute moves answers, all countries (0\u2013100, sampling noise included)" })];
 }
 
 function audit() {
