@@ -20,9 +20,9 @@ from ace_jax.evaluation.answers import (
     audit_table,
     predictions_table,
 )
+from ace_jax.evaluation.blocks import MODEL, SLOPES, block_table
 from ace_jax.evaluation.poststratify import national_table
 from ace_jax.evaluation.references import reference_answers
-from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
@@ -248,6 +248,7 @@ def result_tables(
 
     scores.csv has a column `score_NAME` a reference. references.parquet has a row a cell and
     reference: reference, cell (its row in predictions.parquet, int64), p (float64 array).
+    blocks.csv is `blocks.block_table`.
     """
     cells, questions = scored.cells, scored.questions_scored
     predictions = predictions_table(cells, answers[UNALTERED])
@@ -265,6 +266,13 @@ def result_tables(
         "answers.csv": answers_table(predictions, questions),
         "scores.csv": score_table(predictions).assign(**score_of),
         "questions.parquet": questions,
+        "blocks.csv": block_table(
+            cells,
+            {MODEL: answers[UNALTERED], **references},
+            scored.held_out,
+            scored.dataset.attributes,
+            scored.min_n,
+        ),
     }
     national = national_table(predictions, len(scored.dataset.attributes))
     if len(national):
@@ -298,17 +306,22 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Returns the scores, those of references, the audit if any and national answers, as text."""
-    scores = tables["scores.csv"]
+    """Returns scores, the finest cells of each block, the audit if any and national answers."""
+    scores, blocks = tables["scores.csv"], tables["blocks.csv"]
     beside = [str(name) for name in scores if str(name).startswith(BESIDE)]
-    overall = scores[scores["country"] == ALL].set_index("granularity")[["score", *beside]]
-    overall.columns = ["this run", *(name.removeprefix(BESIDE) for name in beside)]
-    overall = overall.T.rename(columns="G = {}".format).rename_axis(columns=None)
-    style: dict[str, Any] = {"float_format": "{:.4f}".format}
-    parts = [scores.drop(columns=beside).to_string(index=False, **style)]
-    parts.append(f"Beside what needs no language model:\n{overall.to_string(**style)}")
+    style: dict[str, Any] = {"float_format": "{:.4f}".format, "index": False}
+    parts = [scores.drop(columns=beside).to_string(**style)]
+    finest = blocks[blocks["granularity"] == blocks["granularity"].max()]
+    for block, its in finest.groupby("block", sort=False):
+        row = its.iloc[0]
+        parts.append(
+            f"{block}, G = {row['granularity']}: {row['n_questions']} questions in "
+            f"{row['n_countries']} countries; this run, and what needs no language model. A slope "
+            f"of 0: answers do not move with the attribute or the country; 1: as in the survey.\n"
+            + its[["run", "score", *SLOPES]].to_string(**style)
+        )
     if "audit.csv" in tables:
-        parts.append(tables["audit.csv"].to_string(index=False, **style))
+        parts.append(tables["audit.csv"].to_string(**style))
     if "national.csv" in tables:
         means = tables["national.csv"][["distance", "distance_unweighted"]].mean()
         parts.append(

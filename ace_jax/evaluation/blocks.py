@@ -1,0 +1,79 @@
+"""Scores and slopes by what training had not seen: the question, the country, both, or neither."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ace_jax.evaluation.alignment import score_table
+from ace_jax.evaluation.answers import Answers, predictions_table
+from ace_jax.evaluation.slopes import ATTRIBUTES, products, slope_table
+from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.survey.pairs import COUNTRY
+from ace_jax.survey.personas import Attribute
+from ace_jax.survey.split import HeldOut
+
+MODEL = "this run"
+SLOPES = [f"{toggle}_slope" for toggle in (ATTRIBUTES, COUNTRY)]
+OF_SLOPE = ["slope", "slope_low", "slope_high", "correlation"]
+
+
+def block_of(cells: pd.DataFrame, held_out: HeldOut) -> pd.Series:
+    """Returns the block of each cell: what of it training had not seen, in words."""
+    question = cells["question_id"].isin(held_out.questions)
+    country = cells["country"].isin(held_out.countries)
+    kinds = [question & country, question, country]
+    names = ["both unseen", "unseen questions", "unseen countries"]
+    rest = "unseen personas" if held_out.personas else "seen"
+    return pd.Series(np.select(kinds, names, rest), cells.index, name="block")
+
+
+def block_table(
+    cells: pd.DataFrame,
+    answers: Mapping[str, Answers],
+    held_out: HeldOut,
+    attributes: tuple[Attribute, ...],
+    min_n: int,
+) -> pd.DataFrame:
+    """Returns scores and slopes of each block, over its countries.
+
+    Slopes are within a block: `country` compares its countries only. A score is the flat mean of
+    `score_table`, but over cells of `min_n` respondents.
+
+    Args:
+      cells: those scored, as in a dataset.
+      answers: by name, MODEL and references, to these cells in their order.
+      held_out: what training had not seen.
+      attributes: of the survey.
+      min_n: respondents that a cell has at least.
+
+    Returns:
+      Columns block, granularity, run, n_cells, n_countries, n_questions, score (0-1), and for each
+      toggle of attributes (all together) and country: slope, slope_low, slope_high, correlation,
+      after the toggle's name.
+    """
+    enough = np.flatnonzero((cells["n"] >= min_n).to_numpy())
+    kept = cells.iloc[enough].reset_index(drop=True)
+    block = block_of(kept, held_out)
+    parts = []
+    for name, of in answers.items():
+        predictions = predictions_table(kept, of.take(enough.tolist()))
+        for which, its in predictions.groupby(block, sort=False):
+            parts.append(_one(its, attributes, min_n).assign(block=which, run=name))
+    table = pd.concat(parts, ignore_index=True)
+    first = ["block", "granularity", "run"]
+    return table[[*first, *table.columns.drop(first)]]
+
+
+def _one(predictions: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int) -> pd.DataFrame:
+    scores = score_table(predictions)
+    scores = scores[scores["country"] == ALL].set_index("granularity")
+    table = scores[["n_cells", "n_questions", "score"]].assign(
+        n_countries=predictions.groupby("granularity")["country"].nunique()
+    )
+    slopes = slope_table(products(predictions, attributes, min_n))
+    slopes = slopes[slopes["country"] == ALL].set_index("granularity")
+    for toggle in (ATTRIBUTES, COUNTRY):
+        its = slopes[slopes["toggle"] == toggle]
+        table = table.join(its[OF_SLOPE].add_prefix(f"{toggle}_"))
+    return table.reset_index()
