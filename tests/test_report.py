@@ -314,6 +314,8 @@ def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
     assert [run["name"] for run in data["runs"]] == ["base", "trained"]
     assert not any("No references" in note for note in data["notes"])
     assert pd.DataFrame(**data["tables"]["audit"])["score"].tolist() == [75.0]
+    differences = pd.read_csv(tmp_path / "report" / "differences.csv")
+    assert set(differences["other"]) == {"base", "trained"}  # no reference with another
     # As methods of their own they have the same rows.
     write_out(tmp_path / "flat", other.assign(p_model=uniform))
     write_out(tmp_path / "near", other)
@@ -324,7 +326,7 @@ def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
         table = apart.tables[name].assign(run=apart.tables[name]["run"].str.rstrip("."))
         found = pd.read_csv(tmp_path / "report" / f"{name}.csv")
         pd.testing.assert_frame_equal(found, table, check_dtype=False, rtol=1e-4)
-    assert "No references: base has no references.parquet" in " ".join(apart.notes)
+    assert "No references: base has none" in " ".join(apart.notes)
 
 
 def test_what_was_evaluated_is_said_in_a_line():

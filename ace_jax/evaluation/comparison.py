@@ -49,18 +49,23 @@ def gain_table(
 
 
 def difference_table(
-    methods: Mapping[str, Cells], average: Average, *, seed: int = 0
+    methods: Mapping[str, Cells],
+    average: Average,
+    *,
+    references: Sequence[str] = (),
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Returns the difference between every two methods over all countries, as in `gain_table`.
 
-    Columns are average, granularity, run, other (which precedes it in `methods`), n_questions,
-    difference (run minus other), difference_low, difference_high, p_value, on the scale of 0 to
-    100, and clear: whether the 95 % interval excludes zero and the test rejects at 5 %. Nothing
-    corrects for the number of tests.
+    `references` are the last of the methods, and are not compared with one another. Columns are
+    average, granularity, run, other (which precedes it in `methods`), n_questions, difference (run
+    minus other), difference_low, difference_high, p_value, on the scale of 0 to 100, and clear:
+    whether the 95 % interval excludes zero and the test rejects at 5 %. Nothing corrects for the
+    number of tests.
     """
     names = list(methods)
     tables = []
-    for place, other in enumerate(names[:-1]):
+    for place, other in enumerate(names[: len(names) - max(len(references), 1)]):
         cells = stacked({name: methods[name] for name in names[place:]})
         cells = cells[cells["run"] != other]
         means = averaging(cells, ["granularity", "run"], average, over=("country",))

@@ -107,7 +107,7 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     first = next(iter(methods.values()))[0]
     references, notes = reference_runs(first), list(notes)
     if not references:
-        notes.append(f"No references: {first.name} has no references.parquet; evaluate it again.")
+        notes.append(f"No references: {first.name} has none; score it with ace_jax.evaluate.")
     everything = {**methods, **references}
     seed, min_n = int(first.identity["seed"]), int(first.identity["data"]["min_n"])
     runs = [run for of in methods.values() for run in of]
@@ -128,7 +128,9 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
         "gains": gains.drop(columns=["ceiling", "percent_of_ceiling"]),
     }
     if len(cells) > 1:
-        tables["differences"] = difference_table(cells, average, seed=seed)
+        tables["differences"] = difference_table(
+            cells, average, references=list(references), seed=seed
+        )
     countries = set(first.predictions["country"])
     tiers = {TIERS[country] for country in countries & set(TIERS)}
     scores = {name: tables["scores"].query("run == @name") for name in methods}
