@@ -145,7 +145,7 @@ def test_references_stand_beside_every_score(base, survey_path, tiny_checkpoint,
     config = config_for(tiny_checkpoint, survey_path, data__holdout="question:abany")
     config.data.split = "held_out"
     evaluate.main(config, tmp_path)
-    printed = capsys.readouterr().out.split("Beside what needs no language model:")[1]
+    printed = capsys.readouterr().out.split("what needs no language model")[1]
     dataset, predictions = read_dataset(survey_path), predictions_of(tmp_path)
     seen = (dataset.cells["question_id"] != "abany").to_numpy()
     expected = reference_answers(dataset.cells[~seen].reset_index(drop=True), dataset, seen)
@@ -181,6 +181,7 @@ def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
     assert {path.name for path in base.iterdir()} == {
         "predictions.parquet",
         "references.parquet",
+        "blocks.csv",
         "answers.csv",
         "national.csv",
         "questions.parquet",

@@ -38,27 +38,23 @@ def block_table(
     """Returns scores and slopes of each block, over its countries.
 
     Slopes are within a block: `country` compares its countries only. A score is the flat mean of
-    `score_table`, but over cells of `min_n` respondents.
+    `score_table`, over every cell.
 
     Args:
       cells: those scored, as in a dataset.
       answers: by name, MODEL and references, to these cells in their order.
       held_out: what training had not seen.
       attributes: of the survey.
-      min_n: respondents that a cell has at least.
+      min_n: respondents that a cell has at least, in slopes.
 
     Returns:
       Columns block, granularity, run, n_cells, n_countries, n_questions, score (0-1), and for each
       toggle of attributes (all together) and country: slope, slope_low, slope_high, correlation,
       after the toggle's name.
     """
-    enough = np.flatnonzero((cells["n"] >= min_n).to_numpy())
-    kept = cells.iloc[enough].reset_index(drop=True)
-    block = block_of(kept, held_out)
-    parts = []
+    block, parts = block_of(cells, held_out), []
     for name, of in answers.items():
-        predictions = predictions_table(kept, of.take(enough.tolist()))
-        for which, its in predictions.groupby(block, sort=False):
+        for which, its in predictions_table(cells, of).groupby(block, sort=False):
             parts.append(_one(its, attributes, min_n).assign(block=which, run=name))
     table = pd.concat(parts, ignore_index=True)
     first = ["block", "granularity", "run"]
@@ -72,8 +68,8 @@ def _one(predictions: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: in
         n_countries=predictions.groupby("granularity")["country"].nunique()
     )
     slopes = slope_table(products(predictions, attributes, min_n))
-    slopes = slopes[slopes["country"] == ALL].set_index("granularity")
     for toggle in (ATTRIBUTES, COUNTRY):
-        its = slopes[slopes["toggle"] == toggle]
+        its = slopes[(slopes["country"] == ALL) & (slopes["toggle"] == toggle)]
+        its = its.set_index("granularity")
         table = table.join(its[OF_SLOPE].add_prefix(f"{toggle}_"))
     return table.reset_index()
