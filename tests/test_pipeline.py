@@ -10,7 +10,7 @@ from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptText
 from ace_jax.recipe import Batch
 from ace_jax.survey.pairs import mode, toggle_pairs
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.personas import ATTRIBUTES, personas
 from ace_jax.training.data import Collate, Examples
 from ace_jax.training.units import Units, training_batches
 
@@ -240,3 +240,21 @@ def test_a_group_of_countries_without_a_pair_is_refused():
     units = Units.cut(lonely, Batch("question", 1, 1, (64,), countries=1))
     with pytest.raises(InputError, match=r"batch\.countries: .* has no pair; allow more"):
         units.drawn(0, 0, 0)
+
+
+def test_a_unit_has_personas_that_name_the_same_attributes():
+    """No pair is of personas that name others, so they share no unit."""
+    rows = [
+        {"country": country, "question_id": "q1", "n": 10, **persona}
+        for country in ("AAA", "BBB", "CCC")
+        for persona in personas(ATTRIBUTES, 1)
+    ]
+    pairs = toggle_pairs(
+        pd.DataFrame(rows), ATTRIBUTES, min_n=10, granularity=1, countries=True
+    ).assign(weight=1.0)
+    texts = [PromptText("How?", ("1", "2", "3"))] * len(rows)
+    examples = Examples(pairs, texts, [np.full(3, 1 / 3)] * len(rows), [0] * len(rows))
+    units = Units.cut(examples, Batch("question", 1, 1, (64,), countries=3))
+    named = [set(pairs.iloc[rows]["named"]) for rows in units.rows]
+    assert named == [{1}, {2}, {4}, {8}]
+    assert units.max_pairs == 3 + 2 * 3

@@ -8,7 +8,7 @@ import pandas as pd
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import Attribute
 
-KEYS = ["country", "question_id", "context"]
+KEYS = ["country", "question_id", "context", "named"]
 COUNTRY = "country"  # the toggle that is no attribute of a persona
 
 
@@ -34,8 +34,9 @@ def toggle_pairs(
 
     Returned columns: `attribute` (its name, or COUNTRY), `cell_0` and `cell_1` (int64 row positions
     in `cells`; A=0, the earlier level, and A=1), `country` and `country_1` (of the two cells),
-    `question_id`, `context` (int64, 0-based, of cell_0). A context's pairs are contiguous, contexts
-    in the order in which they first appear in `cells`. Raises InputError if there is no pair.
+    `question_id`, `context` (int64, 0-based, of cell_0), `named` (int64, a number for each set of
+    attributes that personas name). A context's pairs are contiguous, contexts in the order in which
+    they first appear in `cells`. Raises InputError if there is no pair.
     """
     granularity = granularity or len(attributes)
     pairs = _pairs(cells, attributes, min_n, granularity, countries)
@@ -76,6 +77,7 @@ def _pairs(
     table = cells[["country", "question_id", *names]].assign(
         cell=np.arange(len(cells)),
         context=cells.groupby(["country", "question_id"], sort=False).ngroup(),
+        named=cells[names].notna().to_numpy() @ 2 ** np.arange(len(names)),
     )
     table = table[(cells["n"] >= min_n) & (cells[names].notna().sum(axis=1) == granularity)]
     parts = []
@@ -87,7 +89,7 @@ def _pairs(
             pairs = next(ends).merge(next(ends), on=fixed, suffixes=("_0", "_1"))
             parts.append(pairs.assign(attribute=attribute.name, country_1=pairs["country"]))
     if countries:
-        alike = table.merge(table, on=["question_id", *names], suffixes=("_0", "_1"))
+        alike = table.merge(table, on=["question_id", "named", *names], suffixes=("_0", "_1"))
         alike = alike[alike["country_0"] < alike["country_1"]]
         of_first = {"country_0": "country", "context_0": "context"}
         parts.append(alike.rename(columns=of_first).assign(attribute=COUNTRY))

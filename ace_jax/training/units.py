@@ -5,7 +5,6 @@ from typing import Any
 
 import grain
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from ace_jax.errors import InputError
@@ -19,9 +18,9 @@ Rows = Int[np.ndarray, "_"]
 class Units:
     """The rows of the pairs table by unit, and how many units make a batch.
 
-    A unit is a pair, a context, or a question with some of its countries. In the last case a unit
-    is one of the groups into which each epoch divides the question's countries. It has the pairs
-    within its group.
+    A unit is a pair, a context, or a question with some of its countries. In the last case its
+    personas name the same attributes, since no pair has others, and its countries are one of the
+    groups into which each epoch divides those that were asked. It has the pairs within its group.
     """
 
     rows: list[Rows]
@@ -49,9 +48,10 @@ class Units:
         ends = pairs[["country", "country_1" if "country_1" in pairs else "country"]].to_numpy()
         countries = np.unique(ends, return_inverse=True)[1].reshape(ends.shape)
         rows, groups = list[Rows](), list[tuple[int, int]]()
-        question = pd.factorize(pairs["question_id"])[0]
-        for each in range(question.max() + 1):
-            of = np.flatnonzero(question == each)
+        keys = ["question_id", *({"named"} & set(pairs))]
+        unit = pairs.groupby(keys, sort=False).ngroup().to_numpy()
+        for each in range(unit.max() + 1):
+            of = np.flatnonzero(unit == each)
             parts = -(-len(np.unique(countries[of])) // batch.countries)
             rows += [of] * parts
             groups += [(part, parts) for part in range(parts)]
