@@ -109,7 +109,9 @@ def effect_scores(both: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.D
     pairs = toggle_pairs(enough, attributes, min_n=MIN_N)
     zero, one = pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()
     n = both["n_true"].to_numpy(np.float64)
-    precision = pair_precision(n[zero], n[one])
+    precision = pair_precision(
+        both.assign(p=both["p_true"], effective_n=n), np.stack([zero, one], 1)
+    )
     answers = {name: Distributions.of(both[name]) for name in ("p_true", *ESTIMATORS)}
     effects = {name: of.cumulative[one] - of.cumulative[zero] for name, of in answers.items()}
     options = answers["p_true"].options[zero]

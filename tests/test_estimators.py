@@ -191,10 +191,17 @@ def test_an_option_that_nobody_chose_stays_possible():
     assert 0 < min(p[1] for p in estimate) <= max(p[1] for p in estimate) < 0.05
 
 
-def test_pair_precision_weighs_pairs_by_their_smaller_cell():
-    n_0, n_1 = np.array([10.0, 10.0, 100.0]), np.array([10.0, 1000.0, 100.0])
-    weight = pair_precision(n_0, n_1)
+def test_pair_precision_is_that_of_noise_and_true_effects():
+    """By hand: v of both ends, and what the effects vary beyond it."""
+    p = [np.array(of) for of in ([0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.5, 0.5])]
+    cells = pd.DataFrame({"p": p, "effective_n": [101.0, 101.0, 11.0, 11.0]})
+    v = np.array([0.25 / 100 + 0.09 / 100, 2 * 0.25 / 10])
+    sigma2 = (0.4**2 - v.sum()) / 2
+    assert sigma2 > 0
+    weight = pair_precision(cells, np.array([[0, 1], [2, 3]]))
     np.testing.assert_allclose(weight.mean(), 1)
-    np.testing.assert_allclose(weight / weight[0], [1, 2000 / 1010, 10])
-    np.testing.assert_array_equal(pair_precision(n_1, n_0), weight)
-    np.testing.assert_allclose(pair_precision(np.full(4, 7.5), np.full(4, 7.5)), 1)
+    np.testing.assert_allclose(weight[0] / weight[1], (v[1] + sigma2) / (v[0] + sigma2))
+    # Without effects beyond noise the weights are the inverse variances.
+    still = cells.assign(p=[np.array([0.5, 0.5])] * 4)
+    weight = pair_precision(still, np.array([[0, 1], [2, 3]]))
+    np.testing.assert_allclose(weight[0] / weight[1], 10)

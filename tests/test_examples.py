@@ -38,8 +38,7 @@ def test_every_endpoint_is_there_once():
 
 def test_precise_pairs_weigh_more():
     weighted = of_dataset(GSS, PAIRS, STYLE, "precision").pairs
-    sizes = GSS.cells["effective_n"].to_numpy()
-    expected = pair_precision(sizes[PAIRS["cell_0"]], sizes[PAIRS["cell_1"]])
+    expected = pair_precision(GSS.cells, PAIRS[["cell_0", "cell_1"]].to_numpy())
     np.testing.assert_allclose(weighted["weight"], expected)
     assert weighted["weight"].max() > 2 * weighted["weight"].min()
 

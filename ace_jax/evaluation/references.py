@@ -9,15 +9,16 @@ nearest       the same country's and persona's answer to the like question that 
               alike (TF-IDF); a question that training saw is its own nearest
 persona       the persona's mean over the countries that training saw
 main_effects  the question's mean and what the country and the persona add to it, in log odds
-no_effect     the country's answer to the question, the same for every persona: an oracle, because
-              it uses what no model sees
+no_effect     the country's answer to the question, the same for every persona
+mode          all mass on the most frequent answer of the cell itself: a perfect answer to what the
+              anchor loss asks for (Eq. 13)
 
-All but `no_effect` use only cells that training may see and that name all attributes. Coarser cells
-include respondents whose personas are held out, so a coarser persona is made of the finest ones.
-`persona` and `main_effects` give unseen questions the mean. `nearest` gives the persona's mean
-where training did not see the persona in the country, and the question's where it did not see the
-persona at all; so does `persona`. Of a cell that training saw, `nearest` is the cell itself, and
-`main_effects` an in-sample fit.
+The last two are oracles: they use what no model sees. All others use only cells that training may
+see and that name all attributes. Coarser cells include respondents whose personas are held out, so
+a coarser persona is made of the finest ones. `persona` and `main_effects` give unseen questions the
+mean. `nearest` gives the persona's mean where training did not see the persona in the country, and
+the question's where it did not see the persona at all; so does `persona`. Of a cell that training
+saw, `nearest` is the cell itself, and `main_effects` an in-sample fit.
 """
 
 from collections.abc import Mapping
@@ -33,10 +34,10 @@ from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.nearest import nearest_questions
 from ace_jax.prompts.encode import Question
 from ace_jax.survey.dataset import Dataset
-from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.survey.pairs import mode, toggle_pairs
 
-ORACLE = "no_effect"
-REFERENCES = ("uniform", "mean", "mean_effect", "nearest", "persona", "main_effects", ORACLE)
+ORACLES = ("no_effect", "mode")
+REFERENCES = ("uniform", "mean", "mean_effect", "nearest", "persona", "main_effects", *ORACLES)
 HALF = 0.5  # respondents: smooths the shares of a cell before their logarithm
 SHRINK = 10  # respondents: so many halve a main effect
 ROUNDS = 10  # of backfitting
@@ -92,7 +93,7 @@ def reference_answers(
     """Returns the answers of all REFERENCES, in that order, to some cells of a survey.
 
     Args:
-      cells: to answer: country, question_id, the attributes, and p, of which only the size counts.
+      cells: to answer: country, question_id, the attributes, and p, whose values only oracles use.
       dataset: the whole survey that they are of.
       seen: which of its cells training may see.
 
@@ -116,7 +117,9 @@ def reference_answers(
     truth, unknown = _country_answers(dataset.cells), list[str]()
 
     found = {name: [np.empty(0)] * len(cells) for name in REFERENCES}
-    found[ORACLE] = [truth[key] for key in zip(cells["country"], cells["question_id"], strict=True)]
+    contexts = zip(cells["country"], cells["question_id"], strict=True)
+    found["no_effect"] = [truth[context] for context in contexts]
+    found["mode"] = [np.eye(len(p))[mode(p)] for p in cells["p"]]
     for question in map(str, cells["question_id"].unique()):
         rows = np.flatnonzero(cells["question_id"] == question)
         size, its = len(cells["p"].iloc[rows[0]]), tables.get(question)

@@ -58,18 +58,24 @@ def shrunk(
     return [row[: len(p)] for row, p in rows], strength
 
 
-def pair_precision(
-    n_0: Float[np.ndarray, "Q"], n_1: Float[np.ndarray, "Q"]
-) -> Float[np.ndarray, "Q"]:
-    """Returns a weight for each pair, of mean 1, proportional to the precision of its raw effect.
+def pair_precision(cells: pd.DataFrame, pairs: Int[np.ndarray, "Q 2"]) -> Float[np.ndarray, "Q"]:
+    """Returns a weight for each pair, of mean 1: 1 / (v + sigma^2).
 
-    The variance of the difference of two independent cells goes as 1 / n_0 + 1 / n_1.
+    v is the variance of the pair's effect (its cumulative shares) from sampling respondents, and
+    sigma^2 that of true effects: what the effects of all pairs have beyond their v. So a large
+    cell counts for more only as far as noise, and not the effects themselves, sets pairs apart.
 
     Args:
-      n_0: effective_n of the pairs' A=0 cells.
-      n_1: effective_n of their A=1 cells.
+      cells: columns p and effective_n.
+      pairs: positions of both ends in `cells`.
     """
-    precision = 1 / (1 / n_0 + 1 / n_1)
+    shares = np.cumsum(_padded(cells["p"]), axis=1)
+    n = cells["effective_n"].to_numpy(np.float64)
+    of_cell = (shares * (1 - shares)).sum(axis=1) / np.maximum(n - 1, 1)
+    v = of_cell[pairs].sum(axis=1)
+    moved = ((shares[pairs[:, 1]] - shares[pairs[:, 0]]) ** 2).sum(axis=1)
+    variance = v + max(float((moved - v).mean()), 0.0)
+    precision = 1 / np.maximum(variance, np.finfo(float).tiny)
     return precision / precision.mean()
 
 

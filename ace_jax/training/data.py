@@ -121,9 +121,8 @@ def of_dataset(
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
     answers = list(dataset.learnt.iloc[endpoints])
-    sizes = cells["effective_n"].to_numpy()
-    precise = pair_weight == "precision"
-    weight = pair_precision(sizes[cell_0], sizes[cell_1]) if precise else 1.0
+    ends = np.stack([cell_0, cell_1], axis=1)
+    weight = pair_precision(cells, ends) if pair_weight == "precision" else 1.0
     prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),

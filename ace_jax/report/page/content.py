@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from ace_jax import __version__
 from ace_jax.evaluation.alignment import Distributions
-from ace_jax.evaluation.references import ORACLE
+from ace_jax.evaluation.references import ORACLES
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
 from ace_jax.report.findings import Findings
@@ -143,7 +143,7 @@ def _overview(findings: Findings) -> dict[str, Any]:
             for name, runs in findings.methods.items()
         ],
         "references": list(findings.references),
-        "oracle": ORACLE,
+        "oracles": list(ORACLES),
         "countries": [{"code": code, "name": country_name(code)} for code in countries],
         "topics": sorted(set(questions["topic"])),
         "attributes": [{"name": one.name, "levels": list(one.levels)} for one in attributes],

@@ -23,7 +23,7 @@ function verdict() {
   const best = methods[0];
   const where = state.country === ALL ? plural(data.countries.length, "country").replace("countrys", "countries") : countryName[state.country];
   const gain = gainAt(best.run, state.country, state.granularity);
-  const references = standing(state.country, ALL).filter((row) => !isRun.has(row.run) && row.run !== data.oracle);
+  const references = standing(state.country, ALL).filter((row) => !isRun.has(row.run) && !data.oracles.includes(row.run));
   const above = references.filter((row) => row.score > best.score);
   const ceiling = ceilingAt(state.country, state.granularity);
   const heading = runs.length === 1
@@ -70,7 +70,7 @@ function scoreChart() {
       text: fixed(row.score), more: interval(row.low, row.high),
     })),
   }), h("figcaption", {}, `${place()}, ${granularityText(state.granularity)}. `, `Means are ${data.average}; bars are 95 % intervals over questions.`,
-    data.references.length ? ` Hollow marks need no model; \u201c${data.oracle}\u201d is an oracle, which uses the survey's own answers.` : ""));
+    data.references.length ? ` Hollow marks need no model; ${data.oracles.join(" and ")} are oracles, which use the survey's own answers.` : ""));
 }
 
 function comparison() {
