@@ -1,8 +1,6 @@
 import math
-import os
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import replace
 
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from forked import Forked
 from jax.sharding import NamedSharding, PartitionSpec
 from test_train import ROOT, SMALL, command, metrics_of, quick_commands, small_config
 
@@ -80,13 +79,7 @@ def test_sigterm_saves_and_exits_42(tiny_checkpoint, tmp_path):
     small = SMALL | {"objective.stages": stages, "model.path": tiny_checkpoint}
     settings = [f"--config.{name}={value}" for name, value in small.items()]
     stopped, metrics = tmp_path / "stopped", tmp_path / "stopped" / "metrics.jsonl"
-    running = subprocess.Popen(
-        command("train", "quickstart.py", stopped, *settings),
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    running = Forked(command("train", "quickstart.py", stopped, *settings), devices=1, cwd=ROOT)
     while running.poll() is None and not (metrics.exists() and len(metrics_of(stopped)) > 2):
         time.sleep(0.05)
     running.send_signal(signal.SIGTERM)

@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked import Forked
 from processes import ended, fields, launch, statuses
 from safetensors.numpy import load_file, save_file
 from test_evaluate import config_for, predictions_of
@@ -33,9 +32,9 @@ SMALL = {
     "batch.row_lengths": (256,),
 }
 WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet", "run.json")
-# Keeps the answers after every batch, until it kills itself.
+# Keeps the answers after every batch, until the process kills itself.
 KILLED = """
-import os, runpy, signal
+import os, signal
 from ace_jax.runtime import saved_answers
 saved_answers.EVERY_SECONDS = -1
 save = saved_answers.SavedAnswers.save
@@ -44,7 +43,6 @@ def save_and_die(self, progress):
     if progress.batches == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 saved_answers.SavedAnswers.save = save_and_die
-runpy.run_module("ace_jax.evaluate", run_name="__main__")
 """
 
 
@@ -108,21 +106,11 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
 
 
 def test_a_killed_evaluation_goes_on_from_what_was_kept(whole, tiny_checkpoint, tmp_path, capsys):
-    _, _, _, *arguments = command("evaluate", "evaluate.py:quickstart", tmp_path)
-    killed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            KILLED,
-            *arguments,
-            *fields(SMALL | {"model.path": tiny_checkpoint}),
-        ],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    line = command("evaluate", "evaluate.py:quickstart", tmp_path)
+    settings = fields(SMALL | {"model.path": tiny_checkpoint})
+    killed = Forked([*line, *settings], devices=1, cwd=ROOT, first=KILLED)
+    _, said = killed.communicate(timeout=600)
+    assert killed.returncode == -signal.SIGKILL, said
     assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     evaluate.main(small_config(tiny_checkpoint), tmp_path)
     assert "evaluate: batch 2 of 5" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_no_gradient_is_lost_to_missing_options_and_padding_cells():
         return jnp.stack([kl, wasserstein_loss(jnp.exp(log_p), p_data, mask, pairs, weight)])
 
     logits = jnp.log(jnp.maximum(P_MODEL, 0.1))
-    gradient = jax.jacobian(losses)(logits)
+    gradient = jax.jit(jax.jacobian(losses))(logits)
     assert jnp.isfinite(gradient).all()
     assert (jnp.abs(gradient).max(axis=2)[:, :3] > 1e-3).all()
     assert (gradient[:, 3] == 0).all()
@@ -126,6 +126,13 @@ def test_no_gradient_is_lost_to_missing_options_and_padding_cells():
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+
+
+@jax.jit(static_argnames=("graph", "normalizer"))
+def value_and_gradient(lora, base, graph, scoring, targets, weights, normalizer):
+    anchor = Anchor(normalizer=normalizer)
+    differentiated = jax.value_and_grad(objective, has_aux=True)
+    return differentiated(lora, base, graph, scoring, targets, weights, anchor)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +156,10 @@ def test_objective_and_gradient_equal_the_reference(
     graph, lora, base = load(tiny_checkpoint, adapter)
     batch = survey.batch(rows)
 
-    @jax.jit
-    def value_and_gradient(lora, base, scoring, targets):
-        weights, anchor = (alpha, beta), Anchor(normalizer=normalizer)
-        arguments = (base, graph, scoring, targets, weights, anchor)
-        return jax.value_and_grad(objective, has_aux=True)(lora, *arguments)
-
-    (loss, parts), gradient = value_and_gradient(lora, base, batch.scoring, batch.targets)
+    weights = (jnp.float32(alpha), jnp.float32(beta))
+    (loss, parts), gradient = value_and_gradient(
+        lora, base, graph, batch.scoring, batch.targets, weights, normalizer
+    )
     assert float(loss) == pytest.approx(torch_loss.item(), rel=1e-4)
     total = alpha * parts["anchor_loss"] + beta * parts["effect_loss"]
     assert float(loss) == pytest.approx(float(total))

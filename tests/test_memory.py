@@ -48,26 +48,29 @@ def gradient_of(model, survey):
     return run, (batch.scoring, batch.targets)
 
 
-def test_what_is_kept_changes_memory_and_nothing_else(checkpoint, survey, mesh):
-    base = load_base(abstract_model(checkpoint.config, LORA, FLOAT32).base, checkpoint.source, mesh)
+def drawn(leaf, draw):
+    return jnp.asarray(draw.normal(0, 0.15, leaf.shape), jnp.float32)
+
+
+def test_what_is_kept_changes_memory_and_nothing_else(checkpoint, survey):
     found, memory = {}, {}
     for remat in ("none", "matmuls", "full"):
         deep = replace(checkpoint.config, num_layers=4)
-        abstract = abstract_model(deep, LORA, FLOAT32, remat=remat)
-        run, batch = gradient_of(abstract, survey)
-        compiled = run.trace(abstract.lora, abstract.base, *batch).lower().compile()
-        memory[remat] = compiled.memory_analysis().temp_size_in_bytes
-        if remat == "none":
-            continue
-        model = abstract_model(checkpoint.config, LORA, FLOAT32, remat=remat)
+        model = abstract_model(deep, LORA, FLOAT32, remat=remat)
         run, batch = gradient_of(model, survey)
-        found[remat] = run(random_adapter(model.lora), base, *batch)
+        draw = np.random.default_rng(0)
+        base = jax.tree.map(lambda leaf, draw=draw: drawn(leaf, draw), model.base)
+        arguments = (random_adapter(model.lora), base, *batch)
+        compiled = run.trace(*arguments).lower().compile()
+        memory[remat] = compiled.memory_analysis().temp_size_in_bytes
+        found[remat] = compiled(*arguments)
     assert memory["full"] < memory["matmuls"] < memory["none"]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-        found["full"],
-        found["matmuls"],
-    )
+    for remat in ("matmuls", "full"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+            found[remat],
+            found["none"],
+        )
 
 
 def test_a_program_does_not_grow_with_the_layers(checkpoint, survey):
@@ -86,6 +89,13 @@ def wide(checkpoint):
     return replace(checkpoint.config, intermediate_size=128)
 
 
+@pytest.fixture(scope="module")
+def of_wide(wide, survey):
+    """Its model, loss and gradient, and a batch."""
+    model = abstract_model(wide, LORA, FLOAT32)
+    return model, *gradient_of(model, survey)
+
+
 # Half a step of 127 to the largest weight of a channel; NF4's widest gap is 0.304 of a block's.
 @pytest.mark.parametrize(("kind", "gap"), [("int8", 1 / 127), ("nf4", 0.31)])
 def test_a_quantised_kernel_is_off_by_half_a_step(kind, gap):
@@ -98,14 +108,14 @@ def test_a_quantised_kernel_is_off_by_half_a_step(kind, gap):
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("int8", 8), ("nf4", 4)])
-def test_loss_and_gradient_are_those_of_the_widened_base(kind, bits, wide, survey):
-    model = abstract_model(wide, LORA, FLOAT32)
+def test_loss_and_gradient_are_those_of_the_widened_base(kind, bits, wide, of_wide, survey):
+    model, of_model, batch = of_wide
     few = abstract_model(wide, LORA, FLOAT32, quantization=kind)
     draw = np.random.default_rng(0)
 
-    def value(leaf, of_few):
-        array = jnp.asarray(draw.normal(0, 0.15, leaf.shape), jnp.float32)
-        return quantize(array, kind) if is_quantized(of_few) else array
+    def value(leaf, its):
+        array = drawn(leaf, draw)
+        return quantize(array, kind) if is_quantized(its) else array
 
     base = jax.tree.map(value, model.base, few.base)
     assert jax.tree.structure(base) == jax.tree.structure(few.base)
@@ -114,10 +124,8 @@ def test_loss_and_gradient_are_those_of_the_widened_base(kind, bits, wide, surve
     assert all(jnp.iinfo(kernel.qvalue.dtype).bits == bits for kernel in kernels)
     widened = jax.tree.map(widen, base, is_leaf=is_quantized)
     lora = random_adapter(model.lora)
-    run, batch = gradient_of(few, survey)
-    found = run(lora, base, *batch)
-    run, batch = gradient_of(model, survey)
-    wanted = run(lora, widened, *batch)
+    of_few, _ = gradient_of(few, survey)
+    found, wanted = of_few(lora, base, *batch), of_model(lora, widened, *batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, wanted)
 
 

@@ -45,9 +45,10 @@ print("held", flush=True)
 time.sleep(600)
 """
 SMALL = {
-    "data.questions": ("natspac", "natenvir", "abany"),
+    # Prompts of much the same length: all batches have one shape, so one step is compiled.
+    "data.questions": ("natcity", "natrace", "abany"),
     "data.holdout": "none",
-    "data.min_n": 140,  # 15 pairs
+    "data.min_n": 136,  # 15 pairs
     "lora.rank": 2,
     "lora.dropout": 0.1,
     "lora.targets": ("q_proj", "v_proj"),
