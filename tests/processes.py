@@ -8,6 +8,8 @@ from forked import Forked
 from test_train import ROOT, SMALL, command
 
 SETTINGS = SMALL | {
+    "data.questions": ("natspac", "natenvir", "abany"),
+    "data.min_n": 140,
     "data.holdout": "question:0.34",  # 7 pairs are left, 2 steps an epoch
     "lora.dropout": 0.0,  # its masks are drawn by row, and other meshes have other rows
     "batch.row_lengths": (256,),

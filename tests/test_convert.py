@@ -221,7 +221,7 @@ def scores(finished, tiny_checkpoint, tmp_path_factory):
         tiny_checkpoint,
         "gss2018",
         adapter__path=str(finished / "adapter"),
-        data__questions=("natspac", "natenvir", "abany"),
+        data__questions=("natcity", "natrace", "abany"),
     )
     evaluate.main(config, out)
     return out

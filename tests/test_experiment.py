@@ -101,7 +101,7 @@ def test_the_adapter_alone_is_the_whole_config_to_the_last_digit(
         data__path=str(survey),
         data__questions=QUESTIONS,
         data__holdout="question:0.25",
-        data__min_n=140,
+        data__min_n=136,
     )
     evaluate.main(whole, tmp_path)
     for name in ("predictions.parquet", "answers.csv", "scores.csv", "run.json"):

@@ -105,17 +105,17 @@ def test_wasserstein_training_begins_at_the_base_models_distance(tiny_checkpoint
         objective__anchor="wasserstein",
         objective__stages=((1.0, 0.0, 1),),
         lora__dropout=0.0,
-        data__min_n=180,  # 4 pairs
+        data__min_n=166,  # 4 pairs
         max_steps=1,
     )
     train.main(small, tmp_path / "run")
     (row,) = metrics_of(tmp_path / "run")
     config = config_for(
-        tiny_checkpoint, "gss2018", data__questions=small.data.questions, data__min_n=180
+        tiny_checkpoint, "gss2018", data__questions=small.data.questions, data__min_n=166
     )
     evaluate.main(config, tmp_path / "out")
     predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
-    pairs = toggle_pairs(predictions, ATTRIBUTES, min_n=180)
+    pairs = toggle_pairs(predictions, ATTRIBUTES, min_n=166)
     ends = pairs[["cell_0", "cell_1"]].to_numpy()
     assert len(ends) == 4
     expected = np.mean(predictions["distance"].to_numpy()[ends])

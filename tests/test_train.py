@@ -283,7 +283,7 @@ def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, 
         lora__init_from=str(adapter),
         lora__dropout=0.0,
         objective__stages=((0.5, 2.0, 1),),
-        data__min_n=180,  # 4 pairs
+        data__min_n=166,  # 4 pairs
         max_steps=1,
     )
     train.main(config, tmp_path / "run")
@@ -302,7 +302,7 @@ def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, 
         p = dataset.cells["p"][cell]
         return Endpoint(list(prompt.tokens), [list(o) for o in prompt.options], p, int(p.argmax()))
 
-    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=180)
+    pairs = toggle_pairs(dataset.cells, dataset.attributes, min_n=166)
     ends = [Pair(endpoint(row.cell_0), endpoint(row.cell_1)) for row in pairs.itertuples()]
     (row,) = metrics_of(tmp_path / "run")
     with torch.no_grad():
