@@ -17,7 +17,7 @@ from ace_jax.losses import Anchor
 from ace_jax.model.lora import LoRAConfig
 
 PACKAGE = Path(__file__).parent
-PAIR_WEIGHTS = ("none", "precision")
+PAIR_WEIGHTS = ("none", "precision", "toggle")
 TOGGLES = (("attributes",), ("attributes", "country"))
 UNITS = ("pair", "context", "question")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -72,10 +72,7 @@ class Objective:
                 f"objective.stages: {stages} is not a sequence of (alpha, beta, epochs), each with "
                 "finite weights >= 0, not both 0, and a whole number of epochs >= 1"
             )
-        if weight not in PAIR_WEIGHTS:
-            raise InputError(
-                f"objective.pair_weight: {weight!r} is not {' or '.join(PAIR_WEIGHTS)}"
-            )
+        check_known(weight, PAIR_WEIGHTS, "objective.pair_weight")
         toggles = tuple(section["toggles"])
         if toggles not in TOGGLES:
             raise InputError(

@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     config.objective.anchor = "mode"  # Eq. 13, weighed by alpha; or "forward_kl", "wasserstein"
     config.objective.anchor_normalizer = "options"  # Eq. 13 with Eq. 3; or "vocabulary"
     config.objective.toggles = ("attributes",)  # of a pair; or ("attributes", "country")
-    config.objective.pair_weight = "none"  # or "precision": the inverse variance of the effect
+    # Or "precision" (inverse variance of effects), "toggle" (each attribute, country counts alike)
+    config.objective.pair_weight = "none"
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-5

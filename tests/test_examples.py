@@ -14,12 +14,13 @@ from ace_jax import evaluate, train
 from ace_jax.errors import InputError
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.recipe import Objective, load_config
-from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.dataset import read_dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.training.data import of_dataset, training_data
 
 GSS = read_dataset("gss2018")
+EQLS = select_questions(read_dataset("eqls2011"), ("trust_people",))
 PAIRS = toggle_pairs(GSS.cells, GSS.attributes, min_n=10)
 STYLE = PromptStyle.of("persona_first", "number")
 
@@ -41,6 +42,15 @@ def test_precise_pairs_weigh_more():
     expected = pair_precision(GSS.cells, PAIRS[["cell_0", "cell_1"]].to_numpy())
     np.testing.assert_allclose(weighted["weight"], expected)
     assert weighted["weight"].max() > 2 * weighted["weight"].min()
+
+
+def test_toggles_count_alike():
+    pairs = toggle_pairs(EQLS.cells, EQLS.attributes, min_n=10, countries=True)
+    weighted = of_dataset(EQLS, pairs, STYLE, "toggle").pairs
+    total = weighted.groupby("attribute")["weight"].sum()
+    assert len(total) == 5
+    np.testing.assert_allclose(total, len(pairs) / 5)
+    assert weighted.groupby("attribute")["weight"].nunique().eq(1).all()
 
 
 def test_shrunk_answers_are_learnt_where_there_are_any():
@@ -128,7 +138,7 @@ def test_what_the_files_do_not_say_is_refused(released, tiny_checkpoint, changes
 def test_another_pair_weight_is_refused():
     section = load_config("quickstart").objective
     section.pair_weight = "n"
-    with pytest.raises(InputError, match=r"objective\.pair_weight: 'n' is not none or precision"):
+    with pytest.raises(InputError, match=r"objective\.pair_weight: 'n' is not known; .* none"):
         Objective.of(section)
 
 

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from ace_jax.errors import InputError
 from ace_jax.survey.personas import Attribute
@@ -59,6 +60,12 @@ def count_pairs(
         granularity: len(_pairs(cells, attributes, min_n, granularity, False))
         for granularity in range(1, len(attributes) + 1)
     }
+
+
+def toggle_weights(toggle: pd.Series) -> Float[np.ndarray, "pairs"]:
+    """Returns a weight for each pair, of mean 1, with which all toggles have the same sum."""
+    counts = toggle.value_counts()
+    return (len(toggle) / len(counts) / toggle.map(counts)).to_numpy(np.float64)
 
 
 def mode(p: np.ndarray) -> int:

@@ -17,7 +17,7 @@ from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
-from ace_jax.survey.pairs import COUNTRY, mode, toggle_pairs
+from ace_jax.survey.pairs import COUNTRY, mode, toggle_pairs, toggle_weights
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
 from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
@@ -116,13 +116,18 @@ def of_dataset(
 ) -> Examples:
     """Returns the examples of some pairs of a dataset (`toggle_pairs`), in the table's order.
 
-    `pair_weight` is `none`, or `precision` for the inverse variance of a pair's effect.
+    `pair_weight` is `none`, `precision` for the inverse variance of a pair's effect, or `toggle`:
+    every attribute, and the country, counts as much as any other.
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
     answers = list(dataset.learnt.iloc[endpoints])
     ends = np.stack([cell_0, cell_1], axis=1)
-    weight = pair_precision(cells, ends) if pair_weight == "precision" else 1.0
+    weight: Float[np.ndarray, _] | float = 1.0
+    if pair_weight == "precision":
+        weight = pair_precision(cells, ends)
+    elif pair_weight == "toggle":
+        weight = toggle_weights(pairs["attribute"])
     prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),

@@ -1,0 +1,35 @@
+"""Countries told apart: 12 countries of the European Quality of Life Survey 2011 (EQLS).
+
+    python -m ace_jax.train --config configs/eqls.py --workdir runs/eqls/train
+    for part in train held_out; do
+      python -m ace_jax.evaluate --adapter runs/eqls/train/adapter --workdir runs/eqls/$part \
+        --config.data.split=$part --config.data.granularity=1
+    done
+
+Pairs toggle the country too, and cells name one attribute, so that a step of 24 cells holds all 12
+countries. Five questions are held out, and the other 21 countries. `configs/eqls.py:kl` is the same
+without the effect loss.
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+METHODS = runpy.run_path(str(Path(__file__).with_name("methods.py")))
+UNSEEN = "AUT BEL CYP CZE EST FIN HRV HUN IRL ISL LTU LUX LVA MKD MLT MNE PRT ROU SRB SVK SVN"
+VARIANTS = {"": ((1.0, 10.0, 5),), "kl": ((1.0, 0.0, 5),)}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/eqls.py has no variant {variant!r}; there is: kl")
+    config = METHODS["get_config"]("joint").unlock()
+    config.data.path = "eqls2011"
+    config.data.holdout = f"question:0.2@7,country:{UNSEEN.replace(' ', '+')}"
+    config.data.granularity = 1
+    config.objective.stages = VARIANTS[variant]
+    config.objective.toggles = ("attributes", "country")
+    config.optimizer.warmup = 10
+    config.batch.unit = "question"
+    return config.lock()
