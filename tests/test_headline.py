@@ -87,3 +87,27 @@ def test_a_single_question_is_not_clear(survey):
     short = table[one].reset_index(drop=True), truth[one]
     _, effects, countries, _ = headline(report_on(short, truth[one]))
     assert "Not clear" in effects and "Not clear" in countries
+
+
+@pytest.mark.parametrize(("part", "best"), [("held_out", "nearest"), ("train", "persona")])
+def test_tables_that_repeat_the_cells_scored_are_no_rivals(survey, tmp_path, part, best):
+    """On cells that training saw, `nearest` is the survey's own answer."""
+    table, truth = survey
+    model = np.full_like(truth, 0.25)
+    predictions = answered(table.assign(source="made up"), truth, model, np.random.default_rng(1))
+    out = tmp_path / "out"
+    out.mkdir()
+    predictions.to_parquet(out / "predictions.parquet")
+    answers = {"nearest": predictions["p_data"], "persona": list(truth)}
+    rows = [
+        pd.DataFrame({"reference": name, "cell": range(len(table)), "p": list(p)})
+        for name, p in answers.items()
+    ]
+    pd.concat(rows).to_parquet(out / "references.parquet")
+    questions = pd.DataFrame({"question_id": QUESTIONS, "topic": "Trust", "text": "How much?"})
+    questions["option_labels"] = [["a", "b", "c", "d"]] * len(QUESTIONS)
+    questions.to_parquet(out / "questions.parquet")
+    levels = {attribute.name: list(attribute.levels) for attribute in ATTRIBUTES}
+    run = {"seed": 0, "attributes": levels, "data": {"min_n": 10, "split": part}, "model": {}}
+    (out / "run.json").write_text(json.dumps(run))
+    assert f"the best table ({best})" in headline(compare({"model": out}))[0]

@@ -33,7 +33,8 @@ def effect_table(
 ) -> pd.DataFrame:
     """Returns one row a pair: its effects and their distance.
 
-    Both cells of a pair have `min_n` respondents. Raises InputError if there is no pair.
+    Pairs are of the finest cells there are. Both cells of a pair have `min_n` respondents. Raises
+    InputError if there is no pair.
 
     Returns:
       Columns attribute, country, question_id, cell_0 and cell_1 (row positions in `predictions`),
@@ -42,7 +43,8 @@ def effect_table(
       respondents) and distance_variance (of distance; an upper bound if the two effects are within
       the sampling error).
     """
-    pairs = toggle_pairs(predictions, attributes, min_n=min_n)
+    finest = int(predictions["granularity"].max())
+    pairs = toggle_pairs(predictions, attributes, min_n=min_n, granularity=finest)
     zero, one = pairs["cell_0"].to_numpy(), pairs["cell_1"].to_numpy()
     data, model = (Distributions.of(predictions[name]) for name in ("p_data", "p_model"))
     options = data.options[zero]

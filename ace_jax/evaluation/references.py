@@ -37,6 +37,7 @@ from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import mode, toggle_pairs
 
 ORACLES = ("no_effect", "mode")
+REPEATS = ("nearest", "main_effects")  # of cells that training saw: they are fitted on them
 REFERENCES = ("uniform", "mean", "mean_effect", "nearest", "persona", "main_effects", *ORACLES)
 HALF = 0.5  # respondents: smooths the shares of a cell before their logarithm
 SHRINK = 10  # respondents: so many halve a main effect

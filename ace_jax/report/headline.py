@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from ace_jax.evaluation.references import ORACLES
+from ace_jax.evaluation.references import ORACLES, REPEATS
 from ace_jax.evaluation.slopes import ALIGNED, ATTRIBUTES, PART, UNCLEAR
 from ace_jax.report.findings import Findings
 from ace_jax.survey.pairs import COUNTRY
@@ -31,7 +31,9 @@ def headline(findings: Findings) -> list[str]:
 def _answers(findings: Findings) -> str:
     scores = _finest(findings, "scores").set_index("run")["score"]
     score = float(scores[findings.shown])
-    tables = scores[[name for name in findings.references if name not in ORACLES]]
+    seen = findings.first.identity["data"].get("split") != "held_out"
+    unfair = (*ORACLES, *(REPEATS if seen else ()))
+    tables = scores[[name for name in findings.references if name not in unfair]]
     of = f"{findings.shown} has {score:.1f} of 100"
     if tables.empty:
         return f"Does it answer like these people? {of}; no table to compare with."
