@@ -114,7 +114,7 @@ function differences() {
   };
   const most = Math.max(...tables.differences.map((row) => Math.abs(row.difference)));
   const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
-    ...names.map((other) => ({
+    ...names.filter((name) => isRun.has(name)).map((other) => ({
       key: other, label: `\u2212 ${other}`, value: (row) => less(row.run, other)?.difference,
       text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => less(row.run, other)?.clear,
       tint: (row) => diverging(less(row.run, other)?.difference, most),
