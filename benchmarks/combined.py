@@ -1,6 +1,6 @@
 """How a table of averages does on unseen countries when a model moves it (docs/results.md).
 
-    python benchmarks/combined.py --seen runs/eqls/train_scored --unseen runs/eqls/held_out
+    python benchmarks/combined.py --seen runs/eqls/train --unseen runs/eqls/held_out
 
 Both are directories of `evaluate`, of one adapter: the cells that training saw, and those of
 countries that it did not see.

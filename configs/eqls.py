@@ -1,8 +1,8 @@
 """Countries told apart: 12 countries of the European Quality of Life Survey 2011 (EQLS).
 
-    python -m ace_jax.train --config configs/eqls.py --workdir runs/eqls/train
+    python -m ace_jax.train --config configs/eqls.py --workdir runs/eqls/run
     for part in train held_out; do
-      python -m ace_jax.evaluate --adapter runs/eqls/train/adapter --workdir runs/eqls/$part \
+      python -m ace_jax.evaluate --adapter runs/eqls/run/adapter --workdir runs/eqls/$part \
         --config.data.split=$part --config.data.granularity=1
     done
 
