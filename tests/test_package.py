@@ -86,5 +86,5 @@ def test_a_config_of_the_users_own_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["nowhere.py", "other/quickstart.py"])
 def test_a_config_that_is_not_there_is_refused_with_those_that_are(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f"no file {name}; with the package come ace, eqls, evaluate"):
+    with pytest.raises(InputError, match=f"no file {name}; with the package come ace, eqls, eval"):
         find_config(name)

@@ -91,7 +91,12 @@ class Comparison(Findings):
         """Returns methods and references in rows; toggles in columns, slopes with intervals."""
         slopes = self.slopes
         numbers = slopes[["slope", "slope_low", "slope_high"]].itertuples(index=False)
-        texts = [f"{slope:.2f} [{low:.2f}, {high:.2f}]" for slope, low, high in numbers]
+        texts = [
+            f"{slope:.2f} [{low:.2f}, {high:.2f}]"
+            if low == low
+            else f"{slope:.2f}".replace("nan", "")
+            for slope, low, high in numbers
+        ]
         table = slopes.assign(text=texts).pivot(index="run", columns="toggle", values="text")
         order = [*self.names, *self.references]
         return table.loc[order, list(dict.fromkeys(slopes["toggle"]))].rename_axis(
