@@ -272,7 +272,7 @@ def test_what_cannot_be_compared_in_python_is_refused(runs, message):
 
 
 def test_what_a_report_lacks_is_said(tmp_path):
-    one = predictions(1, countries=("JPN", "KEN"), granularities=(1,))
+    one = predictions(1, countries=("JPN", "KEN"), granularities=(1,)).assign(n=9)
     run = write_out(tmp_path / "only", one, adapter=None)
     report.main([run, "--output", str(tmp_path / "report")])
     notes = " ".join(data_of(tmp_path / "report")["notes"])

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from test_answers import CELLS, TWO
 
 from ace_jax.evaluation import ways as ways_module
 from ace_jax.evaluation.answers import UNALTERED, Answers
 from ace_jax.evaluation.ways import OTHER, Ways, described
 from ace_jax.prompts.encode import PromptStyle
+from ace_jax.survey.dataset import read_dataset, select_questions
+
+TWO = select_questions(read_dataset("gss2018"), ("natspac", "abany"))
+CELLS = TWO.cells[TWO.cells["granularity"] == 4].reset_index(drop=True)
 
 
 def ways_of(template="question_first", audit=True, **style):

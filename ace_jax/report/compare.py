@@ -73,8 +73,10 @@ class Comparison(Findings):
         if len(self.names) > 1:
             title = f"Gain over {self.names[0]}, with 95 % intervals:"
             parts += [title, self._labelled(self._gains())]
-        title = f"Slopes at G = {self.granularities[-1]} (0: no difference shown, 1: the survey's):"
-        parts += [title, self._slopes().to_string()]
+        if len(self.slopes):
+            finest = self.granularities[-1]
+            title = f"Slopes at G = {finest} (0: no difference shown, 1: the survey's):"
+            parts += [title, self._slopes().to_string()]
         if "effect_distances" in self.tables:
             title = "Distance between the model's and the survey's effects (lower is better):"
             parts += [title, self._distances().to_string(float_format="{:.4f}".format)]
