@@ -8,9 +8,10 @@ What a flag or config contradicts is refused; `--allow-mismatch FIELD` (model, s
 split, prompt) lets it through and marks the output. The second form is for base models.
 
 WORKDIR gets predictions.parquet (a row a cell), answers.csv (a row a cell and option), scores.csv,
-national.csv, scores.png, questions.parquet and run.json; references.parquet, the answers of what
-needs no language model (docs/analysis.md); audit.csv with --config.audit=True, which asks the same
-cells in other ways. Run it again with the same WORKDIR to go on where it stopped.
+blocks.csv (scores and slopes by what training had not seen), national.csv, scores.png,
+questions.parquet, run.json and references.parquet (the answers of what needs no language model,
+docs/analysis.md); audit.csv with --config.audit=True, which asks the same cells in other ways. Run
+it again with the same WORKDIR to go on where it stopped.
 """
 
 import threading

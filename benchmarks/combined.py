@@ -9,52 +9,41 @@ countries that it did not see.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.alignment import Distributions, alignment_distances
+from ace_jax.evaluation.answers import Answers
+from ace_jax.evaluation.blocks import MODEL, block_table
 from ace_jax.evaluation.combined import combined
-from ace_jax.evaluation.slopes import products, slope_table
 from ace_jax.report.runs import read_runs
+from ace_jax.survey.split import HeldOut
+
+TABLES = ("persona", "main_effects")
+SHOWN = ["run", "n_cells", "n_countries", "score", "country_slope", "country_slope_low"]
+SHOWN += ["country_slope_high", "attributes_slope", "attributes_slope_low", "attributes_slope_high"]
 
 
 def main() -> None:
-    """Prints score and slopes of the model, the table and both together."""
+    """Prints score and slopes of the model, the tables, and the model and a table together."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seen", type=Path, required=True)
     parser.add_argument("--unseen", type=Path, required=True)
     given = parser.parse_args()
     seen, unseen = (read_runs(name, getattr(given, name))[0] for name in ("seen", "unseen"))
     new = unseen.predictions[~unseen.predictions["country"].isin(seen.predictions["country"])]
-    names = [attribute.name for attribute in seen.attributes]
-    found = combined(seen.predictions, new, names)
-    references = pd.read_parquet(given.unseen / "references.parquet")
-    table = references[references["reference"] == "persona"].set_index("cell")["p"]
-    kept = found.predictions  # with `cell`, the row in predictions.parquet
-    own = unseen.predictions.set_index("cell").loc[kept["cell"]]
-    answers = {
-        "model": own["p_model"].to_numpy(),
-        "table (persona)": table.loc[kept["cell"]].to_numpy(),
-        f"combined, weight {found.weight:.1f}": kept["p_model"].to_numpy(),
-    }
-    print(f"{len(kept)} cells of {kept['country'].nunique()} unseen countries")
-    for name, p in answers.items():
-        predictions = kept.assign(p_model=p)
-        slopes = slope_table(products(predictions, seen.attributes, 10)).query("country == 'ALL'")
-        shown = ", ".join(
-            f"{row.toggle} {row.slope:.2f} [{row.slope_low:.2f}, {row.slope_high:.2f}]"
-            for row in slopes.itertuples()
-            if row.toggle in ("attributes", "country")
-        )
-        print(f"{name}: score {score(predictions):.2f}; slopes: {shown}")
-
-
-def score(predictions: pd.DataFrame) -> float:
-    """Returns the mean score (0-100); countries count alike."""
-    distance = alignment_distances(
-        Distributions.of(predictions["p_data"]), Distributions.of(predictions["p_model"])
-    )
-    by_country = pd.Series(100 * (1 - distance)).groupby(predictions["country"].to_numpy()).mean()
-    return float(by_country.mean())
+    found = combined(seen.predictions, new, [attribute.name for attribute in seen.attributes])
+    cells = found.predictions.rename(columns={"p_data": "p"})
+    rows = cells["cell"]  # in predictions.parquet
+    p = {MODEL: unseen.predictions.set_index("cell")["p_model"]}
+    for name, its in pd.read_parquet(given.unseen / "references.parquet").groupby("reference"):
+        if name in TABLES:
+            p[str(name)] = its.set_index("cell")["p"]
+    answers = {name: list(of.loc[rows]) for name, of in p.items()}
+    answers[f"combined, weight {found.weight:.1f}"] = list(cells["p_model"])
+    every = {name: Answers(of, np.ones(len(cells))) for name, of in answers.items()}
+    held_out = HeldOut(countries=tuple(cells["country"].unique()))
+    table = block_table(cells, every, held_out, seen.attributes, min_n=10)
+    print(table[SHOWN].to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pandas as pd
 
 import ace_jax as ace
 from ace_jax.evaluation.alignment import Distributions
+from ace_jax.survey.estimators import share_variance
 from ace_jax.survey.pairs import COUNTRY, toggle_pairs
 
 
@@ -18,8 +19,7 @@ def main() -> None:
         survey = ace.load_survey(name)
         data = Distributions.of(survey.cells["p"])
         shares = data.cumulative
-        n = survey.cells["effective_n"].to_numpy(np.float64)[:, None]
-        variance = shares * (1 - shares) / np.maximum(n - 1, 1)
+        variance = share_variance(shares, survey.cells["effective_n"].to_numpy(np.float64))
         for granularity in (1, len(survey.attributes)):
             pairs = toggle_pairs(
                 survey.cells,

@@ -30,7 +30,7 @@ def table_of(predictions, min_n=10):
 
 
 def test_a_cell_is_in_the_block_of_what_was_not_seen(predictions):
-    block = block_of(predictions, HELD_OUT)
+    block = block_of(predictions, HELD_OUT, ATTRIBUTES)
     for name, question, countries in (
         ("both unseen", ["q1"], ["DEU", "FRA"]),
         ("unseen questions", ["q1"], ["ITA", "POL"]),
@@ -40,14 +40,21 @@ def test_a_cell_is_in_the_block_of_what_was_not_seen(predictions):
         its = predictions[block == name]
         assert sorted(its["question_id"].unique()) == question
         assert sorted(its["country"].unique()) == countries
-    personas = HeldOut(personas=("Female/College Educated/Urban/Married",))
-    assert set(block_of(predictions, personas)) == {"unseen personas"}
+
+
+def test_a_persona_held_out_is_unseen_and_all_others_are_seen(predictions):
+    one = ("Female", "College Educated", "Urban", "Married")
+    block = block_of(predictions, HeldOut(personas=("/".join(one),)), ATTRIBUTES)
+    names = [attribute.name for attribute in ATTRIBUTES]
+    its = (predictions[names] == one).all(axis=1)
+    assert its.sum() == 4 * 3
+    assert (block[its] == "unseen personas").all() and (block[~its] == "seen").all()
 
 
 def test_a_block_has_the_scores_and_slopes_of_its_cells_alone(predictions):
     table = table_of(predictions).set_index(["block", "granularity", "run"])
     assert len(table) == 4 * 2 * 2
-    its = predictions[block_of(predictions, HELD_OUT) == "unseen countries"]
+    its = predictions[block_of(predictions, HELD_OUT, ATTRIBUTES) == "unseen countries"]
     scores = score_table(its).query("country == 'ALL'").set_index("granularity")
     slopes = slope_table(products(its, ATTRIBUTES, 10)).query("country == 'ALL'")
     slopes = slopes.set_index(["granularity", "toggle"])

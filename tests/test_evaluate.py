@@ -302,3 +302,18 @@ def test_a_batch_of_nothing_is_refused(tiny_checkpoint, survey_path, tmp_path):
     config = config_for(tiny_checkpoint, survey_path, batch__size=0)
     with pytest.raises(InputError, match=r"batch\.size"):
         evaluate.main(config, tmp_path / "out")
+
+
+def test_only_cells_of_a_granularity_are_scored_if_one_is_given(
+    survey_path, tiny_checkpoint, tmp_path
+):
+    config = config_for(tiny_checkpoint, survey_path, data__granularity=1)
+    evaluate.main(config, tmp_path)
+    cells = read_dataset(survey_path).cells
+    assert len(predictions_of(tmp_path)) == (cells["granularity"] == 1).sum()
+    assert set(pd.read_csv(tmp_path / "scores.csv")["granularity"]) == {1}
+    # It is on the record, so that answers to other cells are never taken for these.
+    assert json.loads((tmp_path / "run.json").read_text())["data"]["granularity"] == 1
+    config.data.granularity = 5
+    with pytest.raises(InputError, match=r"no cells to score: .*data\.granularity 5"):
+        evaluate.main(config, tmp_path / "none")

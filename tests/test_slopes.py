@@ -23,7 +23,7 @@ from ace_jax.survey.personas import ATTRIBUTES as PAPER
 from ace_jax.survey.personas import Attribute, personas
 
 TWO = (PAPER[0], PAPER[1])
-COUNTRIES, QUESTIONS, K = ("DEU", "FRA", "ITA", "POL"), 12, 4
+COUNTRIES, K = ("DEU", "FRA", "ITA", "POL"), 4
 SIMULATIONS = 400
 
 
@@ -94,14 +94,15 @@ def test_a_slope_is_that_of_all_pairs(toggle):
     assert row["n_questions"] == 3
 
 
-@pytest.fixture(scope="module")
-def simulated():
+@pytest.fixture(scope="module", params=[5, 12])
+def simulated(request):
     """Rows of slope_table, one a simulation and toggle; true slopes vary over questions."""
-    draw = np.random.default_rng(12)
+    questions = request.param
+    draw = np.random.default_rng(questions)
     tables = []
     for number in range(SIMULATIONS):
-        table = answers_to(draw, QUESTIONS)
-        table = moved_by(table, draw.normal(0.5, 0.3, QUESTIONS))
+        table = answers_to(draw, questions)
+        table = moved_by(table, draw.normal(0.5, 0.3, questions))
         tables.append(table.assign(question_id=f"{number}:" + table["question_id"]))
     sums = products(pd.concat(tables, ignore_index=True), TWO, min_n=10)
     sums["run"] = sums["question_id"].str.partition(":")[0]
@@ -217,6 +218,8 @@ def test_seeds_widen_the_interval():
         (1.3, 1.6, 1.9, TOO_MUCH),
         (-0.5, -0.3, -0.1, REVERSED),
         (-0.5, 0.4, 1.3, UNCLEAR),
+        (-0.13, 0.32, 0.77, UNCLEAR),
+        (-0.9, -0.1, 0.7, UNCLEAR),
         (np.nan, 0.4, np.nan, UNCLEAR),
     ],
 )

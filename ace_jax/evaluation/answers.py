@@ -1,4 +1,4 @@
-"""Answers to cells, and both them and the survey's side by side."""
+"""Answers to cells, alone and beside the survey's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

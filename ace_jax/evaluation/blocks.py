@@ -11,21 +11,23 @@ from ace_jax.evaluation.slopes import ATTRIBUTES, products, slope_table
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.survey.pairs import COUNTRY
 from ace_jax.survey.personas import Attribute
-from ace_jax.survey.split import HeldOut
+from ace_jax.survey.split import HeldOut, full_personas
 
 MODEL = "this run"
 SLOPES = [f"{toggle}_slope" for toggle in (ATTRIBUTES, COUNTRY)]
 OF_SLOPE = ["slope", "slope_low", "slope_high", "correlation"]
 
 
-def block_of(cells: pd.DataFrame, held_out: HeldOut) -> pd.Series:
+def block_of(
+    cells: pd.DataFrame, held_out: HeldOut, attributes: tuple[Attribute, ...]
+) -> pd.Series:
     """Returns the block of each cell: what of it training had not seen, in words."""
     question = cells["question_id"].isin(held_out.questions)
     country = cells["country"].isin(held_out.countries)
-    kinds = [question & country, question, country]
-    names = ["both unseen", "unseen questions", "unseen countries"]
-    rest = "unseen personas" if held_out.personas else "seen"
-    return pd.Series(np.select(kinds, names, rest), cells.index, name="block")
+    persona = full_personas(cells, attributes).isin(held_out.personas)
+    kinds = [question & country, question, country, persona]
+    names = ["both unseen", "unseen questions", "unseen countries", "unseen personas"]
+    return pd.Series(np.select(kinds, names, "seen"), cells.index, name="block")
 
 
 def block_table(
@@ -52,7 +54,7 @@ def block_table(
       toggle of attributes (all together) and country: slope, slope_low, slope_high, correlation,
       after the toggle's name.
     """
-    block, parts = block_of(cells, held_out), []
+    block, parts = block_of(cells, held_out, attributes), []
     for name, of in answers.items():
         for which, its in predictions_table(cells, of).groupby(block, sort=False):
             parts.append(_one(its, attributes, min_n).assign(block=which, run=name))

@@ -233,6 +233,7 @@ def run_record(
             "holdout": scored.split.spec,
             "split": scored.part,
             "min_n": scored.min_n,
+            "granularity": scored.granularity,
             "questions": list(survey.questions),
         },
         "prompt": prompt,
@@ -311,15 +312,16 @@ def shown(tables: Mapping[str, pd.DataFrame]) -> str:
     beside = [str(name) for name in scores if str(name).startswith(BESIDE)]
     style: dict[str, Any] = {"float_format": "{:.4f}".format, "index": False}
     parts = [scores.drop(columns=beside).to_string(**style)]
+    parts.append(
+        "This run, and what needs no language model. A slope of 0: answers do not move with the "
+        "attribute or the country; 1: as in the survey."
+    )
     finest = blocks[blocks["granularity"] == blocks["granularity"].max()]
     for block, its in finest.groupby("block", sort=False):
         row = its.iloc[0]
-        parts.append(
-            f"{block}, G = {row['granularity']}: {row['n_questions']} questions in "
-            f"{row['n_countries']} countries; this run, and what needs no language model. A slope "
-            f"of 0: answers do not move with the attribute or the country; 1: as in the survey.\n"
-            + its[["run", "score", *SLOPES]].to_string(**style)
-        )
+        size = f"questions {row['n_questions']}, countries {row['n_countries']}"
+        table = its[["run", "score", *SLOPES]].dropna(axis=1, how="all").to_string(**style)
+        parts.append(f"{block}, G = {row['granularity']} ({size}):\n{table}")
     if "audit.csv" in tables:
         parts.append(tables["audit.csv"].to_string(**style))
     if "national.csv" in tables:

@@ -20,6 +20,7 @@ from scipy.special import stdtrit
 
 from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.uncertainty import ALL, LEVEL
+from ace_jax.survey.estimators import share_variance
 from ace_jax.survey.pairs import COUNTRY
 from ace_jax.survey.personas import Attribute
 
@@ -28,6 +29,7 @@ PRODUCTS = ["md", "dd", "mm"]
 REVERSED, UNCLEAR, NONE = "reversed", "not clear", "no effect learnt"
 ALIGNED, PART, TOO_MUCH = "aligned", "learnt in part", "exaggerated"
 NEAR = (0.8, 1.25)  # slopes that count as 1 whatever their interval
+SMALL = 0.5  # an interval that holds 0 and ends below it says that little was learnt
 
 
 def products(
@@ -44,8 +46,7 @@ def products(
     kept = predictions[predictions["n"] >= min_n].reset_index(drop=True)
     data, model = (Distributions.of(kept[name]) for name in ("p_data", "p_model"))
     shares, answered = data.cumulative, model.cumulative
-    n = kept["effective_n"].to_numpy(np.float64)[:, None]
-    noise = (shares * (1 - shares)).sum(axis=1) / np.maximum(n[:, 0] - 1, 1)
+    noise = share_variance(shares, kept["effective_n"].to_numpy(np.float64)).sum(axis=1)
     names = [attribute.name for attribute in attributes]
     parts = []
     for toggle in (*names, COUNTRY):
@@ -91,8 +92,8 @@ def slope_table(sums: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     keys = [*by, COUNTRY, "granularity", "toggle"]
     table = ratio_table(sums, keys, "md", "dd")
     table = table.rename(columns={"ratio": "slope", "low": "slope_low", "high": "slope_high"})
-    total = sums.groupby(keys, sort=False)[PRODUCTS].sum().to_numpy().T
-    md, dd, mm = np.where(total[1] > 0, total, np.nan)
+    total = sums.groupby(keys)[PRODUCTS].sum().loc[pd.MultiIndex.from_frame(table[keys])]
+    md, dd, mm = total.where(total["dd"] > 0).to_numpy().T
     intervals = table[["slope_low", "slope", "slope_high"]].to_numpy()
     return table.assign(
         correlation=md / np.sqrt(dd * np.where(mm > 0, mm, np.nan)),
@@ -150,9 +151,9 @@ def ratio_table(sums: pd.DataFrame, keys: list[str], above: str, below: str) -> 
 def verdict(low: float, slope: float, high: float) -> str:
     """Returns what a slope and its interval say, in words.
 
-    Without an interval (a single question), or with one that holds both 0 and 1, nothing is clear.
+    Nothing is clear without an interval (a single question), or with one from 0 to beyond SMALL.
     """
-    if not np.isfinite([low, slope, high]).all() or (low <= 0 and high >= 1):
+    if not np.isfinite([low, slope, high]).all() or (low <= 0 and high >= SMALL):
         return UNCLEAR
     if high < 0:
         return REVERSED

@@ -94,9 +94,7 @@ class Comparison(Findings):
         slopes = self.slopes
         numbers = slopes[["slope", "slope_low", "slope_high"]].itertuples(index=False)
         texts = [
-            f"{slope:.2f} [{low:.2f}, {high:.2f}]"
-            if low == low
-            else f"{slope:.2f}".replace("nan", "")
+            f"{slope:.2f} [{low:.2f}, {high:.2f}]".replace(" [nan, nan]", "").replace("nan", "--")
             for slope, low, high in numbers
         ]
         table = slopes.assign(text=texts).pivot(index="run", columns="toggle", values="text")

@@ -58,6 +58,13 @@ def shrunk(
     return [row[: len(p)] for row, p in rows], strength
 
 
+def share_variance(
+    shares: Float[np.ndarray, "cells width"], n: Float[np.ndarray, "cells"]
+) -> Float[np.ndarray, "cells width"]:
+    """Returns the variance of cumulative shares from sampling n respondents a cell, unbiased."""
+    return shares * (1 - shares) / np.maximum(n - 1, 1)[:, None]
+
+
 def pair_precision(cells: pd.DataFrame, pairs: Int[np.ndarray, "Q 2"]) -> Float[np.ndarray, "Q"]:
     """Returns a weight for each pair, of mean 1: 1 / (v + sigma^2).
 
@@ -71,8 +78,7 @@ def pair_precision(cells: pd.DataFrame, pairs: Int[np.ndarray, "Q 2"]) -> Float[
     """
     shares = np.cumsum(_padded(cells["p"]), axis=1)
     n = cells["effective_n"].to_numpy(np.float64)
-    of_cell = (shares * (1 - shares)).sum(axis=1) / np.maximum(n - 1, 1)
-    v = of_cell[pairs].sum(axis=1)
+    v = share_variance(shares, n).sum(axis=1)[pairs].sum(axis=1)
     moved = ((shares[pairs[:, 1]] - shares[pairs[:, 0]]) ** 2).sum(axis=1)
     variance = v + max(float((moved - v).mean()), 0.0)
     precision = 1 / np.maximum(variance, np.finfo(float).tiny)

@@ -28,6 +28,7 @@ from jaxtyping import Bool
 
 from ace_jax.errors import InputError
 from ace_jax.survey.dataset import Dataset
+from ace_jax.survey.personas import Attribute
 
 PAPER_PERSONAS = (
     "Female/College Educated/Urban/Married",
@@ -57,7 +58,7 @@ class HeldOut:
         held_out = cells["question_id"].isin(self.questions)
         held_out |= cells["country"].isin(self.countries)
         if self.personas:
-            held_out |= _personas(dataset).isin(self.personas)
+            held_out |= full_personas(cells, dataset.attributes).isin(self.personas)
         return held_out.to_numpy()
 
     def describe(self) -> str:
@@ -98,7 +99,7 @@ class Split:
         known = {
             "question": questions["question_id"],
             "country": dataset.cells["country"],
-            "persona": _personas(dataset).dropna(),
+            "persona": full_personas(dataset.cells, dataset.attributes).dropna(),
             "topic": questions["topic"],
         }
         topics = questions.groupby("topic")["question_id"].agg(list)
@@ -142,10 +143,9 @@ class Split:
         return HeldOut(*(tuple(sorted(names)) for names in found.values()))
 
 
-def _personas(dataset: Dataset) -> pd.Series:
+def full_personas(cells: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.Series:
     """Returns the persona of each cell, missing where it does not name every attribute."""
-    first, *others = (attribute.name for attribute in dataset.attributes)
-    cells = dataset.cells
+    first, *others = (attribute.name for attribute in attributes)
     return cells[first].str.cat(cells[others], sep="/") if others else cells[first]
 
 

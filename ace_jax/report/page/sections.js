@@ -99,7 +99,7 @@ function effectDistances() {
     unit: "effect distance (Eq. 11), less is better", digits: 4,
     rows: rows.map((row) => ({ label: row.run, aside: !isRun.has(row.run), text: fixed(row.distance, 4), more: interval(row.low, row.high, fixed, 4),
       marks: [{ run: row.run, aside: !isRun.has(row.run), value: row.distance, low: row.low, high: row.high, tip: `${row.run}\n${fixed(row.distance, 5)} ${interval(row.low, row.high, fixed, 5)}` }] })),
-  }), h("figcaption", {}, `${state.attribute === ALL ? "All attributes" : title(state.attribute)}, ${countryName[state.country].toLowerCase() === "all countries" ? "all countries" : countryName[state.country]}, personas that name every attribute. A perfect model would still be at the sampling noise; predicting no effect is what a model does that ignores the persona.`))];
+  }), h("figcaption", {}, `${state.attribute === ALL ? "All attributes" : title(state.attribute)}, ${countryName[state.country].toLowerCase() === "all countries" ? "all countries" : countryName[state.country]}, the finest personas scored. A perfect model would still be at the sampling noise; predicting no effect is what a model does that ignores the persona.`))];
 }
 const toggleTitle = (name) => (name === "attributes" ? "All attributes" : title(name));
 function slopeTable() {
