@@ -44,12 +44,12 @@ def test_precise_pairs_weigh_more():
     assert weighted["weight"].max() > 2 * weighted["weight"].min()
 
 
-def test_toggles_count_alike():
+def test_the_country_counts_as_much_as_all_attributes():
     pairs = toggle_pairs(EQLS.cells, EQLS.attributes, min_n=10, countries=True)
     weighted = of_dataset(EQLS, pairs, STYLE, "toggle").pairs
     total = weighted.groupby("attribute")["weight"].sum()
-    assert len(total) == 5
-    np.testing.assert_allclose(total, len(pairs) / 5)
+    np.testing.assert_allclose(total.pop("country"), len(pairs) / 2)
+    np.testing.assert_allclose(total, [len(pairs) / 8] * 4)
     assert weighted.groupby("attribute")["weight"].nunique().eq(1).all()
 
 

@@ -63,9 +63,15 @@ def count_pairs(
 
 
 def toggle_weights(toggle: pd.Series) -> Float[np.ndarray, "pairs"]:
-    """Returns a weight for each pair, of mean 1, with which all toggles have the same sum."""
+    """Returns a weight for each pair, of mean 1.
+
+    All attributes have the same sum, and the country has as much as they have together.
+    """
     counts = toggle.value_counts()
-    return (len(toggle) / len(counts) / toggle.map(counts)).to_numpy(np.float64)
+    shares = pd.Series(1.0, counts.index)
+    if COUNTRY in shares and len(shares) > 1:
+        shares[COUNTRY] = len(shares) - 1
+    return toggle.map(len(toggle) * shares / shares.sum() / counts).to_numpy(np.float64)
 
 
 def mode(p: np.ndarray) -> int:

@@ -116,8 +116,8 @@ def of_dataset(
 ) -> Examples:
     """Returns the examples of some pairs of a dataset (`toggle_pairs`), in the table's order.
 
-    `pair_weight` is `none`, `precision` for the inverse variance of a pair's effect, or `toggle`:
-    every attribute, and the country, counts as much as any other.
+    `pair_weight` is `none`, `precision` for the inverse variance of a pair's effect, or `toggle`
+    (`toggle_weights`).
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     cells = dataset.cells.iloc[endpoints]
