@@ -20,9 +20,10 @@ from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
 from ace_jax.survey.dataset import EMBEDDED, PICTURE, Dataset, read_dataset, write_dataset
 from ace_jax.survey.readers import release_eval, sources
+from ace_jax.survey.sample import split_respondents
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
-OF_FILES = ("weights", "rule", "codebook", "countries", "questions")
+OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "sample")
 
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
@@ -34,6 +35,8 @@ HELP = {
     "countries": "ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
     "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
+    "sample": "draw this share of each country's respondents; write DATASET/sample with their "
+    "cells, and DATASET/rest with those of the others",
     "estimator": "what training learns from: the cells' raw shares (the default, as in the paper) "
     "or shares shrunk towards the main effects of their question and country",
 }
@@ -42,24 +45,29 @@ HELP = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
-    dataset = _dataset(args)
+    datasets = _datasets(args)
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
-        dataset = with_shrunk_cells(dataset)
-    write_dataset(dataset, args.output)
-    effect_sizes(dataset, args.output / PICTURE)
-    print(summary(dataset.manifest))
-    log(f"DATASET written to {args.output}")
+        datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}
+    for name, dataset in datasets.items():
+        output = args.output / name
+        write_dataset(dataset, output)
+        effect_sizes(dataset, output / PICTURE)
+        print(summary(dataset.manifest))
+        log(f"DATASET written to {output}")
 
 
-def _dataset(args: argparse.Namespace) -> Dataset:
+def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
+    """Returns the datasets to write, by the directory below --output."""
     if args.input and args.source != "release":
         questions = args.questions or ("all-240" if args.source == "wvs7" else "all")
         choices = (args.codebook, args.weights, args.countries, questions)
         raw = sources.read(args.source, args.input, *choices)
         if absent := raw.notes.get("countries_not_in_input"):
             log(f"Not in the input: {', '.join(absent)}.")
-        return build(raw, args.input, dict(args.rule), args.weights)
+        parts = split_respondents(raw, args.sample) if args.sample else {"": raw}
+        chosen = (args.input, dict(args.rule), args.weights)
+        return {name: build(part, *chosen) for name, part in parts.items()}
     # Cells that are read as they are leave nothing to choose.
     if chosen := [name for name in OF_FILES if getattr(args, name)]:
         raise InputError(
@@ -68,10 +76,10 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     if args.source == "release":
         if len(args.input) != 1:
             raise InputError("--source release needs --input DIRECTORY: the authors' data/eval")
-        return release_eval.read_eval(args.input[0])
+        return {"": release_eval.read_eval(args.input[0])}
     if args.source not in EMBEDDED:
         raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
-    return read_dataset(args.source)
+    return {"": read_dataset(args.source)}
 
 
 def _rule(text: str) -> tuple[str, float]:
@@ -98,6 +106,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     rules.metavar = "KEY=VALUE"
     add("--countries", nargs="+", type=str.upper, metavar="CODE", help=HELP["countries"])
     add("--questions", choices=sources.QUESTIONS, help=HELP["questions"])
+    add("--sample", metavar="SHARE[@SEED]", help=HELP["sample"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
     return parser.parse_args(argv)
 
