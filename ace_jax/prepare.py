@@ -66,8 +66,8 @@ def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
         if absent := raw.notes.get("countries_not_in_input"):
             log(f"Not in the input: {', '.join(absent)}.")
         parts = split_respondents(raw, args.sample) if args.sample else {"": raw}
-        chosen = (args.input, dict(args.rule), args.weights)
-        return {name: build(part, *chosen) for name, part in parts.items()}
+        rules = dict(args.rule)
+        return {name: build(part, args.input, rules, args.weights) for name, part in parts.items()}
     # Cells that are read as they are leave nothing to choose.
     if chosen := [name for name in OF_FILES if getattr(args, name)]:
         raise InputError(
