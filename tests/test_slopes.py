@@ -13,8 +13,10 @@ from ace_jax.evaluation.slopes import (
     REVERSED,
     TOO_MUCH,
     UNCLEAR,
+    holm,
     products,
     ratio_table,
+    slope_differences,
     slope_table,
     verdict,
 )
@@ -205,6 +207,58 @@ def test_seeds_widen_the_interval():
     assert apart[2] - apart[0] > alike[2] - alike[0]
     assert np.isnan(interval(0, below=-1.0)).all()
     assert np.isnan(interval(0, questions=1)).tolist() == [True, False, True]
+
+
+def sums_of(runs):
+    """Products of runs, each a list of seeds' shares by question, on the same cells."""
+    table = answers_to(np.random.default_rng(8), 12)
+    parts = [
+        products(moved_by(table, np.full(12, share)), TWO, min_n=10).assign(run=name, seed=seed)
+        for name, seeds in runs.items()
+        for seed, share in enumerate(seeds)
+    ]
+    return table, pd.concat(parts, ignore_index=True)
+
+
+def test_a_difference_of_slopes_is_paired_by_question():
+    _, sums = sums_of({"base": [0.0], "tuned": [0.4, 0.6, 0.5]})
+    slopes = slope_table(sums, ["run"]).query("country == 'ALL'").set_index(["run", "toggle"])
+    found = slope_differences(sums).set_index("toggle")
+    assert found["other"].eq("base").all() and found["run"].eq("tuned").all()
+    for toggle in ("gender", "country", ATTRIBUTES):
+        expected = slopes["slope"]["tuned", toggle] - slopes["slope"]["base", toggle]
+        assert found["difference"][toggle] == pytest.approx(expected)
+    assert found["primary"].to_dict() == dict.fromkeys(found.index, False) | {ATTRIBUTES: True}
+    assert np.isnan(found["p_holm"][ATTRIBUTES])
+    assert found["p_value"].max() < 0.01
+    # Two runs that move alike differ by nothing, however much questions differ.
+    _, sums = sums_of({"one": [0.5], "other": [0.5]})
+    alike = slope_differences(sums)
+    assert alike[["difference", "difference_low", "difference_high"]].abs().max().max() < 1e-9
+
+
+def test_seeds_are_in_the_p_value():
+    _, steady = sums_of({"base": [0.0], "tuned": [0.4, 0.4, 0.4]})
+    _, wild = sums_of({"base": [0.0], "tuned": [0.0, 0.4, 0.8]})
+    p = [slope_differences(sums)["p_value"].max() for sums in (steady, wild)]
+    assert p[0] < 0.01 and p[1] > 0.05
+
+
+@pytest.mark.parametrize("of_seeds", [0.05, 0.1])
+def test_p_values_are_right_where_nothing_differs(of_seeds):
+    """1,000 comparisons whose differences are chance, of 12 questions and 3 seeds."""
+    draw = np.random.default_rng(9)
+    by_question, by_seed = (draw.normal(0, sd, (1000, n)) for sd, n in ((0.1, 12), (of_seeds, 3)))
+    run, question, seed = (each.ravel() for each in np.indices((1000, 12, 3)))
+    gained = by_question[run, question] + by_seed[run, seed]
+    table = pd.DataFrame({"run": run, "question_id": question, "seed": seed, "gained": gained})
+    found = ratio_table(table.assign(dd=1.0, n_cells=1), ["run"], "gained", "dd")
+    assert 0.02 <= (found["p_value"] < 0.05).mean() <= 0.08
+
+
+def test_holm_counts_the_tests_that_are_left():
+    p = pd.Series([0.01, np.nan, 0.04, 0.03], index=[3, 2, 1, 0])
+    assert holm(p).tolist() == pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
 
 
 @pytest.mark.parametrize(

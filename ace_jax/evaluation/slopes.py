@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.uncertainty import ALL, LEVEL
@@ -108,9 +108,9 @@ def ratio_table(sums: pd.DataFrame, keys: list[str], above: str, below: str) -> 
     The variance is the jackknife's, which leaves out one question at a time; that between seeds
     (column `seed`, if there is one) is added. The interval is Student's.
 
-    Returned columns: `keys`, n_questions, n_cells (of one seed), ratio, low, high, and positive
-    (share of questions with above > 0). The ratio is NaN where the sum below is not positive, its
-    interval also for a single question.
+    Returned columns: `keys`, n_questions, n_cells (of one seed), ratio, low, high, p_value (that
+    the ratio is 0, two-sided), and positive (share of questions with above > 0). The ratio is NaN
+    where the sum below is not positive, its interval and p_value also for a single question.
     """
     sums = sums if "seed" in sums else sums.assign(seed=0)
     values = [above, below, "n_cells"]
@@ -134,7 +134,10 @@ def ratio_table(sums: pd.DataFrame, keys: list[str], above: str, below: str) -> 
         square = square + of_seeds
         degrees = np.where(freedom > 0, square**2 / freedom, np.inf)
     middle = (n[above] / n[below]).where(n[below] > 0)
-    half = (stdtrit(degrees, (1 + LEVEL) / 2) * np.sqrt(square)).where(questions > 1)
+    error = np.sqrt(square).where(questions > 1)
+    half = stdtrit(degrees, (1 + LEVEL) / 2) * error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = 2 * stdtr(degrees, -(middle / error).abs())
     table = pd.DataFrame(
         {
             "n_questions": questions,
@@ -142,10 +145,56 @@ def ratio_table(sums: pd.DataFrame, keys: list[str], above: str, below: str) -> 
             "ratio": middle,
             "low": middle - half,
             "high": middle + half,
+            "p_value": p_value,
             "positive": (each[above] > 0).groupby(keys, sort=False).mean(),
         }
     )
     return table.reset_index()
+
+
+def slope_differences(sums: pd.DataFrame) -> pd.DataFrame:
+    """Returns how much the slopes of every run exceed those of the first, over countries.
+
+    Both are of the same cells, so the difference is paired: by question, and by seed where both
+    runs have as many. One row is the primary test: all attributes together, at the finest
+    granularity, of the second run. Holm's correction is for all other rows together.
+
+    Args:
+      sums: of `products`, with columns run and seed; runs have the same number of seeds, or one.
+
+    Returns:
+      Columns run, other (the first), granularity, toggle, n_questions, n_cells, difference,
+      difference_low, difference_high, p_value (with seeds), p_holm (NaN in the primary row) and
+      primary.
+    """
+    together = sums[sums["toggle"] != COUNTRY].assign(toggle=ATTRIBUTES)
+    (first, before), *others = pd.concat([sums, together]).groupby("run", sort=False)
+    cell, parts = ["toggle", "granularity", "question_id", COUNTRY], []
+    for name, after in others:
+        # A single run is compared with every seed of the other.
+        by_seed = [
+            of if of["seed"].nunique() > 1 else of.drop(columns="seed") for of in (after, before)
+        ]
+        on = [*cell, *({"seed"} & set(by_seed[0]) & set(by_seed[1]))]
+        pairs = by_seed[0].merge(by_seed[1][[*({"seed"} & set(by_seed[1])), *cell, "md"]], on=on)
+        parts.append(pairs.assign(run=name, gained=pairs["md_x"] - pairs["md_y"]))
+    keys = ["run", "granularity", "toggle"]
+    table = ratio_table(pd.concat(parts, ignore_index=True), keys, "gained", "dd")
+    finest = table["granularity"] == table["granularity"].max()
+    primary = finest & (table["toggle"] == ATTRIBUTES) & (table["run"] == others[0][0])
+    names = {"ratio": "difference", "low": "difference_low", "high": "difference_high"}
+    table = table.assign(
+        other=first, primary=primary, p_holm=holm(table["p_value"].where(~primary))
+    ).rename(columns=names)
+    shown = ["n_questions", "n_cells", *names.values(), "p_value", "p_holm", "primary"]
+    return table[["run", "other", "granularity", "toggle", *shown]]
+
+
+def holm(p_values: pd.Series) -> pd.Series:
+    """Returns p-values corrected for their number (Holm, 1979); NaN stays and does not count."""
+    ordered = p_values.dropna().sort_values()
+    corrected = (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return corrected.reindex(p_values.index)
 
 
 def verdict(low: float, slope: float, high: float) -> str:
