@@ -99,6 +99,7 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
         "scores.csv",
         "gains.csv",
         "differences.csv",
+        "effect_differences.csv",
         "effects.csv",
         "table1.tex",
     } <= names

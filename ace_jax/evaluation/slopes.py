@@ -134,7 +134,7 @@ def ratio_table(sums: pd.DataFrame, keys: list[str], above: str, below: str) -> 
         square = square + of_seeds
         degrees = np.where(freedom > 0, square**2 / freedom, np.inf)
     middle = (n[above] / n[below]).where(n[below] > 0)
-    error = np.sqrt(square).where(questions > 1)
+    error = np.sqrt(square.where(questions > 1))
     half = stdtrit(degrees, (1 + LEVEL) / 2) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         p_value = 2 * stdtr(degrees, -(middle / error).abs())

@@ -23,7 +23,7 @@ from ace_jax.evaluation.effects import (
     question_effects,
 )
 from ace_jax.evaluation.references import REFERENCES
-from ace_jax.evaluation.slopes import products, slope_table
+from ace_jax.evaluation.slopes import products, slope_differences, slope_table
 from ace_jax.evaluation.uncertainty import ALL, Average
 from ace_jax.report.runs import Methods, Run, known_questions, marks_of, reference_runs
 from ace_jax.survey.readers.sources import TIERS
@@ -143,7 +143,14 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     if first.holds_out_personas:
         of_methods = {name: cells[name] for name in methods}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
-    tables["slopes"] = _slopes(everything, min_n)
+    sums = [
+        products(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
+        for name, of in everything.items()
+        for i, run in enumerate(of)
+    ]
+    tables["slopes"] = slope_table(pd.concat(sums, ignore_index=True), ["run"])
+    if len(methods) > 1:
+        tables["effect_differences"] = slope_differences(pd.concat(sums, ignore_index=True))
     try:
         tables |= _effects(everything, questions, min_n, seed)
     except InputError as error:
@@ -195,13 +202,3 @@ def _effects(
         "effect_distances": _by_run(pd.concat(distances), everything),
         "classes": class_shares(of_methods),
     }
-
-
-def _slopes(everything: Methods, min_n: int) -> pd.DataFrame:
-    """Returns the slopes of every method and reference, one row a country, toggle and size."""
-    sums = [
-        products(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
-        for name, runs in everything.items()
-        for i, run in enumerate(runs)
-    ]
-    return slope_table(pd.concat(sums, ignore_index=True), ["run"])
