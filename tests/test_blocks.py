@@ -8,6 +8,7 @@ from ace_jax.evaluation.alignment import score_table
 from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.blocks import MODEL, block_of, block_table
 from ace_jax.evaluation.slopes import products, slope_table
+from ace_jax.evaluation.worth import squared_errors, worth_table
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.split import HeldOut
 
@@ -71,6 +72,14 @@ def test_a_block_has_the_scores_and_slopes_of_its_cells_alone(predictions):
             found = row[[f"{toggle}_{name}" for name in expected.index]]
             assert found.tolist() == pytest.approx(expected.tolist())
         assert table.loc[("unseen countries", g, "uniform"), "attributes_slope"] == 0
+        worth = worth_table(squared_errors(its.query("granularity == @g")), ["granularity"])
+        assert row["worth"] == pytest.approx(worth["worth"].item())
+    assert table["worth"].isna().groupby("block").all().to_dict() == {
+        "both unseen": False,
+        "seen": True,  # training knows its respondents
+        "unseen countries": False,
+        "unseen questions": False,
+    }
 
 
 def test_cells_too_small_for_slopes_still_have_a_score(predictions):

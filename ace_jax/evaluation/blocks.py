@@ -9,11 +9,12 @@ from ace_jax.evaluation.alignment import score_table
 from ace_jax.evaluation.answers import Answers, predictions_table
 from ace_jax.evaluation.slopes import ATTRIBUTES, products, slope_table
 from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.evaluation.worth import WORTH, squared_errors, worth_table
 from ace_jax.survey.pairs import COUNTRY
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.split import HeldOut, full_personas
 
-MODEL = "this run"
+MODEL, SEEN = "this run", "seen"
 SLOPES = [f"{toggle}_slope" for toggle in (ATTRIBUTES, COUNTRY)]
 OF_SLOPE = ["slope", "slope_low", "slope_high", "correlation"]
 
@@ -27,7 +28,7 @@ def block_of(
     persona = full_personas(cells, attributes).isin(held_out.personas)
     kinds = [question & country, question, country, persona]
     names = ["both unseen", "unseen questions", "unseen countries", "unseen personas"]
-    return pd.Series(np.select(kinds, names, "seen"), cells.index, name="block")
+    return pd.Series(np.select(kinds, names, SEEN), cells.index, name="block")
 
 
 def block_table(
@@ -50,14 +51,16 @@ def block_table(
       min_n: respondents that a cell has at least, in slopes.
 
     Returns:
-      Columns block, granularity, run, n_cells, n_countries, n_questions, score (0-1), and for each
+      Columns block, granularity, run, n_cells, n_countries, n_questions, score (0-1), for each
       toggle of attributes (all together) and country: slope, slope_low, slope_high, correlation,
-      after the toggle's name.
+      after the toggle's name; and worth, worth_low, worth_high (`worth_table`), NaN for what was
+      seen, because training knows its respondents.
     """
     block, parts = block_of(cells, held_out, attributes), []
     for name, of in answers.items():
         for which, its in predictions_table(cells, of).groupby(block, sort=False):
-            parts.append(_one(its, attributes, min_n).assign(block=which, run=name))
+            table = _one(its, attributes, min_n).assign(block=which, run=name)
+            parts.append(table.assign(**dict.fromkeys(WORTH, np.nan)) if which == SEEN else table)
     table = pd.concat(parts, ignore_index=True)
     first = ["block", "granularity", "run"]
     return table[[*first, *table.columns.drop(first)]]
@@ -74,4 +77,6 @@ def _one(predictions: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: in
         its = slopes[(slopes["country"] == ALL) & (slopes["toggle"] == toggle)]
         its = its.set_index("granularity")
         table = table.join(its[OF_SLOPE].add_prefix(f"{toggle}_"))
-    return table.reset_index()
+    errors = squared_errors(predictions[predictions["n"] >= min_n])
+    worth = worth_table(errors, ["granularity"]).set_index("granularity")[WORTH]
+    return table.join(worth).reset_index()
