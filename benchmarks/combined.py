@@ -9,10 +9,8 @@ countries that it did not see.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.blocks import MODEL, block_table
 from ace_jax.evaluation.combined import combined
 from ace_jax.report.runs import read_runs
@@ -32,17 +30,15 @@ def main() -> None:
     seen, unseen = (read_runs(name, getattr(given, name))[0] for name in ("seen", "unseen"))
     new = unseen.predictions[~unseen.predictions["country"].isin(seen.predictions["country"])]
     found = combined(seen.predictions, new, [attribute.name for attribute in seen.attributes])
-    cells = found.predictions.rename(columns={"p_data": "p"})
-    rows = cells["cell"]  # in predictions.parquet
+    cells = found.predictions
     p = {MODEL: unseen.predictions.set_index("cell")["p_model"]}
     for name, its in pd.read_parquet(given.unseen / "references.parquet").groupby("reference"):
         if name in TABLES:
             p[str(name)] = its.set_index("cell")["p"]
-    answers = {name: list(of.loc[rows]) for name, of in p.items()}
-    answers[f"combined, weight {found.weight:.1f}"] = list(cells["p_model"])
-    every = {name: Answers(of, np.ones(len(cells))) for name, of in answers.items()}
+    runs = {name: [cells.assign(p_model=list(of.loc[cells["cell"]]))] for name, of in p.items()}
+    runs[f"combined, weight {found.weight:.1f}"] = [cells]
     held_out = HeldOut(countries=tuple(cells["country"].unique()))
-    table = block_table(cells, every, held_out, seen.attributes, min_n=10)
+    table = block_table(runs, held_out, seen.attributes, min_n=10)
     print(table[SHOWN].to_string(index=False, float_format="{:.3f}".format))
 
 

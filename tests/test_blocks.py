@@ -5,7 +5,6 @@ import pytest
 from survey_tables import answered, persona_table
 
 from ace_jax.evaluation.alignment import score_table
-from ace_jax.evaluation.answers import Answers
 from ace_jax.evaluation.blocks import MODEL, block_of, block_table
 from ace_jax.evaluation.slopes import products, slope_table
 from ace_jax.evaluation.worth import squared_errors, worth_table
@@ -23,11 +22,8 @@ def predictions():
 
 
 def table_of(predictions, min_n=10):
-    p = list(predictions["p_model"])
-    flat = [np.full(4, 0.25)] * len(p)
-    answers = {MODEL: Answers(p, np.ones(len(p))), "uniform": Answers(flat, np.ones(len(p)))}
-    cells = predictions.rename(columns={"p_data": "p"}).drop(columns=["p_model", "score"])
-    return block_table(cells, answers, HELD_OUT, ATTRIBUTES, min_n)
+    flat = predictions.assign(p_model=[np.full(4, 0.25)] * len(predictions))
+    return block_table({MODEL: [predictions], "uniform": [flat]}, HELD_OUT, ATTRIBUTES, min_n)
 
 
 def test_a_cell_is_in_the_block_of_what_was_not_seen(predictions):
@@ -80,6 +76,18 @@ def test_a_block_has_the_scores_and_slopes_of_its_cells_alone(predictions):
         "unseen countries": False,
         "unseen questions": False,
     }
+
+
+def test_seeds_share_a_row_with_a_wider_interval(predictions):
+    wrong = predictions.assign(p_model=[np.eye(4)[0]] * len(predictions))
+    runs = {"one": [predictions], "two": [predictions, wrong]}
+    table = block_table(runs, HELD_OUT, ATTRIBUTES, 10).set_index(["block", "granularity", "run"])
+    one, two = (table.xs(("unseen countries", 4, name)) for name in ("one", "two"))
+    assert one["n_cells"] == two["n_cells"]
+    assert two["score"] < one["score"]
+    for name in ("score", "attributes_slope"):
+        widths = [row[f"{name}_high"] - row[f"{name}_low"] for row in (one, two)]
+        assert widths[1] > widths[0]
 
 
 def test_cells_too_small_for_slopes_still_have_a_score(predictions):

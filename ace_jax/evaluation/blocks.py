@@ -1,12 +1,11 @@
 """Scores and slopes by what training had not seen: the question, the country, both, or neither."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from ace_jax.evaluation.alignment import score_table
-from ace_jax.evaluation.answers import Answers, predictions_table
+from ace_jax.evaluation.alignment import Distributions, alignment_distances, alignment_table
 from ace_jax.evaluation.slopes import ATTRIBUTES, products, slope_table
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.evaluation.worth import WORTH, squared_errors, worth_table
@@ -15,6 +14,10 @@ from ace_jax.survey.personas import Attribute
 from ace_jax.survey.split import HeldOut, full_personas
 
 MODEL, SEEN = "this run", "seen"
+KEYS = ["block", "granularity", "run"]
+SCORED = ["country", "granularity", "question_id"]
+ANSWERS = ("p_data", "p_model")
+ERRORS = ["granularity", "question_id", "n_cells", "error", "one_respondent"]
 SLOPES = [f"{toggle}_slope" for toggle in (ATTRIBUTES, COUNTRY)]
 OF_SLOPE = ["slope", "slope_low", "slope_high", "correlation"]
 
@@ -32,51 +35,46 @@ def block_of(
 
 
 def block_table(
-    cells: pd.DataFrame,
-    answers: Mapping[str, Answers],
+    runs: Mapping[str, Sequence[pd.DataFrame]],
     held_out: HeldOut,
     attributes: tuple[Attribute, ...],
     min_n: int,
 ) -> pd.DataFrame:
     """Returns scores and slopes of each block, over its countries.
 
-    Slopes are within a block: `country` compares its countries only. A score is the flat mean of
-    `score_table`, over every cell.
+    Slopes are within a block: `country` compares its countries only. A score (0-1) is the flat
+    mean over every cell. Intervals are over questions and seeds.
 
     Args:
-      cells: those scored, as in a dataset.
-      answers: by name, MODEL and references, to these cells in their order.
+      runs: name -> predictions of each seed, all of the same cells in the same order.
       held_out: what training had not seen.
       attributes: of the survey.
-      min_n: respondents that a cell has at least, in slopes.
+      min_n: respondents that a cell has at least, in slopes and worth.
 
     Returns:
-      Columns block, granularity, run, n_cells, n_countries, n_questions, score (0-1), for each
-      toggle of attributes (all together) and country: slope, slope_low, slope_high, correlation,
-      after the toggle's name; and worth, worth_low, worth_high (`worth_table`), NaN for what was
-      seen, because training knows its respondents.
+      Columns block, granularity, run, n_cells, n_questions, n_countries, score, score_low,
+      score_high, for each toggle of attributes (all together) and country: slope,
+      slope_low, slope_high, correlation, after the toggle's name; and worth, worth_low, worth_high
+      (`worth_table`), NaN for what was seen, because training knows its respondents.
     """
-    block, parts = block_of(cells, held_out, attributes), []
-    for name, of in answers.items():
-        for which, its in predictions_table(cells, of).groupby(block, sort=False):
-            table = _one(its, attributes, min_n).assign(block=which, run=name)
-            parts.append(table.assign(**dict.fromkeys(WORTH, np.nan)) if which == SEEN else table)
-    table = pd.concat(parts, ignore_index=True)
-    first = ["block", "granularity", "run"]
-    return table[[*first, *table.columns.drop(first)]]
-
-
-def _one(predictions: pd.DataFrame, attributes: tuple[Attribute, ...], min_n: int) -> pd.DataFrame:
-    scores = score_table(predictions)
-    scores = scores[scores["country"] == ALL].set_index("granularity")
-    table = scores[["n_cells", "n_questions", "score"]].assign(
-        n_countries=predictions.groupby("granularity")["country"].nunique()
-    )
-    slopes = slope_table(products(predictions, attributes, min_n))
+    scored, sums, errors = [], [], []
+    for name, seeds in runs.items():
+        for seed, cells in enumerate(seeds):
+            for block, its in cells.groupby(block_of(cells, held_out, attributes), sort=False):
+                keys = {"block": block, "run": name, "seed": seed}
+                distance = alignment_distances(*(Distributions.of(its[p]) for p in ANSWERS))
+                scored.append(its[SCORED].assign(score=1 - distance, variance=np.nan, **keys))
+                sums.append(products(its, attributes, min_n).assign(**keys))
+                errors.append(squared_errors(its[its["n"] >= min_n])[ERRORS].assign(**keys))
+    table = alignment_table(pd.concat(scored, ignore_index=True), "flat", ["block", "run"])
+    table = table[table["country"] == ALL].set_index(KEYS)
+    counts = pd.concat(scored).groupby(KEYS)["country"].nunique()
+    percent = {name: table[name] for name in ("score", "ci_low", "ci_high")}
+    table = table[["n_cells", "n_questions"]].assign(n_countries=counts, **percent)
+    table = table.rename(columns={"ci_low": "score_low", "ci_high": "score_high"})
+    slopes = slope_table(pd.concat(sums, ignore_index=True), ["block", "run"])
     for toggle in (ATTRIBUTES, COUNTRY):
-        its = slopes[(slopes["country"] == ALL) & (slopes["toggle"] == toggle)]
-        its = its.set_index("granularity")
+        its = slopes[(slopes["country"] == ALL) & (slopes["toggle"] == toggle)].set_index(KEYS)
         table = table.join(its[OF_SLOPE].add_prefix(f"{toggle}_"))
-    errors = squared_errors(predictions[predictions["n"] >= min_n])
-    worth = worth_table(errors, ["granularity"]).set_index("granularity")[WORTH]
-    return table.join(worth).reset_index()
+    unseen = pd.concat(errors, ignore_index=True).query("block != @SEEN")
+    return table.join(worth_table(unseen, KEYS).set_index(KEYS)[WORTH]).reset_index()

@@ -268,8 +268,10 @@ def result_tables(
         "scores.csv": score_table(predictions).assign(**score_of),
         "questions.parquet": questions,
         "blocks.csv": block_table(
-            cells,
-            {MODEL: answers[UNALTERED], **references},
+            {
+                name: [predictions_table(cells, of)]
+                for name, of in {MODEL: answers[UNALTERED], **references}.items()
+            },
             scored.held_out,
             scored.dataset.attributes,
             scored.min_n,
