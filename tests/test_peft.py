@@ -242,6 +242,10 @@ def wider(weights):
     weights[NAME] = np.zeros((5, 64), np.float32)
 
 
+def not_finite(weights):
+    weights[NAME][0, 3] = np.inf
+
+
 def with_more(weights):
     weights[NAME.replace("layers.1", "layers.2")] = weights[NAME]
 
@@ -251,6 +255,7 @@ def with_more(weights):
     [
         (without, r"missing \S+layers\.1\.self_attn\.q_proj\.lora_A\.weight"),
         (wider, r"lora_A.weight has shape \(5, 64\), the model needs \(4, 64\)"),
+        (not_finite, rf"adapter_model\.safetensors: {NAME} holds NaN or infinity"),
         (with_more, r"unknown \S+layers\.2\.self_attn\.q_proj\.lora_A\.weight"),
     ],
 )

@@ -89,7 +89,7 @@ class BoundedReader(GGUFReader):
 
 
 class GGUFSource(TensorSource):
-    """The weights, config and tokenizer in a GGUF file; weights are dequantised when read.
+    """The weights, config and tokenizer in a GGUF file; weights are read as float32, dequantised.
 
     `hf_config` is the model's config.json, without the divisors of RoPE's frequencies, which are
     `rope_factors`, one for each, or None.
@@ -124,8 +124,7 @@ class GGUFSource(TensorSource):
         with within(path):
             self._check_tensors()
 
-    def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a dequantised tensor in float32."""
+    def _read(self, name: str, index: Index) -> np.ndarray:
         tensor = self.stored[name].place
         rows = np.arange(self.shape(name)[0])
         if is_interleaved(name, self.config):

@@ -62,7 +62,19 @@ class TensorSource:
         return self.stored[name].shape
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a tensor, reading no more of it than needed."""
+        """Returns a slice of a tensor, reading no more of it than needed.
+
+        Raises `InputError` where it holds a value that is not finite.
+        """
+        part = self._read(name, index)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = part.sum(dtype=np.float32)  # finite where all is; quicker, and needs no memory
+        if not (np.isfinite(total) or np.isfinite(part).all()):
+            where = self.files[0] if len(self.files) == 1 else self.files[0].parent
+            raise InputError(f"{where}: {listed([name])} holds NaN or infinity; fetch it again")
+        return part
+
+    def _read(self, name: str, index: Index) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -94,8 +106,7 @@ class SafetensorsSource(TensorSource):
                 "so take the checkpoint that is not quantised"
             )
 
-    def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a tensor."""
+    def _read(self, name: str, index: Index) -> np.ndarray:
         # Opened for each read: the pages of a mapped file count as this process's memory.
         with safe_open(self.stored[name].place, framework="numpy") as handle:
             part = handle.get_slice(name)[index]
