@@ -34,6 +34,18 @@ MODULE_OF |= {
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
 
+# The fields of an architecture that are read. One that is not here, and not 0, is refused.
+LINEAR_FACTORS = ("scaling.factor", "scale_linear")
+FIELDS = {
+    *("context_length", "embedding_length", "feed_forward_length", "block_count"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length"),
+    *("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.type"),
+    *(f"rope.{name}" for name in LINEAR_FACTORS),
+    # Those of the tensors, or of a scaling that is refused.
+    *("vocab_size", "tensor_data_layout", "attention.value_length", "rope.dimension_count"),
+    *("rope.scaling.original_context_length", "rope.scaling.finetuned"),
+}
+
 MOST_FIELDS = 1 << 12
 MOST_TENSORS = 1 << 16
 MOST_DIMENSIONS = 4
@@ -139,8 +151,16 @@ class GGUFSource(TensorSource):
         kind = self._field("general.architecture")
         if kind not in ARCHITECTURES:
             raise InputError(f"architecture {kind!r:.40} is not supported")
-        if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
-            raise InputError(f"{kind}.rope.scaling.type is not supported")
+        for name, value in self._fields.items():
+            key = name.removeprefix(f"{kind}.")
+            if key not in {name, *FIELDS} and (value is False or value != 0):
+                raise InputError(f"{name} is not supported")
+        # llama.cpp scales linearly where the type is missing.
+        scaling = self._fields.get(f"{kind}.rope.scaling.type", "linear")
+        factors = (self._fields.get(f"{kind}.rope.{key}") for key in LINEAR_FACTORS)
+        factor = next((each for each in factors if each is not None), None) or 1.0
+        if scaling not in ("none", "linear"):
+            raise InputError(f"{kind}.rope.scaling.type {scaling!r:.40} is not supported")
         if "model.embed_tokens.weight" not in self.stored:
             raise InputError("no token_embd.weight")
         config = {
@@ -159,15 +179,21 @@ class GGUFSource(TensorSource):
             "rope_theta": self._fields.get(f"{kind}.rope.freq_base", 10000.0),
             "tie_word_embeddings": "lm_head.weight" not in self.stored,
         }
+        if scaling == "linear" and factor != 1:
+            config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
         return {name: value for name, value in config.items() if value is not None}
 
     def _check_tensors(self) -> None:
         factors, channels = self.rope_factors, self.config.head_dim
+        rotated = f"{self.config.llama_cpp}.rope.dimension_count"
+        if self._fields.get(rotated, channels) != channels:
+            raise InputError(f"{rotated} is not {channels}, the channels of a head")
         if factors is not None:
             positive = np.isfinite(factors).all() and (factors > 0).all()
             if len(factors) != channels // 2 or not positive:
                 raise InputError(f"{ROPE_FACTORS} does not fit {channels} channels")
-            rope = replace(self.config.rope, factors=tuple(factors.tolist()))
+            both = factors * np.asarray(self.config.rope.factors or 1, np.float32)
+            rope = replace(self.config.rope, factors=tuple(both.tolist()))
             self.config = replace(self.config, rope=rope)
         for kind in {tensor.place.tensor_type for tensor in self.stored.values()}:
             try:
