@@ -12,6 +12,7 @@ from ace_jax.prompts.encode import (
     encode,
     render_cells,
 )
+from ace_jax.prompts.template import in_chat
 from ace_jax.survey.dataset import read_dataset
 
 GSS = read_dataset("gss2018")
@@ -19,7 +20,7 @@ TURNS = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% endfor %}"
 CHAT = TURNS + "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 
 
-def tokenizer_with(*merges, chat_template=None, bos=False):
+def tokenizer_with(*merges, chat_template=None, bos=False, eos=False):
     """Byte-level BPE that joins nothing but `merges`; digits stay single."""
     tokens = ["<s>", *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
@@ -27,11 +28,13 @@ def tokenizer_with(*merges, chat_template=None, bos=False):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<s>"])
-    if bos:
+    if bos or eos:
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<s> $A", special_tokens=[("<s>", 0)]
+            single=" ".join(["<s>"] * bos + ["$A"] + ["<s>"] * eos), special_tokens=[("<s>", 0)]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=chat_template)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=chat_template, bos_token="<s>"
+    )
 
 
 def cells(question_id="natspac"):
@@ -91,6 +94,31 @@ def test_the_chat_template_wraps_the_same_prompt():
         # The template writes the special tokens itself: none is put before them.
         assert list(chat.tokens) == tokenizer(wrapped, add_special_tokens=False)["input_ids"]
         assert chat.options == plain.options
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_start_token_of_the_template_is_not_doubled(bos, tmp_path, caplog):
+    (tmp_path / "own.j2").write_text("\n<s> {{ question }}\nAnswer:")
+    caplog.set_level("INFO", "ace_jax")
+    for prompt in encoded(tokenizer_with(bos=bos), cells(), template=str(tmp_path / "own.j2")):
+        assert prompt.tokens.count(0) == 1
+    said = "warning: prompt.template writes <s>, which the tokenizer adds; once is kept"
+    assert caplog.messages == [said] * bos
+
+
+def test_a_tokenizer_that_ends_prompts_is_refused():
+    with pytest.raises(InputError, match=r"ends a prompt with a token of its own, .*add_eos"):
+        encoded(tokenizer_with(eos=True), cells())
+    encoded(tokenizer_with(eos=True, chat_template=CHAT), cells(), chat=True)
+
+
+def test_a_chat_template_gets_no_date():
+    dated = "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% else %}1{% endif %}\n"
+    assert in_chat(["x"], tokenizer_with(chat_template="\n" + dated + CHAT)) == [
+        "\n1<s>user\nx<s>assistant\n"
+    ]
+    with pytest.raises(InputError, match="chat template: writes today's date, and prompts would"):
+        encoded(tokenizer_with(chat_template="{{ strftime_now('%Y') }}"), cells(), chat=True)
 
 
 def test_no_chat_template():

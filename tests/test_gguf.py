@@ -304,7 +304,10 @@ def test_a_sentencepiece_tokenizer_merges_by_score(tiny_checkpoint, tmp_path):
         ({"tokenizer_pre": None}, "tokenizer.ggml.pre None is not one of"),
         ({"token_merges": None}, "the field tokenizer.ggml.merges is missing"),
         ({"block_count": None}, "the field llama.block_count is missing"),
-        ({"rope_scaling_type": gguf.RopeScalingType.YARN}, "rope.scaling.type is not supported"),
+        (
+            {"rope_scaling_type": gguf.RopeScalingType.YARN},
+            "rope.scaling.type 'yarn' is not supported",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )

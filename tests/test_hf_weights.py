@@ -323,7 +323,28 @@ def test_a_rotary_table_and_a_repeated_head_are_left_aside(tmp_path, mesh):
     weights = random_weights()
     for layer in range(3):
         weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.float32)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     save_file(weights, tmp_path / "model.safetensors")
     tied = CONFIG | {"tie_word_embeddings": True}
     found = stored(load(SafetensorsSource(tmp_path), mesh, config=tied))
     assert found.keys() == shapes_of(CONFIG).keys() - {"lm_head.weight"}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_value_that_is_not_finite_is_refused_by_name(tmp_path, mesh, dtype, value):
+    weights, name = random_weights(dtype), "model.layers.1.mlp.up_proj.weight"
+    weights[name][3, 5] = float(value)
+    directory = save_shards(tmp_path / "model", in_three(weights))
+    refused(
+        SafetensorsSource(directory),
+        rf"model: {re.escape(name)} holds NaN or infinity; fetch it again",
+        partial(load, mesh=mesh),
+    )
+
+
+def test_huge_values_are_finite(tmp_path):
+    huge = np.full((2, 4), 3e38, np.float32)  # their sum is not
+    save_file({"x": huge}, tmp_path / "model.safetensors")
+    read = SafetensorsSource(tmp_path).read("x", (slice(None), slice(None)))
+    np.testing.assert_array_equal(read, huge)

@@ -1,4 +1,3 @@
-import copy
 import hashlib
 import json
 import os
@@ -6,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, validate_repo_id
+from test_encode import tokenizer_with
 from test_gguf import write_gguf
 
 from ace_jax.errors import InputError
@@ -190,9 +192,21 @@ def test_a_tokenizer_needs_a_row_for_each_token(tiny_checkpoint, tmp_path, room)
             read(str(directory))
 
 
+@pytest.mark.parametrize(
+    ("label", "agrees"), [("LlamaTokenizerFast", True), ("Qwen2Tokenizer", False)]
+)
+def test_a_tokenizer_that_transformers_rebuilds_is_refused(label, agrees, copy):
+    tokenizer_with(("1", "2")).save_pretrained(copy)  # Qwen's class would leave digits single
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": label}))
+    expected = r"takes it for a Qwen2Tokenizer, cuts texts otherwise than tokenizer\.json"
+    with nullcontext() if agrees else pytest.raises(InputError, match=expected):
+        describe(str(copy))
+
+
 def test_a_token_added_for_padding_needs_no_row(tiny_checkpoint, tokenizer, tmp_path):
     directory = shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-    padded = copy.deepcopy(tokenizer)
+    padded = deepcopy(tokenizer)
     padded.add_special_tokens({"pad_token": "<pad>"})
     padded.save_pretrained(directory)
     assert len(open_checkpoint(str(directory)).tokenizer) == 385

@@ -138,7 +138,7 @@ def test_stretched_rope_frequencies_equal_those_of_transformers(factor, spelling
     [
         ({"architectures": ["GemmaForCausalLM"]}, "architecture 'GemmaForCausalLM'"),
         ({"architectures": ["LlamaForTokenClassification"]}, ".*'LlamaForTokenClassification'"),
-        ({"architectures": None, "model_type": "mixtral"}, "architecture 'mixtral'"),
+        ({"architectures": None, "model_type": "mixtral"}, "architecture 'MixtralForCausalLM'"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope type 'longrope'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),

@@ -184,14 +184,10 @@ def change(directory, **fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"use_dora": True}, "use_dora is not supported"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out is not supported"),
-        ({"bias": "all"}, "bias is not supported"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is not supported"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern is not supported"),
         ({"alora_invocation_tokens": 0}, "alora_invocation_tokens is not supported"),
-        ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4 changes the base model too"),
-        ({"init_lora_weights": "lora_ga"}, "lora_ga changes the base model too"),
+        ({"of_a_later_peft": 1.0}, "of_a_later_peft is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, "'pissa_niter_4' changes the base model too"),
+        ({"init_lora_weights": "lora_ga"}, "'lora_ga' changes the base model too"),
         ({"peft_type": "IA3"}, "peft_type is not LORA"),
         ({"target_modules": ".*_proj"}, r"target_modules '\.\*_proj' is not a list of layer names"),
         ({"target_modules": ["lm_head"]}, r"config\.json: lora.targets: 'lm_head'; choose from q_"),
@@ -203,13 +199,6 @@ def test_descriptions_of_other_adapters_are_refused(adapter, fields, message):
     change(directory, **fields)
     with pytest.raises(InputError, match=message):
         read_lora_config(directory, dropout=0.0)
-
-
-def test_what_is_not_used_is_accepted(adapter):
-    directory, _ = adapter
-    change(directory, modules_to_save=[], layers_to_transform=[], rank_pattern={}, use_dora=None)
-    change(directory, exclude_modules=[], init_lora_weights="gaussian", fan_in_fan_out=False)
-    assert read_lora_config(directory) == LORA
 
 
 @pytest.mark.parametrize("field", ["r", "lora_alpha"])
@@ -242,6 +231,10 @@ def wider(weights):
     weights[NAME] = np.zeros((5, 64), np.float32)
 
 
+def not_finite(weights):
+    weights[NAME][0, 3] = np.inf
+
+
 def with_more(weights):
     weights[NAME.replace("layers.1", "layers.2")] = weights[NAME]
 
@@ -251,6 +244,7 @@ def with_more(weights):
     [
         (without, r"missing \S+layers\.1\.self_attn\.q_proj\.lora_A\.weight"),
         (wider, r"lora_A.weight has shape \(5, 64\), the model needs \(4, 64\)"),
+        (not_finite, rf"adapter_model\.safetensors: {NAME} holds NaN or infinity"),
         (with_more, r"unknown \S+layers\.2\.self_attn\.q_proj\.lora_A\.weight"),
     ],
 )

@@ -40,6 +40,7 @@ class Family:
     optional_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     qk_norm: bool = False  # whether queries and keys are normalised before they are rotated
     window_flag: str | None = None  # turns `sliding_window` on; None if the number alone does
+    window: int | None = None  # if config.json does not say
     head_dim: int | None = None  # if config.json has no number; None means hidden_size / heads
     llama_cpp: str = "llama"  # what llama.cpp calls it
 
@@ -48,7 +49,7 @@ FAMILIES = {
     "LlamaForCausalLM": Family(
         optional_biases={"attention_bias": ATTENTION_TARGETS, "mlp_bias": MLP_TARGETS}
     ),
-    "MistralForCausalLM": Family(),
+    "MistralForCausalLM": Family(window=4096),
     "Qwen2ForCausalLM": Family(
         biases=("q_proj", "k_proj", "v_proj"),
         window_flag="use_sliding_window",
@@ -63,6 +64,16 @@ FAMILIES = {
     ),
 }
 
+ORIGINAL_LENGTH = "original_max_position_embeddings"
+# The keys of each kind of RoPE, those of `default` in every kind. transformers ignores others.
+ROPE_KEYS = {
+    "default": {"rope_type", "type", "rope_theta", "partial_rotary_factor"},
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", ORIGINAL_LENGTH},
+    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+             "truncate", ORIGINAL_LENGTH},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -75,23 +86,35 @@ class Rope:
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], head_dim: int) -> "Rope":
         """Reads the RoPE fields of a config.json; raises as `LlamaConfig.from_hf` catches it."""
-        # transformers 5 writes rope_theta inside rope_parameters, older versions at the top level.
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        # Older configs (Llama 2) do not have the key; they mean the default of transformers.
-        theta = float(rope.get("rope_theta", config.get("rope_theta", 10000.0)))
-        partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-        if partial != 1.0:
+        # transformers 5 writes rope_parameters, older versions rope_scaling.
+        written = [config[name] for name in ("rope_parameters", "rope_scaling") if config.get(name)]
+        first, *others = [cls._read(rope, config, head_dim) for rope in written or [{}]]
+        if others and others != [first]:
+            raise InputError("rope_parameters and rope_scaling contradict each other; leave one")
+        return first
+
+    @classmethod
+    def _read(cls, rope: dict[str, Any], config: Mapping[str, Any], head_dim: int) -> "Rope":
+        # Older configs (Llama 2) do not have the base; they mean the default of transformers.
+        theta = float(_agreed("rope_theta", rope, config, 10000.0))
+        if (partial := _agreed("partial_rotary_factor", rope, config, 1.0)) != 1:
             raise InputError(f"partial_rotary_factor {partial} is not supported")
-        kind = rope.get("rope_type", rope.get("type", "default"))
+        kind = _agreed("rope_type", rope, {"rope_type": rope.get("type")}, "default")
+        if kind not in ROPE_KEYS:
+            raise InputError(f"rope type {kind!r} is not supported")
+        if unread := rope.keys() - ROPE_KEYS[kind] - ROPE_KEYS["default"]:
+            raise InputError(f"rope type {kind!r} does not read {min(unread)!r}; take it out")
+        if rope.get("factor", 1.0) < 1:
+            raise InputError(f"the factor of RoPE, {rope['factor']!r}, is below 1")
+        if original := _agreed(ORIGINAL_LENGTH, rope, config):
+            rope = rope | {ORIGINAL_LENGTH: original}
         if kind == "default":
             return cls(theta)
         if kind == "linear":
             return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
         if kind == "llama3":
             return cls(theta, _llama3(rope, _series(theta, head_dim)))
-        if kind == "yarn":
-            return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
-        raise InputError(f"rope type {kind!r} is not supported")
+        return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
 
     def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
         """Returns the rotation of each pair of channels, in radians per position."""
@@ -165,6 +188,11 @@ class LlamaConfig:
             raise InputError(f"tie_word_embeddings is {tied!r:.40}, not true or false")
         if config.get("hidden_act", "silu") != "silu":
             raise InputError(f"hidden_act {config['hidden_act']!r} is not supported")
+        if config.get("quantization_config"):
+            raise InputError("quantization_config is set; take the model that is not quantised")
+        unknown = set(config.get("layer_types") or ()) - {"full_attention", "sliding_attention"}
+        if unknown:
+            raise InputError(f"layer_types with {min(unknown)!r:.40} are not supported")
         optional = family.optional_biases
         for flag in ("attention_bias", "mlp_bias"):
             if config.get(flag) and flag not in optional:
@@ -172,7 +200,12 @@ class LlamaConfig:
         biases = [name for flag in optional if config.get(flag) for name in optional[flag]]
         windowed = family.window_flag is None or config.get(family.window_flag)
         heads = config["num_attention_heads"]
+        kv_heads = config.get("num_key_value_heads") or heads
         head_dim = config.get("head_dim") or family.head_dim or config["hidden_size"] // heads
+        if head_dim % 2 or heads % kv_heads:
+            raise InputError(
+                f"{heads} heads of {head_dim} channels cannot be rotated or share {kv_heads} keys"
+            )
         epsilon, rope = float(config["rms_norm_eps"]), Rope.from_hf(config, head_dim)
         for number in (epsilon, rope.theta, rope.scale, *(rope.factors or ())):
             if not 0 < number < math.inf:
@@ -183,14 +216,14 @@ class LlamaConfig:
             intermediate_size=config["intermediate_size"],
             num_layers=config["num_hidden_layers"],
             num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads,
+            num_kv_heads=kv_heads,
             head_dim=head_dim,
             rms_norm_eps=epsilon,
             rope=rope,
             tie_word_embeddings=tied,
             biases=(*family.biases, *biases),
             qk_norm=family.qk_norm,
-            window=config.get("sliding_window") if windowed else None,
+            window=config.get("sliding_window", family.window) if windowed else None,
             llama_cpp=family.llama_cpp,
         )
 
@@ -208,11 +241,23 @@ def base_dtype(name: str) -> jnp.dtype:
 
 
 def _family(config: Mapping[str, Any]) -> Family:
-    named = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
-    family = FAMILIES.get(named) or FAMILIES.get(architecture_of(named))
-    if family is None:
+    kind = config.get("model_type")
+    named = (config.get("architectures") or [architecture_of(kind or "unknown")])[0]
+    if named not in FAMILIES:
         raise InputError(f"architecture {named!r} is not supported; {', '.join(FAMILIES)} are")
-    return family
+    if kind and architecture_of(kind) != named:
+        raise InputError(f"model_type {kind!r} contradicts the architecture {named!r}")
+    return FAMILIES[named]
+
+
+def _agreed(
+    name: str, one: Mapping[str, Any], other: Mapping[str, Any], usual: object = None
+) -> Any:
+    # What may be written in two places, or in neither.
+    found = {each[name] for each in (one, other) if each.get(name) is not None}
+    if len(found) > 1:
+        raise InputError(f"{name} is both {' and '.join(sorted(map(repr, found)))}; leave one")
+    return found.pop() if found else usual
 
 
 def _series(theta: float, head_dim: int) -> Float[np.ndarray, "half"]:
@@ -225,14 +270,16 @@ def _llama3(rope: Mapping[str, Any], frequencies: Float[np.ndarray, "half"]) -> 
     # Frequencies with fewer than `low` rotations in the original context are divided by `factor`.
     # Those with more than `high` rotations stay. Those in between are interpolated.
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    times = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    if not low < high:
+        raise InputError(f"low_freq_factor {low!r} is not below high_freq_factor {high!r}")
+    times = rope[ORIGINAL_LENGTH] * frequencies / (2 * math.pi)
     keep = np.clip((times - low) / (high - low), 0, 1)
     return _mixed(keep, float(rope["factor"]))
 
 
 def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, ...]:
     """YaRN (Peng et al., 2023) interpolates over channels instead of frequencies."""
-    original = rope["original_max_position_embeddings"]
+    original = rope[ORIGINAL_LENGTH]
 
     def channel(times: float) -> float:
         # The channel with this many rotations in the original context.

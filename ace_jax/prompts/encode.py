@@ -185,9 +185,15 @@ def encode(
 
     With `chat`, a prompt is a user's turn in the tokenizer's chat template.
 
-    Raises `InputError` where an option's label melts into the prompt's last token, and for a chat
-    template that is missing or fails.
+    Raises `InputError` where an option's label melts into the prompt's last token, for a tokenizer
+    that ends a prompt with a token of its own, and for a chat template that is missing or fails.
     """
+    bare, whole = (tokenizer("1", add_special_tokens=each)["input_ids"] for each in (False, True))
+    if not chat and whole[-1] != bare[-1]:
+        raise InputError(
+            "the tokenizer ends a prompt with a token of its own, after which no answer follows; "
+            "set add_eos_token to false in tokenizer_config.json"
+        )
     texts = in_chat([prompt.text for prompt in prompts], tokenizer, chat)
     # A chat template writes its own special tokens.
     encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]

@@ -4,6 +4,8 @@ Templates run in Jinja's sandbox: they reach none of the program's objects. A pr
 trailing blanks removed plus one newline, as in the authors' released code.
 """
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from ace_jax.prompts.options import Option
 
 BUILT_IN_FILES = Path(__file__).parent / "templates"
 LONGEST = 1 << 20  # characters of a prompt
+# Put before a chat template, it takes today's date from it. Templates have a date of their own for
+# that case, or fail.
+UNDATED = "{%- set strftime_now = todays_date +%}"
+LOGGER = logging.getLogger("ace_jax")
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 
 
@@ -91,18 +97,36 @@ def in_chat(
 ) -> list[str]:
     """Returns each text as a user's turn in the model's chat template (transformers' sandbox).
 
-    Without `chat` texts stay as they are.
+    It gets no date, so that a prompt is the same on every day. Without `chat` texts stay as they
+    are, but for a start token that the tokenizer adds anyway.
+
+    Raises `InputError` for a chat template that is missing or fails.
     """
     if not chat:
-        return list(texts)
+        return _without_start(texts, tokenizer)
     if tokenizer.chat_template is None:
         raise InputError("prompt.chat: this model's tokenizer has no chat template")
     turns = [[{"role": "user", "content": text.rstrip()}] for text in texts]
     try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        undated = UNDATED + tokenizer.get_chat_template()
+        rendered = tokenizer.apply_chat_template(
+            turns, chat_template=undated, tokenize=False, add_generation_prompt=True
+        )
     except Exception as error:  # a template of the model's can raise anything
-        raise InputError(f"prompt.chat: the model's chat template: {_one_line(error)}") from None
+        why = _one_line(error)
+        if "todays_date" in why:
+            why = "writes today's date, and prompts would change with it; write a fixed one into it"
+        raise InputError(f"prompt.chat: the model's chat template: {why}") from None
     return list(map(str, rendered))
+
+
+def _without_start(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    start = tokenizer.bos_token
+    bare = [re.sub(rf"\A\s*{re.escape(start)}", "", text) if start else text for text in texts]
+    if bare == list(texts) or tokenizer("1")["input_ids"][0] != tokenizer.bos_token_id:
+        return list(texts)
+    LOGGER.info(f"warning: prompt.template writes {start}, which the tokenizer adds; once is kept")
+    return bare
 
 
 def _one_line(message: object) -> str:

@@ -4,8 +4,8 @@ The `gguf` package reads the file. Tensors get their Hugging Face names, so the 
 sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two halves of each query
 and key head of a LLaMA; reading undoes that.
 
-The header states how many fields, array items, tensors and bytes follow, and the package makes
-arrays for each. `BoundedReader` compares those numbers with the file's size and with any model's.
+The header states how many items and bytes follow, and the package makes arrays for each, however
+few there are. `BoundedReader` compares those numbers with the file's size and with any model's.
 """
 
 from dataclasses import replace
@@ -34,9 +34,18 @@ MODULE_OF |= {
 ARCHITECTURES = ("llama", "qwen2", "qwen3")  # Mistral calls itself llama
 ROPE_FACTORS = "rope_freqs.weight"
 
-MOST_FIELDS = 1 << 12
-MOST_TENSORS = 1 << 16
-MOST_DIMENSIONS = 4
+# The fields of an architecture that are read. One that is not here, and not 0, is refused.
+LINEAR_FACTORS = ("scaling.factor", "scale_linear")
+FIELDS = {
+    *("context_length", "embedding_length", "feed_forward_length", "block_count"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length"),
+    *("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.type"),
+    *(f"rope.{name}" for name in LINEAR_FACTORS),
+    # Those of the tensors, or of a scaling that is refused.
+    *("vocab_size", "tensor_data_layout", "attention.value_length", "rope.dimension_count"),
+    *("rope.scaling.original_context_length", "rope.scaling.finetuned"),
+}
+
 MOST_ITEMS = 1 << 21  # in all arrays; a vocabulary of 256,000 with its merges has 1.3 million
 
 # How `tokenizer.ggml.pre` cuts a text before byte-pair merging.
@@ -69,27 +78,18 @@ class BoundedReader(GGUFReader):
             end = offset + int(count) * np.dtype(dtype).itemsize
             if end > len(self.data):
                 raise ValueError(f"{count} values end at byte {end} of {len(self.data)}")
-            if dtype is np.uint64:
-                _check_most(count, MOST_DIMENSIONS, "dimensions")
         return super()._get(offset, dtype, count, override_order)
 
     def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
         if raw_type == GGUFValueType.ARRAY:
             self._items += int(self._get(orig_offs + 4, np.uint64)[0])
-            _check_most(self._items, MOST_ITEMS, "items")
+            if self._items > MOST_ITEMS:
+                raise ValueError(f"{self._items} items, where no model has more than {MOST_ITEMS}")
         return super()._get_field_parts(orig_offs, raw_type)
-
-    def _build_fields(self, offs: Any, count: Any) -> Any:
-        _check_most(count, MOST_FIELDS, "fields")
-        return super()._build_fields(offs, count)
-
-    def _build_tensor_info(self, offs: Any, count: Any) -> Any:
-        _check_most(count, MOST_TENSORS, "tensors")
-        return super()._build_tensor_info(offs, count)
 
 
 class GGUFSource(TensorSource):
-    """The weights, config and tokenizer in a GGUF file; weights are dequantised when read.
+    """The weights, config and tokenizer in a GGUF file; weights are read as float32, dequantised.
 
     `hf_config` is the model's config.json, without the divisors of RoPE's frequencies, which are
     `rope_factors`, one for each, or None.
@@ -124,8 +124,7 @@ class GGUFSource(TensorSource):
         with within(path):
             self._check_tensors()
 
-    def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a dequantised tensor in float32."""
+    def _read(self, name: str, index: Index) -> np.ndarray:
         tensor = self.stored[name].place
         rows = np.arange(self.shape(name)[0])
         if is_interleaved(name, self.config):
@@ -140,8 +139,16 @@ class GGUFSource(TensorSource):
         kind = self._field("general.architecture")
         if kind not in ARCHITECTURES:
             raise InputError(f"architecture {kind!r:.40} is not supported")
-        if self._fields.get(f"{kind}.rope.scaling.type", "none") != "none":
-            raise InputError(f"{kind}.rope.scaling.type is not supported")
+        for name, value in self._fields.items():
+            key = name.removeprefix(f"{kind}.")
+            if key not in {name, *FIELDS} and (value is False or value != 0):
+                raise InputError(f"{name} is not supported")
+        # llama.cpp scales linearly where the type is missing.
+        scaling = self._fields.get(f"{kind}.rope.scaling.type", "linear")
+        factors = (self._fields.get(f"{kind}.rope.{key}") for key in LINEAR_FACTORS)
+        factor = next((each for each in factors if each is not None), None) or 1.0
+        if scaling not in ("none", "linear"):
+            raise InputError(f"{kind}.rope.scaling.type {scaling!r:.40} is not supported")
         if "model.embed_tokens.weight" not in self.stored:
             raise InputError("no token_embd.weight")
         config = {
@@ -160,15 +167,21 @@ class GGUFSource(TensorSource):
             "rope_theta": self._fields.get(f"{kind}.rope.freq_base", 10000.0),
             "tie_word_embeddings": "lm_head.weight" not in self.stored,
         }
+        if scaling == "linear" and factor != 1:
+            config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
         return {name: value for name, value in config.items() if value is not None}
 
     def _check_tensors(self) -> None:
         factors, channels = self.rope_factors, self.config.head_dim
+        rotated = f"{self.config.llama_cpp}.rope.dimension_count"
+        if self._fields.get(rotated, channels) != channels:
+            raise InputError(f"{rotated} is not {channels}, the channels of a head")
         if factors is not None:
             positive = np.isfinite(factors).all() and (factors > 0).all()
             if len(factors) != channels // 2 or not positive:
                 raise InputError(f"{ROPE_FACTORS} does not fit {channels} channels")
-            rope = replace(self.config.rope, factors=tuple(factors.tolist()))
+            both = factors * np.asarray(self.config.rope.factors or 1, np.float32)
+            rope = replace(self.config.rope, factors=tuple(both.tolist()))
             self.config = replace(self.config, rope=rope)
         for kind in {tensor.place.tensor_type for tensor in self.stored.values()}:
             try:
@@ -281,8 +294,3 @@ def _hf_name(name: str) -> str:
         layer, _, rest = rest.partition(".")
         return f"model.layers.{layer}.{MODULE_OF.get(rest, rest)}.{kind}"
     return f"{MODULE_OF.get(module, module)}.{kind}"
-
-
-def _check_most(count: Any, most: int, what: str) -> None:
-    if count > most:
-        raise ValueError(f"{count} {what}, where no model has more than {most}")

@@ -39,6 +39,7 @@ MODULES = {
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
 DTYPES = ("F32", "F16", "BF16")
 SHOWN = 8  # problems in a message
+ROWS = 1 << 13  # of an embedding that are compared at once
 
 Index = tuple[slice, ...]
 
@@ -62,7 +63,19 @@ class TensorSource:
         return self.stored[name].shape
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a tensor, reading no more of it than needed."""
+        """Returns a slice of a tensor, reading no more of it than needed.
+
+        Raises `InputError` where it holds a value that is not finite.
+        """
+        part = self._read(name, index)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = part.sum(dtype=np.float32)  # finite where all is; quicker, and needs no memory
+        if not (np.isfinite(total) or np.isfinite(part).all()):
+            where = self.files[0] if len(self.files) == 1 else self.files[0].parent
+            raise InputError(f"{where}: {listed([name])} holds NaN or infinity; fetch it again")
+        return part
+
+    def _read(self, name: str, index: Index) -> np.ndarray:
         raise NotImplementedError
 
 
@@ -94,8 +107,7 @@ class SafetensorsSource(TensorSource):
                 "so take the checkpoint that is not quantised"
             )
 
-    def read(self, name: str, index: Index) -> np.ndarray:
-        """Returns a slice of a tensor."""
+    def _read(self, name: str, index: Index) -> np.ndarray:
         # Opened for each read: the pages of a mapped file count as this process's memory.
         with safe_open(self.stored[name].place, framework="numpy") as handle:
             part = handle.get_slice(name)[index]
@@ -203,7 +215,8 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
     """Returns the Hugging Face names of a model's tensors, once the checkpoint fits the model.
 
     They leave out RoPE tables and a head that repeats the embedding: both follow from the rest.
-    Raises `InputError` for tensors that are missing, unknown or of another shape.
+    Raises `InputError` for tensors that are missing, unknown or of another shape, and for a head
+    that config.json ties to the embedding but that is another.
     """
     wanted: dict[str, tuple[int, ...]] = {}
     for tree_path, leaf in jax.tree_util.tree_leaves_with_path(abstract, is_leaf=is_quantized):
@@ -213,9 +226,18 @@ def own_tensors(abstract: nnx.State, source: TensorSource) -> Collection[str]:
             wanted[name] = shape[::-1] if path[-1] == "kernel" else shape
     # Older Llama-2 exports carry the RoPE table, and tied ones may repeat the embedding as head.
     derived = {name for name in source.stored if name.endswith("rotary_emb.inv_freq")}
-    if "lm_head.weight" not in wanted:
-        derived.add("lm_head.weight")
-    check_fit(source, wanted, derived, "checkpoint does not fit its config.json")
+    head, embedding = TOP[("head",)], TOP[("embedding",)]
+    repeated = source.stored.keys() & {head} - wanted.keys()
+    check_fit(source, wanted, derived | repeated, "checkpoint does not fit its config.json")
+    rows = wanted[embedding][0]
+    parts = [(slice(row, min(row + ROWS, rows)),) for row in range(0, rows, ROWS)]
+    if repeated and not all(
+        np.array_equal(source.read(head, part), source.read(embedding, part)) for part in parts
+    ):
+        raise InputError(
+            f"{source.files[0].parent}: config.json ties {head} to the embedding, but they differ; "
+            "set tie_word_embeddings to false, or take the head out"
+        )
     return wanted.keys()
 
 

