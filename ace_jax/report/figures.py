@@ -1,6 +1,10 @@
-"""How figures look, and the pictures that `evaluate` and `prepare` write (PNG)."""
+"""The paper's figures for any runs (Figs. 4, 6, 11 to 14 and 16), and how figures look.
 
-from collections.abc import Iterator, Mapping, Sequence
+Those of a report are PNG and SVG; the pictures that `evaluate` and `prepare` write are PNG.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -15,18 +19,24 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.evaluation.effects import effect_table
+from ace_jax.evaluation.effects import CLASSES, ERRORS, effect_table
 from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.prompts.encode import country_name
+from ace_jax.report.findings import Findings
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import count_pairs
 
-COLUMN = 3.5  # inches: the width of a paper's column
+COLUMN, PAGE = 3.5, 7.0  # inches: the widths of a paper's column and page
+PANELS = 4  # side by side
 # Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
 COLOURS = (
     *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#000000", "#882255"),
 )
 MARKERS = "os^DvP*"
+DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+CLASS_COLOURS = dict(zip(CLASSES, ("#0072B2", "#D55E00", "#E9B44C", "#8FB8D4"), strict=True))
+CEILING = "ceiling"
 STYLE: Any = {
     "font.size": 8,
     "lines.markersize": 4.5,
@@ -39,6 +49,8 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "ace_jax",  # the same figures give the same bytes
 }
+Panels = Sequence[tuple[str, pd.DataFrame]]
+Looks = Mapping[str, dict[str, Any]]
 
 
 @contextmanager
@@ -70,38 +82,13 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Puts the legend of some axes, if any, at the foot, on as many lines as needed."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        fit = int(figure.get_figwidth() / (0.45 + 0.075 * max(map(len, labels))))
-        across = max(1, min(len(handles), fit))
-        place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
-        figure.legend(handles, labels, **place)
-
-
-def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
-    """Draws scores with intervals against granularity, one line a method."""
-    # Points of several methods stand side by side, so that their intervals can be read.
-    offsets = min(0.07, 0.6 / len(looks)) * (np.arange(len(looks)) - (len(looks) - 1) / 2)
-    for (name, look), offset in zip(looks.items(), offsets, strict=True):
-        rows = scores[scores["run"] == name]
-        error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["score"].to_numpy())
-        axes.errorbar(rows["granularity"] + offset, rows["score"], yerr=error, capsize=1.5, **look)
-    axes.set_xticks(sorted(scores["granularity"].unique()))
-    axes.set_xlabel("persona granularity G (attributes named)")
-    axes.set_ylabel("alignment score")
-    axes.grid(axis="y", alpha=0.3)
-
-
 def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
     """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
     tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
     scores = pd.concat(tables, ignore_index=True)
-    percent = ["score", "ci_low", "ci_high"]
-    scores[percent] *= 100
+    scores[["score", "ci_low", "ci_high"]] *= 100
     with drawn(path, (1.3 * COLUMN, 3.2), ("png",)) as (_, [[axes]]):
-        score_lines(axes, scores, looks_of(list(runs)))
+        _score_lines(axes, scores, looks_of(list(runs)))
         axes.set_title("Alignment with the survey, 95 % intervals over questions")
         axes.legend()
 
@@ -116,19 +103,18 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
     topic = dataset.questions.set_index("question_id")["topic"]
     cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
     cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
-    columns = {attribute.name: pd.Series(dtype=float) for attribute in dataset.attributes}
+    table = pd.DataFrame(index=topic.drop_duplicates())
     for attribute in dataset.attributes:
+        sizes = pd.Series(dtype=float)
         if count_pairs(cells, (attribute,), min_n=1)[1]:
             pairs = effect_table(cells, (attribute,), min_n=1)
             sizes = pairs.groupby("question_id")["data_size"].mean()
-            columns[attribute.name] = sizes.groupby(topic).mean()
-    table = pd.DataFrame(columns).reindex(topic.drop_duplicates())
+        table[plain(attribute.name).replace("_", " ")] = sizes.groupby(topic).mean()
     highest = np.nanmax(table.to_numpy())
-    size = (2.4 + 0.6 * len(columns), 1.2 + 0.25 * len(table))
+    size = (2.4 + 0.6 * table.shape[1], 1.2 + 0.25 * len(table))
     with drawn(path, size, ("png",)) as (figure, [[axes]]):
         image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-        names = [plain(name).replace("_", " ") for name in table.columns]
-        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axes.set_xticks(range(table.shape[1]), table.columns, rotation=40, ha="right")
         axes.set_yticks(range(len(table)), list(map(plain, table.index)))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -137,3 +123,153 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
         axes.set_title("How far an attribute moves answers")
         figure.colorbar(image, label="distance of answers (0-100)")
+
+
+def write_figures(findings: Findings, directory: Path) -> None:
+    """Writes every figure that the findings allow into the directory."""
+    tables, looks = findings.tables, looks_of(findings.names)
+    _scores(findings, directory)
+    topics = sorted(set(tables["topics"]["topic"]), reverse=True)
+    for g, of in tables["topics"].groupby("granularity"):  # Figs. 11-14
+        title = f"Alignment score by topic, G = {g}"
+        _dots(directory / f"topics_g{g}", _by_country(of), title, topics, looks, "topic")
+    if "composition" in tables:  # Fig. 4
+        unseen = findings.over_countries("composition").query("topic != @ALL").groupby("persona")
+        panels = [(str(who).replace("/", ", "), of) for who, of in unseen]
+        title = "Alignment score by topic, personas not seen in training"
+        _dots(directory / "composition", panels, title, topics, looks, "topic")
+    if "effects" in tables:
+        distances = pd.concat([tables["effect_distances"], findings.yardsticks])
+        panels = _by_country(distances.rename(columns={"distance": "score"}))
+        rows = [ALL, *(attribute.name for attribute in reversed(findings.first.attributes))]
+        looks |= _hollow(findings.yardsticks["run"].unique())
+        title = "Distance between the model's and the survey's effects"
+        _dots(directory / "effects", panels, title, rows, looks, "attribute")
+        _classes(findings, directory / "classes")
+
+
+def _scores(findings: Findings, directory: Path) -> None:
+    """Scores with intervals: against granularity, and all at the finest one."""
+    scores, finest = findings.over_countries("scores"), findings.granularities[-1]
+    first = scores[scores["run"] == findings.names[0]]
+    ceiling = first.assign(run=CEILING, score=first["ceiling"], ci_low=np.nan, ci_high=np.nan)
+    scores = pd.concat([scores, ceiling])
+    looks = looks_of(findings.names) | _hollow([CEILING, *findings.references])
+    with drawn(directory / "granularity", (COLUMN, 3.6)) as (figure, [[axes]]):
+        _score_lines(axes, scores, looks)
+        _legend_below(figure, axes)
+    rows = scores[scores["granularity"] == finest].sort_values("score")
+    title, order = f"Alignment score, G = {finest}, 95 % intervals", list(rows["run"])
+    _dots(directory / "scores", [("", rows)], title, order, looks, "run")
+
+
+def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns the looks of what is no model."""
+    grey = {"color": "0.45", "markerfacecolor": "white"}
+    looks = zip(names, cycle("osv^DP*X"), cycle(DASHES), strict=False)
+    return {
+        name: grey | {"marker": marker, "linestyle": dash, "label": plain(name)}
+        for name, marker, dash in looks
+    }
+
+
+def _by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Returns heading and rows of each country, and of all countries if there are several."""
+    panels = {str(country): rows for country, rows in table.groupby("country")}
+    if len(panels) == 2:
+        del panels[ALL]  # the same as the single country
+    return [
+        ("All countries" if country == ALL else country_name(country), rows)
+        for country, rows in panels.items()
+    ]
+
+
+def _panels(
+    path: Path,
+    panels: Panels,
+    title: str,
+    rows: list[str],
+    draw: Callable[[Axes, pd.DataFrame], None],
+) -> None:
+    """Draws every panel on axes whose y axis has these labels; the legend is below all."""
+    across = min(PANELS, len(panels))
+    down = -(-len(panels) // across)
+    # The labels at the left take as much room as a panel.
+    width = max(COLUMN, PAGE * (1 + across) / (1 + PANELS))
+    size = (width, (0.35 + 0.16 * len(rows)) * down + 0.9)
+    with drawn(path, size, nrows=down, ncols=across, sharex=True, sharey=True) as (figure, axes):
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for place, (heading, table) in enumerate(panels):
+            axis = axes.flat[place]
+            draw(axis, table)
+            axis.set_yticks(range(len(rows)), list(map(plain, rows)))
+            axis.set_ylim(-0.5, len(rows) - 0.5)
+            axis.set_title(textwrap.fill(plain(heading), 28), fontsize=7)
+            axis.tick_params(labelbottom=place + across >= len(panels))
+        figure.suptitle(title)
+        _legend_below(figure, axes[0, 0])
+
+
+def _dots(
+    path: Path,
+    panels: Panels,
+    title: str,
+    rows: list[str],
+    looks: Looks,
+    by: str,
+) -> None:
+    """Draws each run's scores in rows by a column; rows by run have intervals."""
+
+    def draw(axes: Axes, table: pd.DataFrame) -> None:
+        for name, look in looks.items():
+            of = table[table["run"] == name].set_index(by, drop=False).reindex(rows)
+            mark = look | {"linestyle": "none", "capsize": 2}
+            if by == "run":
+                error = np.abs(of[["ci_low", "ci_high"]].T - of["score"])
+                mark |= {"xerr": error, "label": ""}
+            axes.errorbar(of["score"], range(len(rows)), **mark)
+        axes.margins(x=0.1)
+        axes.grid(alpha=0.3)
+
+    _panels(path, panels, title, rows, draw)
+
+
+def _classes(findings: Findings, path: Path) -> None:
+    """Figs. 6 and 16: shares of the classes of effects, a panel a country."""
+    table = findings.tables["classes"]
+    names = list(dict.fromkeys(table["run"]))[::-1]
+    kinds = ["Aligned", "Erasure", "Stereotyping", "Flipped"]
+
+    def draw(axes: Axes, rows: pd.DataFrame) -> None:
+        wide = rows.pivot(index="run", columns="class", values="share").reindex(names)[kinds]
+        look: Any = {"color": CLASS_COLOURS, "width": 0.8, "edgecolor": "white", "linewidth": 0.5}
+        wide.plot.barh(stacked=True, ax=axes, legend=False, xlabel="", ylabel="", **look)
+        axes.set_xlim(0, 100)
+
+    title = f"Per cent of effects, threshold {ERRORS:g} standard errors"
+    _panels(path, _by_country(table), title, names, draw)
+
+
+def _score_lines(axes: Axes, scores: pd.DataFrame, looks: Looks) -> None:
+    """Draws scores with intervals against granularity, one line a method."""
+    # Points of several methods stand side by side, so that their intervals can be read.
+    offsets = min(0.07, 0.6 / len(looks)) * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+    for (name, look), offset in zip(looks.items(), offsets, strict=True):
+        rows = scores[scores["run"] == name]
+        error = np.abs(rows[["ci_low", "ci_high"]].to_numpy().T - rows["score"].to_numpy())
+        axes.errorbar(rows["granularity"] + offset, rows["score"], yerr=error, capsize=1.5, **look)
+    axes.set_xticks(sorted(scores["granularity"].unique()))
+    axes.set_xlabel("persona granularity G (attributes named)")
+    axes.set_ylabel("alignment score")
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Puts the legend of some axes, if any, at the foot, on as many lines as needed."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        fit = int(figure.get_figwidth() / (0.45 + 0.075 * max(map(len, labels))))
+        across = max(1, min(len(handles), fit))
+        place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
+        figure.legend(handles, labels, **place)
