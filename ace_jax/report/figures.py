@@ -1,10 +1,10 @@
-"""The paper's figures for any runs (Figs. 4, 6, 11 to 14 and 16), and how figures look.
+"""Figures over all countries, as the paper's Figs. 5, 6 and 11 to 14, and how they look.
 
 Those of a report are PNG and SVG; the pictures that `evaluate` and `prepare` write are PNG.
 """
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -19,15 +19,13 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.evaluation.effects import CLASSES, ERRORS, effect_table
+from ace_jax.evaluation.effects import ERRORS, effect_table
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.prompts.encode import country_name
 from ace_jax.report.findings import Findings
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import count_pairs
 
-COLUMN, PAGE = 3.5, 7.0  # inches: the widths of a paper's column and page
-PANELS = 4  # side by side
+COLUMN = 3.5  # inches: the width of a paper's column
 # Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
 COLOURS = (
     *("#999999", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
@@ -35,7 +33,12 @@ COLOURS = (
 )
 MARKERS = "os^DvP*"
 DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-CLASS_COLOURS = dict(zip(CLASSES, ("#0072B2", "#D55E00", "#E9B44C", "#8FB8D4"), strict=True))
+CLASS_COLOURS = {
+    "Aligned": "#0072B2",
+    "Erasure": "#8FB8D4",
+    "Stereotyping": "#E9B44C",
+    "Flipped": "#D55E00",
+}
 CEILING = "ceiling"
 STYLE: Any = {
     "font.size": 8,
@@ -49,7 +52,6 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "ace_jax",  # the same figures give the same bytes
 }
-Panels = Sequence[tuple[str, pd.DataFrame]]
 Looks = Mapping[str, dict[str, Any]]
 
 
@@ -126,25 +128,20 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
 
 
 def write_figures(findings: Findings, directory: Path) -> None:
-    """Writes every figure that the findings allow into the directory."""
+    """Writes every figure that the findings allow into the directory, over all countries."""
     tables, looks = findings.tables, looks_of(findings.names)
     _scores(findings, directory)
     topics = sorted(set(tables["topics"]["topic"]), reverse=True)
-    for g, of in tables["topics"].groupby("granularity"):  # Figs. 11-14
+    for g, of in findings.over_countries("topics").groupby("granularity"):
         title = f"Alignment score by topic, G = {g}"
-        _dots(directory / f"topics_g{g}", _by_country(of), title, topics, looks, "topic")
-    if "composition" in tables:  # Fig. 4
-        unseen = findings.over_countries("composition").query("topic != @ALL").groupby("persona")
-        panels = [(str(who).replace("/", ", "), of) for who, of in unseen]
-        title = "Alignment score by topic, personas not seen in training"
-        _dots(directory / "composition", panels, title, topics, looks, "topic")
+        _dots(directory / f"topics_g{g}", of.set_index("topic"), title, topics, looks)
     if "effects" in tables:
         distances = pd.concat([tables["effect_distances"], findings.yardsticks])
-        panels = _by_country(distances.rename(columns={"distance": "score"}))
+        of = distances.query("country == @ALL").rename(columns={"distance": "score"})
         rows = [ALL, *(attribute.name for attribute in reversed(findings.first.attributes))]
         looks |= _hollow(findings.yardsticks["run"].unique())
         title = "Distance between the model's and the survey's effects"
-        _dots(directory / "effects", panels, title, rows, looks, "attribute")
+        _dots(directory / "effects", of.set_index("attribute"), title, rows, looks)
         _classes(findings, directory / "classes")
 
 
@@ -160,7 +157,7 @@ def _scores(findings: Findings, directory: Path) -> None:
         _legend_below(figure, axes)
     rows = scores[scores["granularity"] == finest].sort_values("score")
     title, order = f"Alignment score, G = {finest}, 95 % intervals", list(rows["run"])
-    _dots(directory / "scores", [("", rows)], title, order, looks, "run")
+    _dots(directory / "scores", rows.set_index("run", drop=False), title, order, looks)
 
 
 def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -173,82 +170,40 @@ def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _by_country(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Returns heading and rows of each country, and of all countries if there are several."""
-    panels = {str(country): rows for country, rows in table.groupby("country")}
-    if len(panels) == 2:
-        del panels[ALL]  # the same as the single country
-    return [
-        ("All countries" if country == ALL else country_name(country), rows)
-        for country, rows in panels.items()
-    ]
+@contextmanager
+def _rows(path: Path, title: str, names: list[str]) -> Iterator[Axes]:
+    """Yields axes whose y axis has these labels, upwards; the legend is below."""
+    with drawn(path, (COLUMN, 1.25 + 0.16 * len(names))) as (figure, [[axes]]):
+        yield axes
+        axes.set_yticks(range(len(names)), list(map(plain, names)))
+        axes.set_ylim(-0.5, len(names) - 0.5)
+        figure.suptitle(textwrap.fill(title, 48))
+        _legend_below(figure, axes)
 
 
-def _panels(
-    path: Path,
-    panels: Panels,
-    title: str,
-    rows: list[str],
-    draw: Callable[[Axes, pd.DataFrame], None],
-) -> None:
-    """Draws every panel on axes whose y axis has these labels; the legend is below all."""
-    across = min(PANELS, len(panels))
-    down = -(-len(panels) // across)
-    # The labels at the left take as much room as a panel.
-    width = max(COLUMN, PAGE * (1 + across) / (1 + PANELS))
-    size = (width, (0.35 + 0.16 * len(rows)) * down + 0.9)
-    with drawn(path, size, nrows=down, ncols=across, sharex=True, sharey=True) as (figure, axes):
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for place, (heading, table) in enumerate(panels):
-            axis = axes.flat[place]
-            draw(axis, table)
-            axis.set_yticks(range(len(rows)), list(map(plain, rows)))
-            axis.set_ylim(-0.5, len(rows) - 0.5)
-            axis.set_title(textwrap.fill(plain(heading), 28), fontsize=7)
-            axis.tick_params(labelbottom=place + across >= len(panels))
-        figure.suptitle(title)
-        _legend_below(figure, axes[0, 0])
-
-
-def _dots(
-    path: Path,
-    panels: Panels,
-    title: str,
-    rows: list[str],
-    looks: Looks,
-    by: str,
-) -> None:
-    """Draws each run's scores in rows by a column; rows by run have intervals."""
-
-    def draw(axes: Axes, table: pd.DataFrame) -> None:
+def _dots(path: Path, table: pd.DataFrame, title: str, rows: list[str], looks: Looks) -> None:
+    """Draws each run's scores in rows, by the table's index; rows by run have intervals."""
+    with _rows(path, title, rows) as axes:
         for name, look in looks.items():
-            of = table[table["run"] == name].set_index(by, drop=False).reindex(rows)
+            of = table[table["run"] == name].reindex(rows)
             mark = look | {"linestyle": "none", "capsize": 2}
-            if by == "run":
+            if table.index.name == "run":
                 error = np.abs(of[["ci_low", "ci_high"]].T - of["score"])
                 mark |= {"xerr": error, "label": ""}
             axes.errorbar(of["score"], range(len(rows)), **mark)
         axes.margins(x=0.1)
         axes.grid(alpha=0.3)
 
-    _panels(path, panels, title, rows, draw)
-
 
 def _classes(findings: Findings, path: Path) -> None:
-    """Figs. 6 and 16: shares of the classes of effects, a panel a country."""
-    table = findings.tables["classes"]
+    """Draws the shares of the classes of effects (as Fig. 6)."""
+    table = findings.over_countries("classes")
     names = list(dict.fromkeys(table["run"]))[::-1]
-    kinds = ["Aligned", "Erasure", "Stereotyping", "Flipped"]
-
-    def draw(axes: Axes, rows: pd.DataFrame) -> None:
-        wide = rows.pivot(index="run", columns="class", values="share").reindex(names)[kinds]
+    wide = table.pivot(index="run", columns="class", values="share").loc[names, list(CLASS_COLOURS)]
+    with _rows(path, f"Per cent of effects, threshold {ERRORS:g} standard errors", names) as axes:
         look: Any = {"color": CLASS_COLOURS, "width": 0.8, "edgecolor": "white", "linewidth": 0.5}
         wide.plot.barh(stacked=True, ax=axes, legend=False, xlabel="", ylabel="", **look)
         axes.set_xlim(0, 100)
-
-    title = f"Per cent of effects, threshold {ERRORS:g} standard errors"
-    _panels(path, _by_country(table), title, names, draw)
 
 
 def _score_lines(axes: Axes, scores: pd.DataFrame, looks: Looks) -> None:
