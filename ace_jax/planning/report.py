@@ -63,7 +63,6 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
             "temporaries": program.temporaries,
             "peak": program.peak,
             "flops": program.flops,
-            "flops_per_device": program.flops / topology.count,
             "sent": sent,
             "seconds": estimate,
             **counted,
@@ -164,7 +163,6 @@ def _column(step: Mapping[str, Any]) -> dict[str, str]:
     column = {
         **{f"{part}, GB a device": _short(size / 1e9) for part, size in sizes.items()},
         "TFLOP": _short(step["flops"] / 1e12),
-        "TFLOP a device": _short(step["flops_per_device"] / 1e12),
         "MB sent a device": _short(step["sent"] / 1e6),
     }
     if step["seconds"]:

@@ -100,23 +100,23 @@ def effect_sizes(dataset: Dataset, path: Path) -> None:
 
     A field is the mean distance (0-100) between the answers of two levels of the attribute, with
     nothing else named (G = 1), over countries and questions. It includes sampling noise, more so
-    where few respondents answered.
+    where few respondents answered. Nothing is drawn if no attribute has two levels.
     """
     topic = dataset.questions.set_index("question_id")["topic"]
     cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
     cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
-    table = pd.DataFrame(index=topic.drop_duplicates())
-    for attribute in dataset.attributes:
-        sizes = pd.Series(dtype=float)
-        if count_pairs(cells, (attribute,), min_n=1)[1]:
-            pairs = effect_table(cells, (attribute,), min_n=1)
-            sizes = pairs.groupby("question_id")["data_size"].mean()
-        table[plain(attribute.name).replace("_", " ")] = sizes.groupby(topic).mean()
+    if not count_pairs(cells, dataset.attributes, min_n=1)[1]:
+        return
+    pairs = effect_table(cells, dataset.attributes, min_n=1)
+    sizes = pairs.groupby(["question_id", "attribute"])["data_size"].mean().unstack()
+    names = [attribute.name for attribute in dataset.attributes]
+    table = sizes.groupby(topic).mean().reindex(index=topic.drop_duplicates(), columns=names)
     highest = np.nanmax(table.to_numpy())
-    size = (2.4 + 0.6 * table.shape[1], 1.2 + 0.25 * len(table))
+    size = (2.4 + 0.6 * len(names), 1.2 + 0.25 * len(table))
     with drawn(path, size, ("png",)) as (figure, [[axes]]):
         image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-        axes.set_xticks(range(table.shape[1]), table.columns, rotation=40, ha="right")
+        texts = [plain(name).replace("_", " ") for name in names]
+        axes.set_xticks(range(len(names)), texts, rotation=40, ha="right")
         axes.set_yticks(range(len(table)), list(map(plain, table.index)))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
