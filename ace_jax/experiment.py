@@ -265,4 +265,4 @@ def _flat(experiment: Experiment) -> dict[str, Any]:
     saved = experiment.to_json()
     # A path may be spelled in other ways; what it holds is compared by its digest.
     del saved["versions"], saved["survey"]["path"], saved["survey"]["name"]
-    return pd.json_normalize(saved).iloc[0].to_dict()
+    return {str(name): value for name, value in pd.json_normalize(saved).iloc[0].items()}

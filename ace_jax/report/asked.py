@@ -83,12 +83,13 @@ def _by_option(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 def _panel(axes: Axes, table: pd.DataFrame, question: Question) -> None:
     shares = _by_option(table, question)
-    names = [shorten(each, LEGEND, placeholder="...") or each[:LEGEND] for each in shares]
+    names = [shorten(each, LEGEND, placeholder="...") or each[:LEGEND] for each in question.options]
     shares = shares.set_axis(list(map(plain, names)), axis=1)
     colours = colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
-    look: Any = {"width": 0.8, "xlabel": "", "ylabel": "", "legend": False}
-    shares.plot.barh(stacked=True, ax=axes, color=colours, **look)
-    for bars, colour in zip(axes.containers, colours, strict=True):
+    look: Any = {"color": colours, "width": 0.8, "xlabel": "", "ylabel": "", "legend": False}
+    shares.plot.barh(stacked=True, ax=axes, **look)
+    containers: Any = axes.containers
+    for bars, colour in zip(containers, colours, strict=True):
         ink = "white" if colour[:3].mean() < 0.5 else "black"
         axes.bar_label(bars, fmt=_per_cent, label_type="center", color=ink, fontsize=7)
     axes.set_yticks(range(len(shares)), [plain(str(each)[:LABEL]) for each in shares.index])
