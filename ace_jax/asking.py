@@ -1,4 +1,5 @@
-"""What `ask` puts together: models side by side, questions, personas and tables of answers."""
+"""What `ask` puts together: models, questions, personas, tables of answers, and how near a new
+question is to what an adapter has learnt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,17 +7,22 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
+from ace_jax.evaluation.answers import mean_of, predictions_table
 from ace_jax.evaluation.asked import answers_table, shifts_table
-from ace_jax.experiment import Prompt
-from ace_jax.familiarity import familiarity
+from ace_jax.evaluation.nearest import nearest_questions
+from ace_jax.evaluation.ways import coarsest
+from ace_jax.experiment import Experiment, Prompt
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.formats import peft
-from ace_jax.prompts.encode import Question, attributes_named, render
+from ace_jax.prompts.encode import Question, attributes_named, render, render_cells
+from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.personas import ATTRIBUTES
 
+NEAREST, CELLS = 3, 200  # questions shown a question; cells scored a held-out question, on average
 SHIFTS = [
     *("model", "country", "question_id", "attribute", "from_level", "to_level", "option"),
     *("effect", "effect_reversed", "cumulative_effect", "mean_effect"),
@@ -110,8 +116,8 @@ class Result:
 def open_models(adapters: Sequence[Path], base: str | None, prompt: str | None) -> Models:
     """Opens the models of an inquiry.
 
-    Raises `InputError` if there is none, an adapter is no adapter, or adapters of one inquiry are
-    differ in more than their seed, and for a prompt without a base model.
+    Raises `InputError` if there is none, an adapter is no adapter, or adapters differ in more than
+    their seed, and for a prompt without a base model.
     """
     if not (adapters or base):
         raise InputError("give --adapter DIR, --model NAME, or both")
@@ -143,7 +149,7 @@ def ask_models(models: Models, inquiry: Inquiry) -> Result:
     """Asks every model, and puts the answers of all into one table each.
 
     The tables are answers.csv (`evaluation.asked.answers_table` with the column model), effects.csv
-    (`shifts_table` of every attribute) and nearest.csv (`Familiarity.nearest`, of the adapter).
+    (`shifts_table` of every attribute) and nearest.csv (`familiarity`, of the adapter).
     """
     tables, facts = [], {}
     for name, several in models.named.items():
@@ -169,8 +175,67 @@ def ask_models(models: Models, inquiry: Inquiry) -> Result:
     found = {"answers.csv": answers, "effects.csv": effects}
     warnings: tuple[str, ...] = ()
     if models.adapters:
-        like = familiarity(models.adapters[0], inquiry.questions, inquiry.personas)
-        warnings = like.warnings
-        if len(like.nearest):
-            found["nearest.csv"] = like.nearest
+        nearest, warnings = familiarity(models.adapters[0], inquiry)
+        if len(nearest):
+            found["nearest.csv"] = nearest
     return Result(found, {"models": facts, "warnings": list(warnings)}, warnings)
+
+
+def familiarity(model: LanguageModel, inquiry: Inquiry) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Returns the survey's questions that are most like those asked, and warnings.
+
+    The table has a row a question and like question: columns of `nearest_questions`, then seen
+    (whether training saw it), survey_answer (shares by option, over all countries) and score
+    (0-100, the adapter's on the question if it was held out). It is empty, and a warning says so,
+    where the survey is not at hand or the adapter has no record.
+    """
+    record = model.experiment
+    if record is None:
+        return pd.DataFrame(), ("what the model was trained on is not recorded",)
+    survey = record.survey.reopened()
+    unseen = _unseen(inquiry.personas, record, survey)
+    if survey is None:
+        where = f"{record.survey.name}, read from {record.survey.path}"
+        lost = f"the survey it was trained on ({where}) is not at hand: no like questions are shown"
+        return pd.DataFrame(), (*unseen, lost)
+    known = survey.questions[["question_id", "text", "option_labels"]]
+    nearest = nearest_questions(inquiry.questions, known, NEAREST)
+    seen = ~nearest["nearest_id"].isin(record.held_out.questions)
+    of_all = survey.cells.groupby("question_id")
+    answers = {name: np.average(list(its["p"]), axis=0, weights=its["n"]) for name, its in of_all}
+    said = [" ".join(f"{share:.2f}" for share in answers[name]) for name in nearest["nearest_id"]]
+    scores = _scores(model, survey, sorted(set(nearest.loc[~seen, "nearest_id"])))
+    score = nearest["nearest_id"].map(scores).astype(float)
+    return nearest.assign(seen=seen, survey_answer=said, score=score), unseen
+
+
+def _unseen(
+    personas: Sequence[Mapping[str, str]], record: Experiment, survey: Dataset | None
+) -> tuple[str, ...]:
+    """Returns a warning for each country and level that training has not seen."""
+    seen = {"country": set(record.survey.countries) - set(record.held_out.countries)}
+    if survey is not None:
+        cells = survey.cells[~record.held_out.cells(survey)]
+        cells = cells[cells["n"] >= record.recipe.min_n]
+        names = ["country", *record.survey.attributes]
+        seen = {name: set(cells[name].dropna()) for name in names}
+    asked = {(name, value) for persona in personas for name, value in persona.items()}
+    return tuple(
+        f"{name} {value}: training saw no answers of it; treat its answers as a guess"
+        for name, value in sorted(asked)
+        if name in seen and value not in seen[name]
+    )
+
+
+def _scores(model: LanguageModel, survey: Dataset, ids: Sequence[str]) -> dict[str, float]:
+    """Returns the model's mean score (0-100) on questions of the survey, at the coarsest cells."""
+    if not ids:
+        return {}
+    of_ids = survey.cells[survey.cells["question_id"].isin(ids)]
+    cells = of_ids.iloc[coarsest(of_ids, CELLS * len(ids))].reset_index(drop=True)
+    orders = model.style.listings
+    texts = {str(key): render_cells(cells, survey, model.style, key) for key in orders}
+    answers = mean_of(list(model.ask(texts).values()))
+    predictions = predictions_table(cells, answers)
+    means = 100 * predictions.groupby("question_id")["score"].mean()
+    return {str(name): float(score) for name, score in means.items()}

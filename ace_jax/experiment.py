@@ -7,12 +7,14 @@ scores or asks with the adapter takes it from there, and is refused where they c
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cattrs
+import pandas as pd
 
+from ace_jax import __version__
 from ace_jax.errors import InputError
 from ace_jax.files import read_object
 from ace_jax.model.formats import peft
@@ -26,7 +28,7 @@ from ace_jax.survey.split import HeldOut, Split
 FILE = "experiment.json"
 # What an evaluation must not contradict in silence (`evaluate --allow-mismatch FIELD`).
 PROTECTED = ("model", "survey", "questions", "split", "prompt")
-VERSIONED = ("ace_jax", "jax", "flax", "optax", "transformers", "numpy")
+VERSIONED = ("jax", "flax", "optax", "transformers", "numpy")
 SHOWN = 12  # digits of a digest in a message
 CONVERTER = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
 
@@ -176,18 +178,13 @@ class Experiment:
 
     def differences(self, other: "Experiment") -> list[str]:
         """Returns the dotted names of the fields that differ, versions aside."""
-        return sorted(_differing(_compared(self), _compared(other)))
+        one, two = _flat(self), _flat(other)
+        return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
 
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that compute."""
-    found = {}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+    return {"ace_jax": __version__, **{name: version(name) for name in VERSIONED}}
 
 
 def read_experiment(file: Path) -> Experiment:
@@ -218,27 +215,26 @@ def mismatches(
 
     Splits are compared by the ids that they hold out, not by how they are written.
     """
-    sides: dict[str, tuple[bool, Any, Any]] = {
-        "model": (trained.model.fingerprint == model.fingerprint, trained.model, model),
-        "survey": (trained.survey.digest == survey.digest, trained.survey, survey),
-        "prompt": (trained.prompt.same_as(prompt), trained.prompt, prompt),
+    was = trained
+    same = {
+        "model": was.model.fingerprint == model.fingerprint,
+        "survey": was.survey.digest == survey.digest,
+        "questions": set(was.survey.questions) == set(survey.questions),
+        "split": was.held_out == held_out,
+        "prompt": was.prompt.same_as(prompt),
     }
-    found = {
-        field: f"{field}: the adapter was trained with {one.described()}, this is {two.described()}"
-        for field, (same, one, two) in sides.items()
-        if not same
+    sides = {
+        "model": (was.model.described(), model.described()),
+        "survey": (was.survey.described(), survey.described()),
+        "questions": (_listed(was.survey.questions), _listed(survey.questions)),
+        "split": (_split(was.split, was.held_out), _split(split, held_out)),
+        "prompt": (was.prompt.described(), prompt.described()),
     }
-    if set(trained.survey.questions) != set(survey.questions):
-        found["questions"] = (
-            f"questions: the adapter was trained with {_listed(trained.survey.questions)}, this is "
-            f"{_listed(survey.questions)}"
-        )
-    if trained.held_out != held_out:
-        found["split"] = (
-            f"split: the adapter was trained with {_split(trained.split, trained.held_out)}, this "
-            f"is {_split(split, held_out)}"
-        )
-    return {field: found[field] for field in PROTECTED if field in found}
+    return {
+        field: f"{field}: the adapter was trained with {one}, this is {two}"
+        for field, (one, two) in sides.items()
+        if not same[field]
+    }
 
 
 def refuse_mismatches(found: Mapping[str, str], allowed: tuple[str, ...]) -> tuple[str, ...]:
@@ -248,16 +244,12 @@ def refuse_mismatches(found: Mapping[str, str], allowed: tuple[str, ...]) -> tup
     """
     if unknown := [field for field in allowed if field not in PROTECTED]:
         raise InputError(f"--allow-mismatch {unknown[0]}: is not one of {', '.join(PROTECTED)}")
-    refused = [sentence for field, sentence in found.items() if field not in allowed]
-    if refused:
-        fields_named = " ".join(
-            f"--allow-mismatch {field}" for field in found if field not in allowed
-        )
+    if refused := [field for field in found if field not in allowed]:
         raise InputError(
-            f"{'; '.join(refused)}. Leave the setting out to take the adapter's, or add "
-            f"{fields_named}"
+            f"{'; '.join(map(found.__getitem__, refused))}. Leave the setting out to take the "
+            f"adapter's, or add {' '.join(f'--allow-mismatch {field}' for field in refused)}"
         )
-    return tuple(f"mismatch allowed: {found[field]}" for field in found)
+    return tuple(f"mismatch allowed: {sentence}" for sentence in found.values())
 
 
 def _split(split: Split, held_out: HeldOut) -> str:
@@ -268,18 +260,9 @@ def _listed(questions: tuple[str, ...]) -> str:
     return f"the questions {', '.join(questions)}" if questions else "all questions"
 
 
-def _compared(experiment: Experiment) -> dict[str, Any]:
+def _flat(experiment: Experiment) -> dict[str, Any]:
+    """Returns the fields that are compared, by their dotted names."""
     saved = experiment.to_json()
     # A path may be spelled in other ways; what it holds is compared by its digest.
     del saved["versions"], saved["survey"]["path"], saved["survey"]["name"]
-    return saved
-
-
-def _differing(one: Any, other: Any, name: str = "") -> list[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return [
-            found
-            for key in one.keys() | other.keys()
-            for found in _differing(one.get(key), other.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if one == other else [name]
+    return {str(name): value for name, value in pd.json_normalize(saved).iloc[0].items()}

@@ -238,25 +238,23 @@ class LanguageModel:
         fields = ["country", *names]
         ordered = [{name: one[name] for name in fields if name in one} for one in personas]
         pairs = [(question, persona) for question in questions for persona in ordered]
-        texts = {
-            last_first: [
-                render(each.text, each.options, each.codes, persona, self.style, last_first)
-                for each, persona in pairs
-            ]
+        # People of one profile are asked once.
+        asked = {
+            last_first: pd.Series(
+                [
+                    render(each.text, each.options, each.codes, persona, self.style, last_first)
+                    for each, persona in pairs
+                ],
+                dtype=object,
+            ).factorize()
             for last_first in listings
         }
-        # People of one profile are asked once.
-        distinct = {key: list(dict.fromkeys(each)) for key, each in texts.items()}
-        answers = self.ask({str(key): each for key, each in distinct.items()})
-        row_of = {
-            key: {text: row for row, text in enumerate(each)} for key, each in distinct.items()
-        }
-        rows = {key: [row_of[key][text] for text in each] for key, each in texts.items()}
+        answers = self.ask({str(key): list(distinct) for key, (_, distinct) in asked.items()})
+        found = {key: answers[str(key)].take(rows.tolist()) for key, (rows, _) in asked.items()}
         who = pd.DataFrame(
             [{**dict.fromkeys(fields), **one, "question_id": each.id} for each, one in pairs]
         )
-        options = [question.options for question, _ in pairs]
-        return Asked(who, options, {key: answers[str(key)].take(rows[key]) for key in listings})
+        return Asked(who, [question.options for question, _ in pairs], found)
 
     def effects(
         self,

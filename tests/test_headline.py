@@ -10,7 +10,7 @@ from survey_tables import answered, persona_table
 
 from ace_jax.evaluation.slopes import ALIGNED, NONE
 from ace_jax.report.compare import compare
-from ace_jax.report.headline import headline
+from ace_jax.report.findings import headline
 from ace_jax.report.runs import RECORD
 from ace_jax.survey.personas import ATTRIBUTES
 
@@ -60,7 +60,7 @@ def test_a_model_that_answers_all_alike_has_learnt_no_effect(alike):
     assert effects.startswith(f"Does it move as they move? {NONE.capitalize()}: slope 0.00")
     assert countries.startswith(f"Does it tell countries apart? {NONE.capitalize()}: slope 0.00")
     assert "gender, education, residence, marital status, country" in trusted
-    assert (alike.slopes["verdict"] == NONE).all()
+    assert (alike.finest("slopes")["verdict"] == NONE).all()
 
 
 def test_a_model_that_answers_as_the_survey_does_is_aligned(perfect):
@@ -69,7 +69,7 @@ def test_a_model_that_answers_as_the_survey_does_is_aligned(perfect):
         assert f"? {ALIGNED.capitalize()}: slope " in sentence
         assert float(re.search(r"slope (\S+)", sentence)[1]) == pytest.approx(1, abs=0.05)
     assert "differences by" not in trusted
-    assert (perfect.slopes["verdict"] == ALIGNED).all()
+    assert (perfect.finest("slopes")["verdict"] == ALIGNED).all()
 
 
 def test_the_page_opens_with_it_and_so_does_the_text(alike, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.report import __main__ as report
-from ace_jax.report.compare import compare, escape_latex
+from ace_jax.report.compare import compare
 from ace_jax.report.figures import looks_of
 from ace_jax.report.page import content
 from ace_jax.survey.personas import ATTRIBUTES, personas
@@ -101,7 +101,6 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
         "differences.csv",
         "effect_differences.csv",
         "effects.csv",
-        "table1.tex",
     } <= names
     drawn = {path.name for path in (output / "figures").iterdir()}
     for figure in ("scores", "granularity", "topics_g4", "classes", "effects"):
@@ -113,27 +112,12 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
     printed = capsys.readouterr().out
     assert f"{trained:.1f}" in printed
     assert f"{trained - base:+.1f}" in printed
-
-
-def test_the_page_asks_nothing_of_a_network(runs, tmp_path):
-    report.main([*runs, "--output", str(tmp_path / "report")])
-    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    # The page asks nothing of a network.
+    page = (output / "index.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in page
     addresses = set(re.findall(r"https?://[^\s\"'<)]+", page))
     assert addresses == {"http://www.w3.org/2000/svg"}  # a name, not a place
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
-
-
-def test_table_1_has_methods_in_rows_and_its_best_in_bold(runs, tmp_path):
-    report.main([*runs, "--output", str(tmp_path / "report")])
-    scores = pd.read_csv(tmp_path / "report" / "scores.csv")
-    four = scores[(scores["granularity"] == 4) & (scores["country"] == "MEX")]
-    best = four.loc[four["score"].idxmax()]
-    latex = (tmp_path / "report" / "table1.tex").read_text()
-    block = latex.split(r"\n4 & ".replace(r"\n", "\n"))[1]
-    assert "& MEX & USA & Avg & Gain" in latex
-    assert rf"{best['run']} & \textbf{{{best['score']:.2f}}}" in block
-    assert r"\underline{" in block
 
 
 @pytest.fixture
@@ -176,7 +160,6 @@ def test_runs_of_one_name_are_seeds_of_one_method(runs, seeds, tmp_path, capsys)
     assert gained["seed_sd"] == pytest.approx(spread, abs=1e-3)
     printed = capsys.readouterr().out.split("\nDistance")[0]
     assert "trained (3 seeds)" in printed
-    assert "Means over seeds: base of 1, trained of 3" in (means / "table1.tex").read_text()
 
 
 def test_the_page_has_the_mean_answer_of_all_seeds(seeds, tmp_path, monkeypatch):
@@ -211,17 +194,9 @@ def test_text_of_a_survey_is_harmless_wherever_it_is_written(runs, tmp_path, dra
     assert "<script>alert" not in page
     question = data_of(output)["questions"][0]
     assert (question["text"], question["topic"], question["options"][0]) == (NASTY,) * 3
-    assert r"50\_\% of \$x" in (output / "table1.tex").read_text()
 
 
-def test_latex_is_escaped():
-    assert escape_latex(r"a\b_{c}^~#%&$") == (
-        r"a\textbackslash{}b\_\{c\}\textasciicircum{}\textasciitilde{}\#\%\&\$"
-    )
-    assert escape_latex("a\n\nb <c>") == r"a b \textless{}c\textgreater{}"
-
-
-def test_marks_are_shown_in_the_text_the_tables_and_the_page(runs, tmp_path, capsys):
+def test_marks_are_shown_in_the_text_and_the_page(runs, tmp_path, capsys):
     mark = "mismatch allowed: survey gss2018 & eqls2011"
     for name, base in (("base", "1" * 64), ("trained", "2" * 64)):
         path = tmp_path / name / "run.json"
@@ -235,7 +210,6 @@ def test_marks_are_shown_in_the_text_the_tables_and_the_page(runs, tmp_path, cap
     assert said[0] == f"trained: {mark}."
     assert "base: 111111111111; trained: 222222222222" in said[1]
     assert said[0] in capsys.readouterr().out
-    assert escape_latex(mark) in (output / "table1.tex").read_text()
 
 
 def test_tables_with_their_record_are_compared_as_directories_are(runs, tmp_path):

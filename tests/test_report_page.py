@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from test_report import NASTY, predictions, write_out, write_questions
 
-from ace_jax.report import __main__ as report
+from ace_jax.report.compare import compare
 from ace_jax.report.page.content import pack, page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -62,22 +62,32 @@ def test_no_text_can_end_the_element_that_holds_it():
     assert "<title>&lt;b&gt; {{ data }}</title>" in whole
 
 
+def near(table, weight):
+    """Predictions that are nearer to the survey's answers."""
+    pairs = zip(table["p_data"], table["p_model"], strict=True)
+    return table.assign(p_model=[weight * data + (1 - weight) * model for data, model in pairs])
+
+
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    """A report on two methods, whose texts are as bad as can be."""
+def report(tmp_path_factory):
+    """A page on three methods, whose texts are as bad as can be."""
     directory = tmp_path_factory.mktemp("page")
-    table = predictions(2)
-    runs = [
-        write_out(directory / "base", predictions(1)),
-        write_out(directory / "trained", table),
-    ]
-    for name in ("base", "trained"):
-        write_questions(directory / name, text=NASTY, topic=f"Trust {NASTY}")
+    eight = tuple(f"q{i}" for i in range(8))
+    tables = [predictions(seed, questions=eight) for seed in (1, 2, 3)]
+    for name, table in zip(("base", "other", "trained"), tables, strict=True):
+        write_out(directory / name, table if name != "trained" else near(table, 0.8))
+        write_questions(directory / name, eight, text=NASTY, topic=f"Trust {NASTY}")
     audit = pd.DataFrame({"variant": ["unaltered", "reversed_options"], "granularity": 4})
     audit = audit.assign(score=[0.75, 0.5], moved=[0, 0.25], option_mass=0.9)
     audit.to_csv(directory / "trained" / "audit.csv", index=False)
-    report.main([*runs, "--output", str(directory / "report")])
-    return directory / "report" / "index.html", table
+    comparison = compare({name: directory / name for name in ("base", "other", "trained")})
+    comparison.save_html(directory / "index.html")
+    return comparison, directory / "index.html"
+
+
+@pytest.fixture
+def index(report):
+    return report[1]
 
 
 def opened(index, tmp_path, script="", address=""):
@@ -114,7 +124,7 @@ def said(document):
 
 @browser
 def test_the_page_opens_with_a_verdict_and_all_its_parts(index, tmp_path):
-    document = opened(index[0], tmp_path)
+    document = opened(index, tmp_path)
     assert "answers most like the survey" in document
     for part in ("overview", "countries", "topics", "attributes", "questions", "audit", "about"):
         assert f'<section id="{part}"' in document
@@ -125,8 +135,9 @@ def test_the_page_opens_with_a_verdict_and_all_its_parts(index, tmp_path):
 
 
 @browser
-def test_the_explorer_shows_what_the_cells_hold(index, tmp_path):
-    path, table = index
+def test_the_explorer_shows_what_the_cells_hold(report, tmp_path):
+    comparison, path = report
+    table = comparison.methods["trained"][0].predictions
     persona = table[
         (table["granularity"] == 1)
         & (table["education"] == "College Educated")
@@ -145,13 +156,13 @@ def test_the_explorer_shows_what_the_cells_hold(index, tmp_path):
         .map((row) => [...row.children].map((cell) => cell.textContent)));"""
     rows = said(opened(path, tmp_path, script))
     assert [row[0] for row in rows] == ["none", "some", "all"]
-    for column, name in ((1, "p_data"), (3, "p_model")):
+    for column, name in ((1, "p_data"), (4, "p_model")):
         shown = np.array([float(row[column]) for row in rows])
         assert np.abs(shown - 100 * persona[name]).max() < 0.5
 
 
 @browser
-def test_effects_classes_and_audits_are_those_of_the_tables(index, tmp_path):
+def test_effects_classes_and_audits_are_those_of_the_tables(report, tmp_path):
     script = """
       const rows = (table) => [...table.querySelectorAll("tbody tr")]
         .map((row) => [...row.children].map((cell) => cell.textContent));
@@ -159,8 +170,8 @@ def test_effects_classes_and_audits_are_those_of_the_tables(index, tmp_path):
         .find((one) => one.ariaLabel.startsWith("Effects by question"));
       const bars = [...document.querySelectorAll("#attributes .track")].map((one) => one.ariaLabel);
       say({ effects: rows(effects), bars, audit: rows(document.querySelector("#audit table")) });"""
-    found = said(opened(index[0], tmp_path, script))
-    tables = {name: pd.read_csv(index[0].parent / f"{name}.csv") for name in ("effects", "classes")}
+    found = said(opened(report[1], tmp_path, script))
+    tables = report[0].tables
     effects = tables["effects"].query("run == 'trained' and country == 'ALL'")
     for row, effect in zip(found["effects"], effects.to_dict("records"), strict=True):
         shown = [
@@ -178,26 +189,20 @@ def test_effects_classes_and_audits_are_those_of_the_tables(index, tmp_path):
 
 
 @browser
-def test_every_two_methods_are_compared(tmp_path):
-    eight = tuple(f"q{i}" for i in range(8))
-    base, other, near = (predictions(seed, questions=eight) for seed in (1, 2, 2))
-    near["p_model"] = near["p_data"]
-    tables = {"base": base, "other": other, "near": near}
-    runs = [write_out(tmp_path / name, table) for name, table in tables.items()]
-    report.main([*runs, "--output", str(tmp_path / "report")])
+def test_every_two_methods_are_compared(report, tmp_path):
     script = """
       const table = [...document.querySelectorAll("#standing table")]
         .find((one) => one.ariaLabel.startsWith("Score of a row less"));
       say([...table.querySelectorAll("tr")].map((row) => [...row.children].map((cell) =>
         [cell.textContent.replace("\u2212", "-"), cell.classList.contains("best")])));"""
-    (_, *heads), *rows = said(opened(tmp_path / "report" / "index.html", tmp_path, script))
+    (_, *heads), *rows = said(opened(report[1], tmp_path, script))
     others = [head.lstrip("- ") for head, _ in heads]
     shown = {
         (row[0][0], other): cell
         for row in rows
         for other, cell in zip(others, row[1:], strict=True)
     }
-    known = pd.read_csv(tmp_path / "report" / "differences.csv").query("granularity == 4")
+    known = report[0].tables["differences"].query("granularity == 4")
     assert len(shown) == 9
     for of in known.to_dict("records"):
         sure = of["p_value"] < 0.05 and of["difference_low"] * of["difference_high"] > 0
@@ -211,14 +216,12 @@ def test_every_two_methods_are_compared(tmp_path):
 @browser
 def test_a_gain_on_one_question_is_not_said_to_hold_for_others(tmp_path):
     alone = [predictions(seed, questions=("q1",)) for seed in (1, 2)]
-    better = alone[1].assign(p_model=alone[1]["p_data"])  # as good as can be
-    runs = [
+    for name, table in zip(("base", "trained"), (alone[0], near(alone[1], 1)), strict=True):
         write_out(tmp_path / name, table)
-        for name, table in zip(("base", "trained"), (alone[0], better), strict=True)
-    ]
-    report.main([*runs, "--output", str(tmp_path / "report")])
+    comparison = compare({name: tmp_path / name for name in ("base", "trained")})
+    comparison.save_html(tmp_path / "index.html")
     script = """say(document.querySelector("#overview .lead").textContent);"""
-    verdict = said(opened(tmp_path / "report" / "index.html", tmp_path, script))
+    verdict = said(opened(tmp_path / "index.html", tmp_path, script))
     assert "of one question, which says nothing of others" in verdict
     assert "more than the choice of questions explains" not in verdict
 
@@ -236,7 +239,7 @@ def test_tables_sort_and_choices_last_in_the_address(index, tmp_path):
       const up = [head().getAttribute("aria-sort"),
         ...[...values()].map((cell) => parseFloat(cell.textContent))];
       say({ down, up, country: document.querySelector(".scope select").value });"""
-    found = said(opened(index[0], tmp_path, script, "#countries?country=USA"))
+    found = said(opened(index, tmp_path, script, "#countries?country=USA"))
     assert found["country"] == "USA"
     assert found["down"] == ["descending", *sorted(found["down"][1:], reverse=True)]
     assert found["up"] == ["ascending", *sorted(found["up"][1:])]
@@ -253,7 +256,7 @@ def test_it_can_be_used_with_a_keyboard_and_in_the_dark(index, tmp_path):
       say({ changed: before !== document.documentElement.dataset.theme,
         hidden: reachable.filter((one) => one.tabIndex < 0).length, nameless: nameless.length,
         charts: [...document.querySelectorAll("figure > svg")].every((one) => one.ariaLabel) });"""
-    found = said(opened(index[0], tmp_path, script))
+    found = said(opened(index, tmp_path, script))
     assert found == {"changed": True, "hidden": 0, "nameless": 0, "charts": True}
 
 
@@ -263,7 +266,7 @@ def test_it_fits_a_telephone(index, tmp_path):
       parent.document.documentElement.dataset.said =
         JSON.stringify([document.documentElement.dataset.ready, innerWidth,
           document.documentElement.scrollWidth]); }, 500));</script>"""
-    page = html.escape(index[0].read_text(encoding="utf-8") + measure)
+    page = html.escape(index.read_text(encoding="utf-8") + measure)
     frame = tmp_path / "frame.html"
     style = "width:360px;height:900px;border:0"
     frame.write_text(f'<iframe srcdoc="{page}" style="{style}"></iframe>', encoding="utf-8")

@@ -131,21 +131,22 @@ def convergence(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     low scores gain most).
     """
     tiers = tier_scores(runs).pivot(index=["run", "granularity"], columns="tier", values="score")
-    gaps = tiers.reindex(columns=[1, 3])
-    gap = gaps[1] - gaps[3]
+    gap = tiers.reindex(columns=[1, 3]).diff(axis=1, periods=-1)[1]
     first = next(iter(runs))
     before = _by_country(runs[first])
-    rows = []
+    away = before - before.mean()
+    tables = []
     for name, scores in runs.items():
         after = _by_country(scores).reindex(before.index)
-        for granularity in after:
-            of, was = after[granularity].dropna(), before[granularity].dropna()
-            enough = len(was) > 1 and np.ptp(was) > 0
-            slope = np.polyfit(was, (of - was), 1)[0] if enough else np.nan
-            here, there = (gap.get((run, granularity), np.nan) for run in (name, first))
-            closed = 100 * (1 - here / there)
-            rows.append((name, granularity, here, closed, of.std(ddof=1), slope))
-    return pd.DataFrame(rows, columns=["run", "granularity", "gap", "closed", "spread", "slope"])
+        slope = ((after - before) * away).sum() / (away**2).sum()
+        tables.append(pd.DataFrame({"run": name, "spread": after.std(), "slope": slope}))
+    table = pd.concat(tables).reset_index()
+    here, there = (
+        gap.reindex(pd.MultiIndex.from_frame(of[["run", "granularity"]])).to_numpy()
+        for of in (table, table.assign(run=first))
+    )
+    columns = ["run", "granularity", "gap", "closed", "spread", "slope"]
+    return table.assign(gap=here, closed=100 * (1 - here / there))[columns]
 
 
 def composition_table(

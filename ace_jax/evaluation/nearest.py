@@ -33,18 +33,16 @@ def nearest_questions(
     weights = _tf_idf(texts + others)
     similarity = weights[: len(texts)] @ weights[len(texts) :].T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :most]
-    rows = [
+    many, rows = order.shape[1], order.ravel()
+    return pd.DataFrame(
         {
-            "question_id": question.id,
-            "rank": rank,
-            "nearest_id": known["question_id"].iloc[row],
-            "similarity": float(similarity[number, row]),
-            "nearest_text": known["text"].iloc[row],
+            "question_id": np.repeat([question.id for question in questions], many),
+            "rank": np.tile(np.arange(1, many + 1), len(questions)),
+            "nearest_id": known["question_id"].to_numpy()[rows],
+            "similarity": np.take_along_axis(similarity, order, axis=1).ravel(),
+            "nearest_text": known["text"].to_numpy()[rows],
         }
-        for number, question in enumerate(questions)
-        for rank, row in enumerate(order[number], 1)
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def _tf_idf(texts: Sequence[str]) -> Float[np.ndarray, "texts words"]:

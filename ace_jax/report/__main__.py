@@ -4,7 +4,7 @@
 
 The first run is the one that the others are compared with. Repeat a name with another OUT to add a
 seed of that method; means over seeds are shown. Writes into OUTPUT: index.html, one self-contained
-page; *.csv, all numbers as tidy tables; table1.tex, the paper's Table 1; figures/, PNG and SVG.
+page; *.csv, all numbers as tidy tables; figures/, PNG and SVG.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def draw_answers(answers: pd.DataFrame, questions: Sequence[Question], path: Pat
     size = (labels + WIDE * across, down * (1.3 + 0.2 * lines))
     with drawn(path, size, ("png",), ncols=across, nrows=down, sharey=True) as (figure, panels):
         for axes, question in zip(panels.flat, chosen, strict=False):
-            _panel(axes, table[table["question_id"] == question.id], question)
+            _panel(axes, table, question)
         for axes in panels.flat[len(chosen) :]:
             axes.set_visible(False)
         if len(chosen) < len(questions):
@@ -62,43 +62,48 @@ def shown(answers: pd.DataFrame, questions: Sequence[Question], width: int) -> s
     label = min(max(map(len, table["group"])), width // 3)
     for question in questions:
         column = max((width - label) // len(question.options) - 1, 4)
-        heads = [text[:column] for text in question.options]
-        its = table[table["question_id"] == question.id].pivot_table(
-            index="group", columns="option", values="p", sort=False
+        its = 100 * _by_option(table, question)
+        texts = its.set_axis(its.index.str[:label].str.ljust(label)).to_string(
+            header=[option[:column] for option in question.options],
+            index_names=False,
+            float_format="{:.0f}".format,
+            col_space=column,
         )
-        lines = [
-            f"{group!s:<{label}.{label}}" + "".join(f" {100 * p:>{column}.0f}" for p in row)
-            for group, row in zip(its.index, its[list(question.options)].to_numpy(), strict=True)
-        ]
-        head = " " * label + "".join(f" {text:>{column}}" for text in heads)
-        blocks.append("\n".join([*wrap(question.text, width), head, *lines]))
+        blocks.append("\n".join([*wrap(question.text, width), texts]))
     return "\n\n".join(blocks)
 
 
+def _by_option(table: pd.DataFrame, question: Question) -> pd.DataFrame:
+    """Returns shares of `groups` for one question: groups in rows, options in columns."""
+    its = table[table["question_id"] == question.id]
+    return its.pivot(index="group", columns="option", values="p").loc[
+        its["group"].unique(), list(question.options)
+    ]
+
+
 def _panel(axes: Axes, table: pd.DataFrame, question: Question) -> None:
-    bars = table.pivot_table(index="group", columns="option", values="p", sort=False)
-    bars = bars[list(question.options)]
-    left = np.zeros(len(bars))
-    colours = colormaps["cividis"](np.linspace(0.05, 0.95, len(question.options)))
-    for option, colour in zip(question.options, colours, strict=True):
-        share = bars[option].to_numpy()
-        name = plain(shorten(option, LEGEND, placeholder="...") or option[:LEGEND])
-        axes.barh(range(len(bars)), share, left=left, color=colour, label=name)
-        dark = colour[:3].mean() < 0.5
-        for row, (start, width) in enumerate(zip(left, share, strict=True)):
-            if width > 0.08:
-                ink = "white" if dark else "black"
-                middle, text = start + width / 2, f"{100 * width:.0f}"
-                axes.text(middle, row, text, ha="center", va="center", color=ink, fontsize=7)
-        left += share
-    axes.set_yticks(range(len(bars)), [plain(str(each)[:LABEL]) for each in bars.index])
-    axes.set_ylim(len(bars) - 0.5, -0.5)
+    shares = _by_option(table, question)
+    names = [shorten(each, LEGEND, placeholder="...") or each[:LEGEND] for each in question.options]
+    shares = shares.set_axis(list(map(plain, names)), axis=1)
+    colours = colormaps["cividis"](np.linspace(0.05, 0.95, len(names)))
+    look: Any = {"color": colours, "width": 0.8, "xlabel": "", "ylabel": "", "legend": False}
+    shares.plot.barh(stacked=True, ax=axes, **look)
+    containers: Any = axes.containers
+    for bars, colour in zip(containers, colours, strict=True):
+        ink = "white" if colour[:3].mean() < 0.5 else "black"
+        axes.bar_label(bars, fmt=_per_cent, label_type="center", color=ink, fontsize=7)
+    axes.set_yticks(range(len(shares)), [plain(str(each)[:LABEL]) for each in shares.index])
+    axes.set_ylim(len(shares) - 0.5, -0.5)
     axes.set_xlim(0, 1)
     axes.set_xticks([])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     axes.set_title("\n".join(wrap(plain(question.text), TITLE)), loc="left")
-    fit = int(WIDE / (0.3 + 0.06 * min(max(map(len, question.options)), LEGEND)))
-    rows = max(1, min(len(question.options), fit))
+    fit = int(WIDE / (0.3 + 0.06 * max(map(len, names))))
+    rows = max(1, min(len(names), fit))
     place: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": rows, "fontsize": 7}
     axes.legend(handlelength=0.8, columnspacing=1.0, **place)
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.0f}" if share > 0.08 else ""

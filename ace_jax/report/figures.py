@@ -1,6 +1,10 @@
-"""How figures look, and the pictures that `evaluate` and `prepare` write (PNG)."""
+"""Figures over all countries, as the paper's Figs. 5, 6 and 11 to 14, and how they look.
 
-from collections.abc import Iterator, Mapping, Sequence
+Those of a report are PNG and SVG; the pictures that `evaluate` and `prepare` write are PNG.
+"""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -15,8 +19,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.evaluation.effects import effect_table
+from ace_jax.evaluation.effects import ERRORS, effect_table
 from ace_jax.evaluation.uncertainty import ALL
+from ace_jax.report.findings import Findings
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import count_pairs
 
@@ -27,6 +32,14 @@ COLOURS = (
     *("#000000", "#882255"),
 )
 MARKERS = "os^DvP*"
+DASHES = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+CLASS_COLOURS = {
+    "Aligned": "#0072B2",
+    "Erasure": "#8FB8D4",
+    "Stereotyping": "#E9B44C",
+    "Flipped": "#D55E00",
+}
+CEILING = "ceiling"
 STYLE: Any = {
     "font.size": 8,
     "lines.markersize": 4.5,
@@ -39,6 +52,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "ace_jax",  # the same figures give the same bytes
 }
+Looks = Mapping[str, dict[str, Any]]
 
 
 @contextmanager
@@ -70,17 +84,129 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Puts the legend of some axes, if any, at the foot, on as many lines as needed."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        fit = int(figure.get_figwidth() / (0.45 + 0.075 * max(map(len, labels))))
-        across = max(1, min(len(handles), fit))
-        place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
-        figure.legend(handles, labels, **place)
+def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
+    tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
+    scores = pd.concat(tables, ignore_index=True)
+    scores[["score", "ci_low", "ci_high"]] *= 100
+    with drawn(path, (1.3 * COLUMN, 3.2), ("png",)) as (_, [[axes]]):
+        _score_lines(axes, scores, looks_of(list(runs)))
+        axes.set_title("Alignment with the survey, 95 % intervals over questions")
+        axes.legend()
 
 
-def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, Any]]) -> None:
+def effect_sizes(dataset: Dataset, path: Path) -> None:
+    """Draws how far each attribute moves answers, by topic (as the paper's Fig. 5).
+
+    A field is the mean distance (0-100) between the answers of two levels of the attribute, with
+    nothing else named (G = 1), over countries and questions. It includes sampling noise, more so
+    where few respondents answered. Nothing is drawn if no attribute has two levels.
+    """
+    topic = dataset.questions.set_index("question_id")["topic"]
+    cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
+    cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
+    if not count_pairs(cells, dataset.attributes, min_n=1)[1]:
+        return
+    pairs = effect_table(cells, dataset.attributes, min_n=1)
+    sizes = pairs.groupby(["question_id", "attribute"])["data_size"].mean().unstack()
+    names = [attribute.name for attribute in dataset.attributes]
+    table = sizes.groupby(topic).mean().reindex(index=topic.drop_duplicates(), columns=names)
+    highest = np.nanmax(table.to_numpy())
+    size = (2.4 + 0.6 * len(names), 1.2 + 0.25 * len(table))
+    with drawn(path, size, ("png",)) as (figure, [[axes]]):
+        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
+        texts = [plain(name).replace("_", " ") for name in names]
+        axes.set_xticks(range(len(names)), texts, rotation=40, ha="right")
+        axes.set_yticks(range(len(table)), list(map(plain, table.index)))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for (row, column), value in np.ndenumerate(table.to_numpy()):
+            colour = "black" if value > 0.6 * highest else "white"
+            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
+        axes.set_title("How far an attribute moves answers")
+        figure.colorbar(image, label="distance of answers (0-100)")
+
+
+def write_figures(findings: Findings, directory: Path) -> None:
+    """Writes every figure that the findings allow into the directory, over all countries."""
+    tables, looks = findings.tables, looks_of(findings.names)
+    _scores(findings, directory)
+    topics = sorted(set(tables["topics"]["topic"]), reverse=True)
+    for g, of in findings.over_countries("topics").groupby("granularity"):
+        title = f"Alignment score by topic, G = {g}"
+        _dots(directory / f"topics_g{g}", of.set_index("topic"), title, topics, looks)
+    if "effects" in tables:
+        distances = pd.concat([tables["effect_distances"], findings.yardsticks])
+        of = distances.query("country == @ALL").rename(columns={"distance": "score"})
+        rows = [ALL, *(attribute.name for attribute in reversed(findings.first.attributes))]
+        looks |= _hollow(findings.yardsticks["run"].unique())
+        title = "Distance between the model's and the survey's effects"
+        _dots(directory / "effects", of.set_index("attribute"), title, rows, looks)
+        _classes(findings, directory / "classes")
+
+
+def _scores(findings: Findings, directory: Path) -> None:
+    """Scores with intervals: against granularity, and all at the finest one."""
+    scores, finest = findings.over_countries("scores"), findings.granularities[-1]
+    first = scores[scores["run"] == findings.names[0]]
+    ceiling = first.assign(run=CEILING, score=first["ceiling"], ci_low=np.nan, ci_high=np.nan)
+    scores = pd.concat([scores, ceiling])
+    looks = looks_of(findings.names) | _hollow([CEILING, *findings.references])
+    with drawn(directory / "granularity", (COLUMN, 3.6)) as (figure, [[axes]]):
+        _score_lines(axes, scores, looks)
+        _legend_below(figure, axes)
+    rows = scores[scores["granularity"] == finest].sort_values("score")
+    title, order = f"Alignment score, G = {finest}, 95 % intervals", list(rows["run"])
+    _dots(directory / "scores", rows.set_index("run", drop=False), title, order, looks)
+
+
+def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns the looks of what is no model."""
+    grey = {"color": "0.45", "markerfacecolor": "white"}
+    looks = zip(names, cycle("osv^DP*X"), cycle(DASHES), strict=False)
+    return {
+        name: grey | {"marker": marker, "linestyle": dash, "label": plain(name)}
+        for name, marker, dash in looks
+    }
+
+
+@contextmanager
+def _rows(path: Path, title: str, names: list[str]) -> Iterator[Axes]:
+    """Yields axes whose y axis has these labels, upwards; the legend is below."""
+    with drawn(path, (COLUMN, 1.25 + 0.16 * len(names))) as (figure, [[axes]]):
+        yield axes
+        axes.set_yticks(range(len(names)), list(map(plain, names)))
+        axes.set_ylim(-0.5, len(names) - 0.5)
+        figure.suptitle(textwrap.fill(title, 48))
+        _legend_below(figure, axes)
+
+
+def _dots(path: Path, table: pd.DataFrame, title: str, rows: list[str], looks: Looks) -> None:
+    """Draws each run's scores in rows, by the table's index; rows by run have intervals."""
+    with _rows(path, title, rows) as axes:
+        for name, look in looks.items():
+            of = table[table["run"] == name].reindex(rows)
+            mark = look | {"linestyle": "none", "capsize": 2}
+            if table.index.name == "run":
+                error = np.abs(of[["ci_low", "ci_high"]].T - of["score"])
+                mark |= {"xerr": error, "label": ""}
+            axes.errorbar(of["score"], range(len(rows)), **mark)
+        axes.margins(x=0.1)
+        axes.grid(alpha=0.3)
+
+
+def _classes(findings: Findings, path: Path) -> None:
+    """Draws the shares of the classes of effects (as Fig. 6)."""
+    table = findings.over_countries("classes")
+    names = list(dict.fromkeys(table["run"]))[::-1]
+    wide = table.pivot(index="run", columns="class", values="share").loc[names, list(CLASS_COLOURS)]
+    with _rows(path, f"Per cent of effects, threshold {ERRORS:g} standard errors", names) as axes:
+        look: Any = {"color": CLASS_COLOURS, "width": 0.8, "edgecolor": "white", "linewidth": 0.5}
+        wide.plot.barh(stacked=True, ax=axes, legend=False, xlabel="", ylabel="", **look)
+        axes.set_xlim(0, 100)
+
+
+def _score_lines(axes: Axes, scores: pd.DataFrame, looks: Looks) -> None:
     """Draws scores with intervals against granularity, one line a method."""
     # Points of several methods stand side by side, so that their intervals can be read.
     offsets = min(0.07, 0.6 / len(looks)) * (np.arange(len(looks)) - (len(looks) - 1) / 2)
@@ -94,46 +220,11 @@ def score_lines(axes: Axes, scores: pd.DataFrame, looks: Mapping[str, dict[str, 
     axes.grid(axis="y", alpha=0.3)
 
 
-def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
-    tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
-    scores = pd.concat(tables, ignore_index=True)
-    percent = ["score", "ci_low", "ci_high"]
-    scores[percent] *= 100
-    with drawn(path, (1.3 * COLUMN, 3.2), ("png",)) as (_, [[axes]]):
-        score_lines(axes, scores, looks_of(list(runs)))
-        axes.set_title("Alignment with the survey, 95 % intervals over questions")
-        axes.legend()
-
-
-def effect_sizes(dataset: Dataset, path: Path) -> None:
-    """Draws how far each attribute moves answers, by topic (as the paper's Fig. 5).
-
-    A field is the mean distance (0-100) between the answers of two levels of the attribute, with
-    nothing else named (G = 1), over countries and questions. It includes sampling noise, more so
-    where few respondents answered.
-    """
-    topic = dataset.questions.set_index("question_id")["topic"]
-    cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
-    cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
-    columns = {attribute.name: pd.Series(dtype=float) for attribute in dataset.attributes}
-    for attribute in dataset.attributes:
-        if count_pairs(cells, (attribute,), min_n=1)[1]:
-            pairs = effect_table(cells, (attribute,), min_n=1)
-            sizes = pairs.groupby("question_id")["data_size"].mean()
-            columns[attribute.name] = sizes.groupby(topic).mean()
-    table = pd.DataFrame(columns).reindex(topic.drop_duplicates())
-    highest = np.nanmax(table.to_numpy())
-    size = (2.4 + 0.6 * len(columns), 1.2 + 0.25 * len(table))
-    with drawn(path, size, ("png",)) as (figure, [[axes]]):
-        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-        names = [plain(name).replace("_", " ") for name in table.columns]
-        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        axes.set_yticks(range(len(table)), list(map(plain, table.index)))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        for (row, column), value in np.ndenumerate(table.to_numpy()):
-            colour = "black" if value > 0.6 * highest else "white"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
-        axes.set_title("How far an attribute moves answers")
-        figure.colorbar(image, label="distance of answers (0-100)")
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """Puts the legend of some axes, if any, at the foot, on as many lines as needed."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        fit = int(figure.get_figwidth() / (0.45 + 0.075 * max(map(len, labels))))
+        across = max(1, min(len(handles), fit))
+        place: Any = {"loc": "outside lower center", "ncols": across, "columnspacing": 1.2}
+        figure.legend(handles, labels, **place)

@@ -1,12 +1,13 @@
-"""All tables of a report. This module composes them; `evaluation` computes them."""
+"""The tables of a report, which `evaluation` computes, and what they say in sentences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import alignment_table, scored_cells, topics_of
+from ace_jax.evaluation.blocks import block_table
 from ace_jax.evaluation.ceilings import cell_ceilings, effect_floors
 from ace_jax.evaluation.comparison import (
     composition_table,
@@ -22,15 +23,26 @@ from ace_jax.evaluation.effects import (
     effect_table,
     question_effects,
 )
-from ace_jax.evaluation.references import REFERENCES
-from ace_jax.evaluation.slopes import products, slope_differences, slope_table
+from ace_jax.evaluation.references import ORACLES, REFERENCES, REPEATS
+from ace_jax.evaluation.slopes import (
+    ALIGNED,
+    ATTRIBUTES,
+    PART,
+    UNCLEAR,
+    products,
+    slope_differences,
+    slope_table,
+)
 from ace_jax.evaluation.uncertainty import ALL, Average
 from ace_jax.report.runs import Methods, Run, known_questions, marks_of, reference_runs
+from ace_jax.survey.pairs import COUNTRY
 from ace_jax.survey.readers.sources import TIERS
+from ace_jax.survey.split import HeldOut
 
 EFFECT = ("country", "attribute", "combination", "question_id")
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
-IN_AUDIT = ("score", "ci_low", "ci_high", "moved", "option_mass")  # 0-1 there, 0-100 here
+GAINS = ["n_seeds", "seed_sd", "gain", "gain_low", "gain_high", "p_value"]
+IN_AUDIT = ["score", "ci_low", "ci_high", "moved", "option_mass"]  # 0-1 there, 0-100 here
 
 
 @dataclass(frozen=True)
@@ -62,12 +74,6 @@ class Findings:
         return self.methods[self.names[0]][0]
 
     @property
-    def seeds(self) -> dict[str, int]:
-        """The number of seeds of each method, if any has several."""
-        seeds = {name: len(runs) for name, runs in self.methods.items()}
-        return seeds if max(seeds.values()) > 1 else {}
-
-    @property
     def granularities(self) -> list[int]:
         """The granularities evaluated, in order."""
         return sorted(map(int, self.first.predictions["granularity"].unique()))
@@ -75,9 +81,8 @@ class Findings:
     @property
     def shown(self) -> str:
         """The method to show beside the first: the best at the finest granularity, or the last."""
-        scores = self.over_countries("scores").query("run in @self.names")
-        finest = scores[scores["granularity"] == self.granularities[-1]]
-        best = str(finest.sort_values("score")["run"].iloc[-1])
+        scores = self.finest("scores").query("run in @self.names")
+        best = str(scores.sort_values("score")["run"].iloc[-1])
         return best if best != self.names[0] else self.names[-1]
 
     @property
@@ -88,15 +93,13 @@ class Findings:
         columns = {NO_EFFECT: "distance_no_effect", NOISE_FLOOR: "floor"}
         return pd.concat([first.assign(run=n, distance=first[of]) for n, of in columns.items()])
 
-    @property
-    def slopes(self) -> pd.DataFrame:
-        """The slopes over countries at the finest granularity: a row a run and toggle."""
-        slopes = self.over_countries("slopes")
-        return slopes[slopes["granularity"] == self.granularities[-1]]
-
     def over_countries(self, name: str) -> pd.DataFrame:
         """Returns the rows of a table that are means over countries."""
         return self.tables[name].query("country == @ALL")
+
+    def finest(self, name: str) -> pd.DataFrame:
+        """Returns the rows of a table over countries, at the finest granularity."""
+        return self.over_countries(name).query("granularity == @self.granularities[-1]")
 
 
 def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
@@ -123,7 +126,7 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     alone = stacked(cells).drop(columns=["gain", "gain_variance"])
     gains = gain_table(cells, average, seed=seed)
     tables = {
-        "scores": _by_run(alignment_table(alone, average, ["run"]), everything),
+        "scores": _by_run(gains.drop(columns=GAINS), everything),
         "topics": _by_run(alignment_table(alone, average, ["topic", "run"]), everything),
         "gains": gains.drop(columns=["ceiling", "percent_of_ceiling"]),
     }
@@ -143,14 +146,17 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     if first.holds_out_personas:
         of_methods = {name: cells[name] for name in methods}
         tables["composition"] = composition_table(of_methods, average, seed=seed)
-    sums = [
-        products(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
-        for name, of in everything.items()
-        for i, run in enumerate(of)
-    ]
-    tables["slopes"] = slope_table(pd.concat(sums, ignore_index=True), ["run"])
+    sums = pd.concat(_of_each(everything, products, min_n), ignore_index=True)
+    tables["slopes"] = slope_table(sums, ["run"])
     if len(methods) > 1:
-        tables["effect_differences"] = slope_differences(pd.concat(sums, ignore_index=True))
+        tables["effect_differences"] = slope_differences(sums)
+    if held_out := first.identity.get("held_out"):
+        tables["blocks"] = block_table(
+            {name: [run.predictions for run in of] for name, of in everything.items()},
+            HeldOut(**{unit: tuple(ids) for unit, ids in held_out.items()}),
+            first.attributes,
+            min_n,
+        )
     try:
         tables |= _effects(everything, questions, min_n, seed)
     except InputError as error:
@@ -163,9 +169,9 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     ]
     if audits:  # the mean over the seeds that were audited
         by = pd.concat(audits).groupby(["run", "variant", "granularity"], sort=False)
-        audit = by.mean().reset_index()
-        percent = {name: 100 * audit[name] for name in IN_AUDIT if name in audit}
-        tables["audit"] = audit.assign(**percent)
+        audit = by.mean()
+        audit[audit.columns.intersection(IN_AUDIT)] *= 100
+        tables["audit"] = audit.reset_index()
     marks, names = tuple(marks_of(runs)), tuple(references)
     return Findings(methods, names, questions, average, tables, marks, tuple(notes))
 
@@ -180,11 +186,7 @@ def _effects(
     everything: Methods, questions: pd.DataFrame, min_n: int, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Builds the tables on effects. Raises InputError if there is no pair."""
-    each = [
-        effect_table(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
-        for name, runs in everything.items()
-        for i, run in enumerate(runs)
-    ]
+    each = _of_each(everything, effect_table, min_n)
     first = next(iter(everything.values()))[0]
     floor = effect_floors(first.predictions, each[0], seed)
     pairs = pd.concat([of.assign(floor=floor) for of in each], ignore_index=True)
@@ -202,3 +204,68 @@ def _effects(
         "effect_distances": _by_run(pd.concat(distances), everything),
         "classes": class_shares(of_methods),
     }
+
+
+def _of_each(
+    methods: Methods, table_of: Callable[..., pd.DataFrame], min_n: int
+) -> list[pd.DataFrame]:
+    """Returns a table of each run, with its method's name and the number of its seed."""
+    return [
+        table_of(run.predictions, run.attributes, min_n).assign(run=name, seed=i)
+        for name, runs in methods.items()
+        for i, run in enumerate(runs)
+    ]
+
+
+def headline(findings: Findings) -> list[str]:
+    """Returns sentences on the method shown, at the finest granularity, over countries.
+
+    They say whether it answers like these people, better than a table would; whether it moves as
+    they move; and where it is least to be trusted.
+    """
+    slopes = findings.finest("slopes").query("run == @findings.shown").set_index("toggle")
+    moves = {ATTRIBUTES: "Does it move as they move", COUNTRY: "Does it tell countries apart"}
+    answers = [_answers(findings)]
+    answers += [
+        f"{ask}? {_moves(slopes.loc[[at]].iloc[0])}"
+        for at, ask in moves.items()
+        if at in slopes.index
+    ]
+    return [*answers, _least_trusted(findings, slopes)]
+
+
+def _answers(findings: Findings) -> str:
+    scores = findings.finest("scores").set_index("run")["score"]
+    score = float(scores[findings.shown])
+    seen = findings.first.identity["data"].get("split") != "held_out"
+    unfair = (*ORACLES, *(REPEATS if seen else ()))
+    tables = scores[[name for name in findings.references if name not in unfair]]
+    of = f"{findings.shown} has {score:.1f} of 100"
+    if tables.empty:
+        return f"Does it answer like these people? {of}; no table to compare with."
+    best, reached = tables.idxmax(), float(tables.max())
+    above = "Yes" if score > reached else "No"
+    return (
+        f"Does it answer like these people, better than a table would? {above}: {of}, the best "
+        f"table ({best}) {reached:.1f}."
+    )
+
+
+def _moves(row: pd.Series) -> str:
+    if row["verdict"] == UNCLEAR:
+        return "Not clear: there are too few questions, or the survey's differences are too small."
+    numbers = f"{row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
+    words = str(row["verdict"]).capitalize()
+    return f"{words}: slope {numbers}, where 0 is no difference and 1 the survey's."
+
+
+def _least_trusted(findings: Findings, slopes: pd.DataFrame) -> str:
+    topics = findings.finest("topics").query("run == @findings.shown").sort_values("score")
+    weak = [
+        str(toggle).replace("_", " ")
+        for toggle, row in slopes.drop(index=ATTRIBUTES, errors="ignore").iterrows()
+        if row["verdict"] not in (ALIGNED, PART)
+    ]
+    parts = [f"the topic {topics['topic'].iloc[0]} (score {topics['score'].iloc[0]:.1f})"]
+    parts += [f"differences by {', '.join(weak)}"] if weak else []
+    return f"Where should you trust it least? {'; '.join(parts)}."

@@ -26,8 +26,7 @@ from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.references import ORACLES
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.prompts.encode import country_name
-from ace_jax.report.findings import Findings
-from ace_jax.report.headline import headline
+from ace_jax.report.findings import Findings, headline
 
 SCRIPTS = ("core", "charts", "tables", "overview", "sections", "explorer", "main")
 LARGEST = 11_500_000  # characters of base64, of the 15 MB that a page may have
