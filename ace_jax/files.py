@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +83,39 @@ def reason(error: BaseException) -> str:
     return text[:LONGEST] or type(error).__name__
 
 
-def check_free(directory: Path, replaced: str | None = None) -> None:
-    """Raises `InputError` unless a directory is absent, empty or holds a file named `replaced`."""
-    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
-    if not is_free and not (replaced and (directory / replaced).is_file()):
-        raise InputError(f"{directory} exists and is not empty; choose another directory")
+def check_free(directory: Path, own: Sequence[str] = (), also: Sequence[str] = ()) -> None:
+    """Raises `InputError` unless a directory is absent, empty or an earlier output of a command.
+
+    An earlier output has every file of `own`, and no other file than these and those of `also`.
+    """
+    if not directory.is_dir():
+        if directory.exists():
+            raise InputError(f"{directory} is a file; name a directory")
+        return
+    found = {path.name for path in directory.iterdir()}
+    others = sorted(found.difference(own, also) if own and found.issuperset(own) else found)
+    if others:
+        raise InputError(
+            f"{directory} exists and is not empty: {', '.join(others[:3])} would be lost; choose "
+            "another directory"
+        )
 
 
 @contextmanager
-def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]:
+def whole_directory(
+    output: Path, own: Sequence[str] = (), also: Sequence[str] = ()
+) -> Iterator[Path]:
     """Gives a new directory to fill, which becomes `output` once the block ends without an error.
 
-    An output that holds a file named `replaced` is replaced. Any other must be free.
+    An earlier output, as of `check_free`, is replaced. A symbolic link is followed.
 
     Raises `InputError` where the output is not free or cannot be written.
     """
-    final = output.absolute()
-    partial = final.with_name(f".{final.name}.{os.getpid()}")
-    former = final.with_name(f"{partial.name}.old")
+    final = output.resolve()
+    partial, former = (_beside(final, kind, str(os.getpid())) for kind in ("new", "old"))
     try:
-        check_free(final, replaced)
+        _clear_beside(final)
+        check_free(final, own, also)
         partial.mkdir(parents=True)
         yield partial
         if final.exists():
@@ -114,19 +129,58 @@ def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]
 
 
 @contextmanager
-def whole_file(output: Path) -> Iterator[Path]:
+def whole_file(output: Path, replace: bool = False) -> Iterator[Path]:
     """Gives a file to write, which becomes `output` once the block ends without an error.
 
-    Raises `InputError` where there is an output already, or it cannot be written.
+    A crash leaves what was there or the new file, complete. A symbolic link is followed.
+
+    Raises `InputError` where it cannot be written, or there is a file already and not `replace`.
     """
-    if output.exists():
+    final = output.resolve()
+    if final.exists() and not replace:
         raise InputError(f"{output} exists; choose another file")
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    partial = _beside(final, "new", str(os.getpid()))
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _clear_beside(final)
+        if not replace:
+            final.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        partial.rename(output)
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+        partial.rename(final)
     except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
+        raise InputError(
+            f"{output}: cannot be written ({error.strerror or error}); make room and run the same "
+            "command again"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _beside(final: Path, kind: str, pid: str) -> Path:
+    return final.with_name(f".{final.name}.{kind}.{socket.gethostname()}.{pid}")
+
+
+def _clear_beside(final: Path) -> None:
+    """Puts back or removes what killed processes of this machine left beside an output."""
+    for kind in ("old", "new"):
+        for left in final.parent.glob(escape(_beside(final, kind, "").name) + "*"):
+            pid = left.name.rpartition(".")[2]
+            if not pid.isdecimal() or (int(pid) != os.getpid() and _is_alive(int(pid))):
+                continue
+            if kind == "old" and not final.exists():
+                left.rename(final)
+            elif left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

@@ -15,14 +15,16 @@ from pathlib import Path
 
 from ace_jax.command import run
 from ace_jax.errors import InputError
+from ace_jax.files import check_free, whole_directory
 from ace_jax.report.figures import effect_sizes
 from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
-from ace_jax.survey.dataset import EMBEDDED, PICTURE, Dataset, read_dataset, write_dataset
+from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
 from ace_jax.survey.readers import release_eval, sources
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions")
+OWN = sorted(FILES), (PICTURE,)  # what a DATASET always has, and what else it may
 
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
@@ -42,12 +44,14 @@ HELP = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
+    check_free(args.output, *OWN)
     dataset = _dataset(args)
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         dataset = with_shrunk_cells(dataset)
-    write_dataset(dataset, args.output)
-    effect_sizes(dataset, args.output / PICTURE)
+    with whole_directory(args.output, *OWN) as directory:
+        write_dataset(dataset, directory)
+        effect_sizes(dataset, directory / PICTURE)
     print(summary(dataset.manifest))
     log(f"DATASET written to {args.output}")
 

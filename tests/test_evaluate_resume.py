@@ -83,7 +83,7 @@ def stop(config, workdir, after=2):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
         patch.setattr(saved_answers, "EVERY_SECONDS", -1)
         patch.setattr(SavedAnswers, "save", save_and_stop)
-        patch.setattr(evaluate, "stop_on_sigterm", lambda: asked)
+        patch.setattr(evaluate, "stop_on_signal", lambda: asked)
         evaluate.main(config, workdir)
     return str(stopped.value)
 

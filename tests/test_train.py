@@ -259,7 +259,7 @@ def test_a_run_whose_directory_goes_away_says_so(tiny_checkpoint, tmp_path, monk
 def test_a_stop_before_the_first_step_saves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()
-    monkeypatch.setattr(train.processes, "stop_on_sigterm", lambda: stop)
+    monkeypatch.setattr(train.processes, "stop_on_signal", lambda: stop)
     with pytest.raises(Stopped, match="before the first step"):
         train.main(small_config(tiny_checkpoint), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,9 @@ from typing import TextIO
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE, Experiment, read_experiment
+from ace_jax.files import whole_file
 
+LOCK = "lock"
 OTHER_WORKDIR = "choose another --workdir"
 
 
@@ -18,18 +20,17 @@ class Claim:
 
     The lock is `flock` on WORKDIR/lock: a crash leaves the file but no lock. It also holds between
     machines on NFS (v4, or v3 with its lock daemon), Lustre mounted with `flock`, and GPFS.
+    The directory must be free, or hold a run that training began; or an evaluation, if `evaluates`.
     """
 
-    def __init__(self, workdir: Path):
-        self.workdir = workdir
+    def __init__(self, workdir: Path, evaluates: bool = False):
+        self.workdir, self._evaluates = workdir, evaluates
         self._lock: TextIO | None = None
 
     def check(self, experiment: Experiment) -> None:
         """Raises `InputError` if another job holds the directory, or it has another experiment."""
         self.hold()
         file = self.workdir / FILE
-        if not file.exists() and (self.workdir / "checkpoints").exists():
-            raise InputError(f"{self.workdir} holds a run without {FILE}; {OTHER_WORKDIR}")
         if file.exists() and (differing := read_experiment(file).differences(experiment)):
             raise InputError(
                 f"{self.workdir} holds a run with another {', '.join(differing)}; {OTHER_WORKDIR}"
@@ -59,10 +60,18 @@ class Claim:
         self.hold()
 
     def hold(self) -> None:
-        """Locks the directory if it is there; raises `InputError` if another job holds it."""
+        """Locks the directory if it is there.
+
+        Raises `InputError` if another job holds it, or it holds what is not of this command.
+        """
         if self._lock is not None or not self.workdir.is_dir():
             return
-        path = self.workdir / "lock"
+        path = self.workdir / LOCK
+        found = {each.name for each in self.workdir.iterdir() if not each.name.startswith(".")}
+        is_own = LOCK in found and FILE not in found if self._evaluates else FILE in found
+        if found - {LOCK} and not is_own:
+            what = "a run of train" if FILE in found else "files of another kind"
+            raise InputError(f"{self.workdir} holds {what}; {OTHER_WORKDIR}")
         try:
             lock = path.open("a+")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,15 +100,5 @@ class Claim:
 
 def write_whole(file: Path, content: bytes) -> None:
     """Replaces a file: a crash leaves the old one or the new one. Raises `InputError`."""
-    whole = file.with_suffix(".new")
-    try:
-        with whole.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        whole.replace(file)
-    except OSError as error:
-        raise InputError(
-            f"{whole}: cannot be written ({error.strerror}); make room and run the same command "
-            "again"
-        ) from None
+    with whole_file(file, replace=True) as whole:
+        whole.write_bytes(content)

@@ -118,13 +118,7 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
 
     Raises InputError for a directory that holds anything else, or that cannot be written.
     """
-    target = Path(directory)
-    found = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if found and not FILES <= found <= FILES | {PICTURE}:
-        raise InputError(
-            f"{target} is not empty and holds more or less than a DATASET; choose another --output"
-        )
-    with whole_directory(target, replaced="manifest.json") as new:
+    with whole_directory(Path(directory), sorted(FILES), (PICTURE,)) as new:
         _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
         columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
         _write_parquet(dataset.cells, columns, new / "cells.parquet")

@@ -97,7 +97,7 @@ def write_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    with whole_directory(directory, replaced=CONFIG) as partial:
+    with whole_directory(directory, (CONFIG, WEIGHTS), ("README.md", RECORD)) as partial:
         file = _in_fixed_order(save(dict(factors), metadata={"format": "pt"} | identity))
         (partial / WEIGHTS).write_bytes(file)
         (partial / "README.md").write_text(card)
