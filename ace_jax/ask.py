@@ -22,7 +22,7 @@ from ace_jax.asking import Inquiry, ask_models, open_models
 from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.evaluation.poststratify import national_answers, persona_weights, read_margins
-from ace_jax.files import check_free, whole_directory, write_json
+from ace_jax.files import check_free, whole_directory, write_record
 from ace_jax.prompts.encode import Question
 from ace_jax.prompts.questions import read_personas, read_questions
 from ace_jax.report.asked import draw_answers, shown
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, table in tables.items():
             table.to_csv(directory / name, index=False)
         draw_answers(tables[FILE], inquiry.questions, directory / "answers.png")
-        write_json(directory / MARK, {"version": __version__, **result.facts})
+        write_record(directory / MARK, {"version": __version__, **result.facts})
     print(shown(tables[FILE], inquiry.questions, shutil.get_terminal_size().columns))
     for warning in result.warnings:
         log(f"warning: {warning}")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from ace_jax.errors import InputError
 
+DIGEST = "content_sha256"  # a key of a record
 LONGEST = 200  # characters of another library's message
 
 
@@ -29,7 +30,8 @@ def sha256_of(files: Iterable[Path]) -> str:
 def read_object(file: Path, kind: str) -> dict[str, Any]:
     """Reads a JSON object; raises `InputError` for a file that holds anything else.
 
-    `kind` is what its directory is not where the file is missing, such as "a PEFT adapter".
+    So it does for a record of `write_record` that is not as it was written. `kind` is what its
+    directory is not where the file is missing, such as "a PEFT adapter".
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -41,7 +43,36 @@ def read_object(file: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{file}: not JSON ({reason(error)}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: not a JSON object; fetch it again")
+    if content.pop(DIGEST, None) not in (None, _digest(content)):
+        raise InputError(
+            f"{file}: is not what was written; restore it, or if you changed it on purpose take "
+            f"{DIGEST} out of it"
+        )
     return content
+
+
+def write_record(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object with a digest of what it says, which `read_object` checks."""
+    write_json(file, {**content, DIGEST: _digest(json.loads(json.dumps(content)))})
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digests(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 (hex) of files of a directory, by name."""
+    return {name: sha256_of([directory / name]) for name in names}
+
+
+def check_digests(directory: Path, known: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raises `InputError` naming a file whose SHA-256 is known and is another one now."""
+    for name in names:
+        there = name in known and (directory / name).is_file()
+        if there and digests(directory, [name])[name] != known[name]:
+            raise InputError(
+                f"{directory / name}: is not what was written; restore it, or make it anew"
+            )
 
 
 def write_json(file: Path, content: object) -> None:

@@ -64,13 +64,19 @@ def test_another_order_changes_the_outcome(tiny_checkpoint, tmp_path, uninterrup
     assert outcome(tmp_path)[1][0]["loss"] != uninterrupted[1][0]["loss"]
 
 
-def test_also_between_two_accumulated_steps(tiny_checkpoint, tmp_path):
+def test_also_between_two_accumulated_steps(tiny_checkpoint, tmp_path, capsys):
     def config(**more):
         return small_config(tiny_checkpoint, optimizer__accumulation=2, **more)
 
     train.main(config(), tmp_path / "whole")
+    capsys.readouterr()
+    train.main(config(max_steps=1), tmp_path / "halves")
+    assert "warning: training did not change the adapter in 1 step" in capsys.readouterr().err
     train.main(config(max_steps=5), tmp_path / "halves")
+    with pytest.raises(InputError, match="max_steps: 4 is below the 5 steps that the run in"):
+        train.main(config(max_steps=4), tmp_path / "halves")
     train.main(config(), tmp_path / "halves")
+    assert "did not change" not in capsys.readouterr().err
     assert outcome(tmp_path / "halves") == outcome(tmp_path / "whole")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ace_jax import __version__
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_in
 from ace_jax.evaluation.alignment import score_table
 from ace_jax.evaluation.answers import (
     UNALTERED,
@@ -23,7 +23,7 @@ from ace_jax.evaluation.blocks import MODEL, SLOPES, block_table
 from ace_jax.evaluation.poststratify import national_table
 from ace_jax.evaluation.references import reference_answers
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
-from ace_jax.files import whole_file, write_json
+from ace_jax.files import digests, whole_file, write_record
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.survey.dataset import Dataset, select_questions
@@ -155,6 +155,7 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
         )
     data, spec = config.data, given(config, "data.holdout", record and record.split.spec)
     seed = given(config, "seed", record.split.seed if record else None)
+    check_in("[0, 4294967295]", seed=seed)
     questions = None if data.questions is None else tuple(data.questions)
     split = Split(spec, seed)
     return evaluation_set(
@@ -295,7 +296,7 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
             write = table.to_parquet if name.endswith(".parquet") else table.to_csv
             write(file, index=False)
     with whole_file(workdir / "run.json", replace=True) as file:
-        write_json(file, run)
+        write_record(file, {**run, "files": digests(workdir, tables)})
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:

@@ -1,7 +1,6 @@
 """A directory belongs to one run or evaluation, and to one job at a time."""
 
 import fcntl
-import json
 import os
 import socket
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TextIO
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE, Experiment, read_experiment
-from ace_jax.files import whole_file
+from ace_jax.files import whole_file, write_record
 
 LOCK = "lock"
 OTHER_WORKDIR = "choose another --workdir"
@@ -40,8 +39,8 @@ class Claim:
         """Makes the directory, locks it and writes experiment.json; raises `InputError`."""
         self.check(experiment)
         self.make()
-        content = json.dumps(experiment.to_json(), indent=2) + "\n"
-        write_whole(self.workdir / FILE, content.encode())
+        with whole_file(self.workdir / FILE, replace=True) as file:
+            write_record(file, experiment.to_json())
 
     def check_still_there(self) -> None:
         """Raises `InputError` if the directory was moved or deleted under the run."""

@@ -225,4 +225,5 @@ def _abstract(leaf: Any) -> Any:
 
 def _quiet() -> None:
     """orbax reports every save on standard error, and what fails again as this module does."""
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
