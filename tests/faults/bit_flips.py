@@ -82,7 +82,8 @@ def _adapter(directory: Path) -> Reader:
         factors = peft.read_factors(directory, abstract, base.fingerprint)
         config = asdict(peft.read_lora_config(directory, 0.0))
         of = {name: factor.tobytes() for name, factor in factors.items()}
-        return of, config, peft.read_record(directory)
+        record = peft.read_record(directory) or {}
+        return of, config, {key: record.get(key) for key in RECORD}
 
     return read
 
@@ -93,7 +94,7 @@ def _dataset(directory: Path) -> Reader:
 
     def read(directory: Path) -> Any:
         dataset = read_dataset(directory)
-        return dataset.digest, dataset.manifest
+        return dataset.digest, {key: dataset.manifest.get(key) for key in survey.manifest}
 
     return read
 
@@ -103,14 +104,15 @@ def _evaluation(directory: Path) -> Reader:
     questions = table[["question_id"]].drop_duplicates().assign(topic="Trust", text="How much?")
     questions["option_labels"] = [["none", "some", "all"]] * len(questions)
     levels = {attribute.name: list(attribute.levels) for attribute in ATTRIBUTES}
-    run = {"seed": 0, "attributes": levels, "data": {"min_n": 10}, "model": {"name": "tiny"}}
+    identity = {"seed": 0, "attributes": levels, "data": {"min_n": 10}, "model": {"name": "tiny"}}
     directory.mkdir()
     tables = {"predictions.parquet": table, "questions.parquet": questions}
-    write_output(directory, tables, run)
+    write_output(directory, tables, identity)
 
     def read(directory: Path) -> Any:
         (run,) = read_runs("a run", directory)
-        return run.predictions.to_json(), run.questions.to_json(), run.identity
+        known = {key: run.identity.get(key) for key in identity}
+        return run.predictions.to_json(), run.questions.to_json(), known
 
     return read
 
@@ -132,7 +134,12 @@ def _saved_answers(directory: Path) -> Reader:
 def _record(directory: Path) -> Reader:
     directory.mkdir()
     write_record(directory / "experiment.json", RECORD)
-    return lambda directory: read_object(directory / "experiment.json", "a run")
+
+    def read(directory: Path) -> Any:
+        found = read_object(directory / "experiment.json", "a run")
+        return {key: found.get(key) for key in RECORD}
+
+    return read
 
 
 def _log(directory: Path) -> Reader:
