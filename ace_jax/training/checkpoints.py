@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Checkpoints:
             except InputError as error:
                 log(f"warning: {error}")
                 continue
-            on_first(lambda damaged=paths[:number]: [_set_aside(path) for path in damaged])
+            on_first(partial(_set_aside, paths[:number]))
             self._orbax.reload()
             data.set_state(loaded["data"])
             return loaded["state"], loaded.get("best")
@@ -171,9 +172,10 @@ def _load(path: Path, like: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def _set_aside(path: Path) -> None:
-    shutil.rmtree(aside := path.with_name(f"{path.name}.damaged"), ignore_errors=True)
-    path.rename(aside)
+def _set_aside(paths: list[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(aside := path.with_name(f"{path.name}.damaged"), ignore_errors=True)
+        path.rename(aside)
 
 
 def digest(item: Any) -> str:
