@@ -22,13 +22,14 @@ from ace_jax.asking import Inquiry, ask_models, open_models
 from ace_jax.command import run
 from ace_jax.errors import InputError
 from ace_jax.evaluation.poststratify import national_answers, persona_weights, read_margins
-from ace_jax.files import check_free, whole_directory, write_json
+from ace_jax.files import check_free, whole_directory, write_record
 from ace_jax.prompts.encode import Question
 from ace_jax.prompts.questions import read_personas, read_questions
 from ace_jax.report.asked import draw_answers, shown
 from ace_jax.runtime.progress import log
 
-FILE, MARK = "answers.csv", "ask.json"  # MARK says that a directory is ask's own
+FILE, MARK = "answers.csv", "ask.json"
+OTHERS = ("effects.csv", "nearest.csv", "national.csv", "weights.csv", "answers.png")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.output is None:
         raise InputError("--output: name a directory for the answers")
-    check_free(args.output, replaced=MARK)
+    check_free(args.output, (FILE, MARK), OTHERS)
     result = ask_models(models, inquiry)
     tables = dict(result.tables)
     if weights is not None:
@@ -54,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "weights.csv": weights,
             "national.csv": national_answers(tables[FILE], weights),
         }
-    with whole_directory(args.output, replaced=MARK) as directory:
+    with whole_directory(args.output, (FILE, MARK), OTHERS) as directory:
         for name, table in tables.items():
             table.to_csv(directory / name, index=False)
         draw_answers(tables[FILE], inquiry.questions, directory / "answers.png")
-        write_json(directory / MARK, {"version": __version__, **result.facts})
+        write_record(directory / MARK, {"version": __version__, **result.facts})
     print(shown(tables[FILE], inquiry.questions, shutil.get_terminal_size().columns))
     for warning in result.warnings:
         log(f"warning: {warning}")

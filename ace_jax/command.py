@@ -1,6 +1,7 @@
 """What every command does alike: how it parses, logs and fails."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,19 +11,31 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from ace_jax.errors import InputError, Stopped
+from ace_jax.files import reason
 from ace_jax.recipe import find_config
 from ace_jax.runtime.progress import log, show_messages
 
 SAVED_AND_STOPPED = 42  # the status on which launchers start a job again
+READER_ENDED = 141  # what a shell shows for a program that SIGPIPE ended
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command: an `InputError` is one line on standard error and status 1."""
     show_messages()
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever read the output has ended, as in `ace-jax report ... | head`
+        _close_output()
+        sys.exit(READER_ENDED)
+    except OSError as error:
+        _close_output()
+        where = error.filename or "standard output"
+        _fail(f"{where}: cannot be read or written ({error.strerror or reason(error)})")
     except Stopped as stopped:
         log(str(stopped))
         sys.exit(SAVED_AND_STOPPED)
@@ -105,6 +118,11 @@ def _parse(argv: list[str], config: flags.FlagHolder) -> list[str]:
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r} (see --help)")
     return rest
+
+
+def _close_output() -> None:
+    """Sends what is left to print nowhere: Python would try once more, and show a traceback."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from ctypes import c_float
 from difflib import get_close_matches
 
 
@@ -33,6 +34,21 @@ def check_positive(field: str, number: int) -> None:
     """Raises `InputError` naming the config field if a count is below one."""
     if number < 1:
         raise InputError(f"{field}: {number} is not a positive number")
+
+
+def check_in(interval: str, **fields: int | float | None) -> None:
+    """Raises `InputError` naming a config field whose number is not in an interval; None passes.
+
+    `interval` is written as in "[0, 1)". A `__` in a field's name stands for a dot. A number counts
+    as what float32 makes of it, as devices do: 1e39 is infinite, 1e-60 is 0.
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for field, number in fields.items():
+        held = c_float(number).value if isinstance(number, float) else number
+        if held is None or low < held < high:
+            continue
+        if not (held == low and interval[0] == "[") and not (held == high and interval[-1] == "]"):
+            raise InputError(f"{field.replace('__', '.')}: {number} is not in {interval}")
 
 
 def check_known(name: object, known: Iterable[str], what: str) -> None:

@@ -5,13 +5,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from ace_jax.errors import InputError
 
+DIGEST = "content_sha256"  # a key of a record
 LONGEST = 200  # characters of another library's message
 
 
@@ -27,7 +30,8 @@ def sha256_of(files: Iterable[Path]) -> str:
 def read_object(file: Path, kind: str) -> dict[str, Any]:
     """Reads a JSON object; raises `InputError` for a file that holds anything else.
 
-    `kind` is what its directory is not where the file is missing, such as "a PEFT adapter".
+    So it does for a record of `write_record` that is not as it was written. `kind` is what its
+    directory is not where the file is missing, such as "a PEFT adapter".
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -39,7 +43,36 @@ def read_object(file: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{file}: not JSON ({reason(error)}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: not a JSON object; fetch it again")
+    if content.pop(DIGEST, None) not in (None, _digest(content)):
+        raise InputError(
+            f"{file}: is not what was written; restore it, or if you changed it on purpose take "
+            f"{DIGEST} out of it"
+        )
     return content
+
+
+def write_record(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object with a digest of what it says, which `read_object` checks."""
+    write_json(file, {**content, DIGEST: _digest(json.loads(json.dumps(content)))})
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def digests(directory: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 (hex) of files of a directory, by name."""
+    return {name: sha256_of([directory / name]) for name in names}
+
+
+def check_digests(directory: Path, known: Mapping[str, str], names: Iterable[str]) -> None:
+    """Raises `InputError` naming a file whose SHA-256 is known and is another one now."""
+    for name in names:
+        there = name in known and (directory / name).is_file()
+        if there and digests(directory, [name])[name] != known[name]:
+            raise InputError(
+                f"{directory / name}: is not what was written; restore it, or make it anew"
+            )
 
 
 def write_json(file: Path, content: object) -> None:
@@ -81,26 +114,39 @@ def reason(error: BaseException) -> str:
     return text[:LONGEST] or type(error).__name__
 
 
-def check_free(directory: Path, replaced: str | None = None) -> None:
-    """Raises `InputError` unless a directory is absent, empty or holds a file named `replaced`."""
-    is_free = not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
-    if not is_free and not (replaced and (directory / replaced).is_file()):
-        raise InputError(f"{directory} exists and is not empty; choose another directory")
+def check_free(directory: Path, own: Sequence[str] = (), also: Sequence[str] = ()) -> None:
+    """Raises `InputError` unless a directory is absent, empty or an earlier output of a command.
+
+    An earlier output has every file of `own`, and no other file than these and those of `also`.
+    """
+    if not directory.is_dir():
+        if directory.exists():
+            raise InputError(f"{directory} is a file; name a directory")
+        return
+    found = {path.name for path in directory.iterdir()}
+    others = sorted(found.difference(own, also) if own and found.issuperset(own) else found)
+    if others:
+        raise InputError(
+            f"{directory} exists and is not empty: {', '.join(others[:3])} would be lost; choose "
+            "another directory"
+        )
 
 
 @contextmanager
-def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]:
+def whole_directory(
+    output: Path, own: Sequence[str] = (), also: Sequence[str] = ()
+) -> Iterator[Path]:
     """Gives a new directory to fill, which becomes `output` once the block ends without an error.
 
-    An output that holds a file named `replaced` is replaced. Any other must be free.
+    An earlier output, as of `check_free`, is replaced. A symbolic link is followed.
 
     Raises `InputError` where the output is not free or cannot be written.
     """
-    final = output.absolute()
-    partial = final.with_name(f".{final.name}.{os.getpid()}")
-    former = final.with_name(f"{partial.name}.old")
+    final = output.resolve()
+    partial, former = (_beside(final, kind, str(os.getpid())) for kind in ("new", "old"))
     try:
-        check_free(final, replaced)
+        _clear_beside(final)
+        check_free(final, own, also)
         partial.mkdir(parents=True)
         yield partial
         if final.exists():
@@ -114,19 +160,58 @@ def whole_directory(output: Path, replaced: str | None = None) -> Iterator[Path]
 
 
 @contextmanager
-def whole_file(output: Path) -> Iterator[Path]:
+def whole_file(output: Path, replace: bool = False) -> Iterator[Path]:
     """Gives a file to write, which becomes `output` once the block ends without an error.
 
-    Raises `InputError` where there is an output already, or it cannot be written.
+    A crash leaves what was there or the new file, complete. A symbolic link is followed.
+
+    Raises `InputError` where it cannot be written, or there is a file already and not `replace`.
     """
-    if output.exists():
+    final = output.resolve()
+    if final.exists() and not replace:
         raise InputError(f"{output} exists; choose another file")
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    partial = _beside(final, "new", str(os.getpid()))
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _clear_beside(final)
+        if not replace:
+            final.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        partial.rename(output)
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
+        partial.rename(final)
     except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
+        raise InputError(
+            f"{output}: cannot be written ({error.strerror or error}); make room and run the same "
+            "command again"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _beside(final: Path, kind: str, pid: str) -> Path:
+    return final.with_name(f".{final.name}.{kind}.{socket.gethostname()}.{pid}")
+
+
+def _clear_beside(final: Path) -> None:
+    """Puts back or removes what killed processes of this machine left beside an output."""
+    for kind in ("old", "new"):
+        for left in final.parent.glob(escape(_beside(final, kind, "").name) + "*"):
+            pid = left.name.rpartition(".")[2]
+            if not pid.isdecimal() or (int(pid) != os.getpid() and _is_alive(int(pid))):
+                continue
+            if kind == "old" and not final.exists():
+                left.rename(final)
+            elif left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

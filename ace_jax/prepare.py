@@ -15,15 +15,18 @@ from pathlib import Path
 
 from ace_jax.command import run
 from ace_jax.errors import InputError
+from ace_jax.files import check_free, whole_directory
 from ace_jax.report.figures import effect_sizes
 from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
-from ace_jax.survey.dataset import EMBEDDED, PICTURE, Dataset, read_dataset, write_dataset
+from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
 from ace_jax.survey.readers import release_eval, sources
 from ace_jax.survey.sample import split_respondents
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "sample")
+OWN = sorted(FILES), (PICTURE,)  # what a DATASET always has, and what else it may
+PARTS = ("sample", "rest")  # of `split_respondents`
 
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
@@ -45,16 +48,18 @@ HELP = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
+    for name in PARTS if args.sample else ("",):
+        check_free(args.output / name, *OWN)
     datasets = _datasets(args)
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}
     for name, dataset in datasets.items():
-        output = args.output / name
-        write_dataset(dataset, output)
-        effect_sizes(dataset, output / PICTURE)
+        with whole_directory(args.output / name, *OWN) as directory:
+            write_dataset(dataset, directory)
+            effect_sizes(dataset, directory / PICTURE)
         print(summary(dataset.manifest))
-        log(f"DATASET written to {output}")
+        log(f"DATASET written to {args.output / name}")
 
 
 def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:

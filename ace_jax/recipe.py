@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ace_jax.errors import InputError, check_known, check_positive
+from ace_jax.errors import InputError, check_in, check_known, check_positive
 from ace_jax.losses import Anchor
 from ace_jax.model.lora import LoRAConfig
 
@@ -100,8 +100,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         check_positive("optimizer.accumulation", self.accumulation)
         check_known(self.schedule, SCHEDULES, "optimizer.schedule")
-        if self.warmup < 0:
-            raise InputError(f"optimizer.warmup: {self.warmup} is below 0")
+        check_in("(0, inf)", optimizer__learning_rate=self.learning_rate, optimizer__eps=self.eps)
+        check_in("(0, inf)", optimizer__grad_clip=self.grad_clip)
+        check_in("[0, inf)", optimizer__weight_decay=self.weight_decay)
+        check_in("[0, 1)", optimizer__b1=self.b1, optimizer__b2=self.b2)
+        check_in("[0, inf)", optimizer__warmup=self.warmup)
         if self.is_scheduled and self.reset_between_stages:
             raise InputError(
                 "optimizer.reset_between_stages: would start the schedule anew in each stage; use "
@@ -190,6 +193,7 @@ class Recipe:
     granularity: int | None = None
 
     def __post_init__(self) -> None:
+        check_in("(0, inf)", lora__alpha=float(self.lora.alpha))
         if "country" in self.objective.toggles and self.batch.unit == "context":
             raise InputError(
                 "objective.toggles: a context has one country; set batch.unit=question (or pair)"

@@ -12,12 +12,13 @@ import pytest
 from flax import nnx
 from forked import Forked
 from jax.sharding import NamedSharding, PartitionSpec
+from orbax.checkpoint import v1 as ocp
 from test_train import ROOT, SMALL, command, metrics_of, quick_commands, small_config
 
 from ace_jax import train
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import make_mesh, replicated
-from ace_jax.training.checkpoints import Checkpoints, Policy
+from ace_jax.training.checkpoints import Checkpoints, Policy, _quiet, digest, read_state
 from ace_jax.training.step import TrainState
 
 CLOCKED = ("seconds", "pairs_per_second", "tokens_per_second", "data_wait")
@@ -63,13 +64,19 @@ def test_another_order_changes_the_outcome(tiny_checkpoint, tmp_path, uninterrup
     assert outcome(tmp_path)[1][0]["loss"] != uninterrupted[1][0]["loss"]
 
 
-def test_also_between_two_accumulated_steps(tiny_checkpoint, tmp_path):
+def test_also_between_two_accumulated_steps(tiny_checkpoint, tmp_path, capsys):
     def config(**more):
         return small_config(tiny_checkpoint, optimizer__accumulation=2, **more)
 
     train.main(config(), tmp_path / "whole")
+    capsys.readouterr()
+    train.main(config(max_steps=1), tmp_path / "halves")
+    assert "warning: training did not change the adapter in 1 step" in capsys.readouterr().err
     train.main(config(max_steps=5), tmp_path / "halves")
+    with pytest.raises(InputError, match="max_steps: 4 is below the 5 steps that the run in"):
+        train.main(config(max_steps=4), tmp_path / "halves")
     train.main(config(), tmp_path / "halves")
+    assert "did not change" not in capsys.readouterr().err
     assert outcome(tmp_path / "halves") == outcome(tmp_path / "whole")
 
 
@@ -160,17 +167,76 @@ def test_a_half_written_checkpoint_is_not_there(tmp_path):
         assert int(saved.restore(state_at(0), numbers())[0].step) == 2
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def flip_a_number(path):
+    """Changes the adapter in a checkpoint as if a bit had flipped that no library notices."""
+    _quiet()
+    content = ocp.load_checkpointables(path)
+    metadata = ocp.checkpointables_metadata(path).custom_metadata
+    content["state"]["lora"]["a"] += 2.0**-20
+    shutil.rmtree(path)
+    ocp.save_checkpointables(path, content, custom_metadata=metadata)
+
+
+def cut(path):
+    for file in (path / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:20])
+
+
+def without_digests(path):
+    (path / "_CHECKPOINT_METADATA").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_a_number, cut, without_digests])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(tmp_path, caplog, damage):
+    caplog.set_level("INFO", "ace_jax")
+    data = numbers()
     with checkpoints(tmp_path) as saved:
-        saved.save(state_at(2), numbers())
-    for file in (tmp_path / "2" / "state").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(file.read_bytes()[:20])
-    with (
-        checkpoints(tmp_path) as saved,
-        pytest.raises(InputError, match=rf"cannot be read; delete {tmp_path / '2'} to go on"),
-    ):
+        for step in (1, 2):
+            next(data)
+            saved.save(state_at(step), data)
+    abstract = jax.eval_shape(lambda: state_at(0))
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), abstract)
+    assert int(read_state(tmp_path, 2, abstract).step) == 2
+    damage(tmp_path / "2")
+    with pytest.raises(InputError, match=rf"{tmp_path / '2'}: the checkpoint") as error:
+        read_state(tmp_path, 2, abstract)
+    assert "\n" not in str(error.value)
+    fresh = numbers()
+    with checkpoints(tmp_path) as saved:
+        state, _ = saved.restore(state_at(0), fresh)
+        assert (int(state.step), next(fresh)) == (1, 1)
+        saved.save(state_at(2), fresh)  # it is done again
+    assert [record.message[:8] for record in caplog.records] == ["warning:"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "2.damaged"]
+    assert int(read_state(tmp_path, 2, abstract).step) == 2
+    for step in ("1", "2"):
+        damage(tmp_path / step)
+    with checkpoints(tmp_path) as saved, pytest.raises(InputError, match="no checkpoint can be"):
         saved.restore(state_at(0), numbers())
+
+
+def test_a_digest_is_of_every_bit_and_not_of_the_mesh():
+    values = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    mesh = make_mesh(data=2, fsdp=4, tensor=1)
+    split = jax.device_put(values, NamedSharding(mesh, PartitionSpec("data", "fsdp")))
+    item = {"a": jnp.array(values), "step": 3, "loss": math.inf}
+    known = digest(item)
+    assert digest(item | {"a": split}) == known
+    flips = [digest(item | {"step": 2})]
+    for place, bit in ((0, 0), (17, 31), (31, 13)):
+        flipped = values.copy()
+        flipped.view(np.uint32).flat[place] ^= 1 << bit
+        flips.append(digest(item | {"a": jnp.array(flipped)}))
+    flips.append(digest(item | {"a": jnp.array(values[:, ::-1])}))  # the same numbers elsewhere
+    assert known not in flips and len({*flips}) == len(flips)
+
+
+@pytest.mark.parametrize("part", ["lora", "optimizer"])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, part):
+    state = replace(state_at(2), **{part: nnx.State({"a": jnp.full((2, 3), jnp.nan)})})
+    with checkpoints(tmp_path) as saved, pytest.raises(InputError, match="not finite; nothing was"):
+        saved.save(state, numbers())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from test_train import ROOT, command, quick_commands
 
 from ace_jax import evaluate
 from ace_jax.errors import InputError, Stopped
+from ace_jax.files import read_object
 from ace_jax.runtime import saved_answers
 from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.saved_answers import FILE, Progress, SavedAnswers
@@ -31,7 +32,7 @@ SMALL = {
     "batch.size": 40,  # 4 batches
     "batch.row_lengths": (256,),
 }
-WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet", "run.json")
+WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet")
 # Keeps the answers after every batch, until the process kills itself.
 KILLED = """
 import os, signal
@@ -68,7 +69,9 @@ def whole(tiny_checkpoint, tmp_path_factory):
 
 def outcome(workdir):
     """What is written of an evaluation, audited or not."""
-    return {name: (workdir / name).read_bytes() for name in WRITTEN}
+    run = read_object(workdir / "run.json", "an evaluation")
+    del run["files"]  # an audit is among them
+    return run, *((workdir / name).read_bytes() for name in WRITTEN)
 
 
 def stop(config, workdir, after=2):
@@ -83,7 +86,7 @@ def stop(config, workdir, after=2):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped) as stopped:
         patch.setattr(saved_answers, "EVERY_SECONDS", -1)
         patch.setattr(SavedAnswers, "save", save_and_stop)
-        patch.setattr(evaluate, "stop_on_sigterm", lambda: asked)
+        patch.setattr(evaluate, "stop_on_signal", lambda: asked)
         evaluate.main(config, workdir)
     return str(stopped.value)
 
@@ -229,11 +232,14 @@ def test_a_damaged_partial_file_is_named(tiny_checkpoint, tmp_path):
             evaluate.main(small_config(tiny_checkpoint), tmp_path)
 
 
-def test_a_full_disk_is_one_line(tiny_checkpoint, tmp_path):
-    (tmp_path / "answers.new").symlink_to("/dev/full")
-    with pytest.raises(InputError, match=r"answers\.new: cannot be written \(No space left"):
-        evaluate.main(small_config(tiny_checkpoint), tmp_path)
-    assert not (tmp_path / FILE).exists()
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match=rf"{FILE}: cannot be written \(No space left on device\)"):
+        SavedAnswers(tmp_path, {}).save(Progress.empty(prompts=3, options=2))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_finished_evaluation_is_made_anew(whole, tiny_checkpoint, peft_adapter, tmp_path):

@@ -18,7 +18,7 @@ from test_encode import tokenizer_with
 from test_gguf import write_gguf
 
 from ace_jax.errors import InputError
-from ace_jax.files import check_free, sha256_of, whole_directory
+from ace_jax.files import sha256_of
 from ace_jax.model.formats import hub
 from ace_jax.model.formats.hub import describe, open_checkpoint
 
@@ -307,29 +307,3 @@ def test_sha256_is_that_of_the_files_in_a_row(tmp_path):
     (tmp_path / "b").write_bytes(b"two")
     files = [tmp_path / "a", tmp_path / "b"]
     assert sha256_of(files) == hashlib.sha256(b"onetwo").hexdigest()
-
-
-def test_a_directory_is_complete_or_absent(tmp_path):
-    output = tmp_path / "deep" / "out"
-    with pytest.raises(ZeroDivisionError), whole_directory(output) as directory:
-        (directory / "half").touch()
-        assert 1 / 0
-    assert list(output.parent.iterdir()) == []
-    for content in ("one", "two"):  # the second replaces the first
-        with whole_directory(output, replaced="mark") as directory:
-            (directory / content).touch()
-            (directory / "mark").touch()
-    assert list(output.parent.iterdir()) == [output]
-    assert {file.name for file in output.iterdir()} == {"two", "mark"}
-    for directory in (output, output / "mark"):
-        with pytest.raises(InputError, match="exists and is not empty; choose another"):
-            check_free(directory)
-
-
-def test_a_place_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with (
-        pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory\)"),
-        whole_directory(tmp_path / "file" / "out"),
-    ):
-        pass

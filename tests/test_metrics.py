@@ -1,5 +1,7 @@
 import json
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.runtime.metrics import MetricsLog, check_wandb, read_rows
-from ace_jax.runtime.progress import LOGGER
+from ace_jax.runtime.processes import stop_on_signal
+from ace_jax.runtime.progress import LOGGER, log, progress, show_messages
 
 ROWS = [{"step": step, "loss": 1 / step, "pairs_per_second": 8.0} for step in (1, 2, 3)]
 
@@ -26,6 +29,28 @@ def init(project, dir, id, resume, config):
     print(json.dumps([project, id, resume, config]), file=run.file)
     return run
 """
+
+
+def test_a_terminal_that_is_gone_ends_nothing_and_tells_the_job_to_stop(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+        def isatty(self):
+            return False
+
+    show_messages()
+    stop = stop_on_signal()
+    monkeypatch.setattr("sys.stderr", Gone())
+    log("a message")
+    bar = progress("train", "step", 0, 2)
+    bar.update()
+    bar.close()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.wait(5)
+    LOGGER.setLevel(logging.NOTSET)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("shown", [True, False])

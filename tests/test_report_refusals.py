@@ -14,6 +14,7 @@ from test_report import (
 )
 
 from ace_jax.errors import InputError
+from ace_jax.files import write_record
 from ace_jax.report import __main__ as report
 
 
@@ -52,9 +53,29 @@ def _fewer_references(out):
     write_references(out.parent / "base", uniform=[np.full(3, 1 / 3)])
 
 
+def _not_a_number(out):
+    table = pd.read_parquet(out / "predictions.parquet")
+    table["p_model"] = [np.array([0.2, np.nan, 0.5])] * len(table)
+    table.to_parquet(out / "predictions.parquet", index=False)
+
+
+def _other_digest(out):
+    run = json.loads((out / "run.json").read_text())
+    write_record(out / "run.json", run | {"files": {"questions.parquet": "0"}})
+
+
+def _edited(out):
+    _other_digest(out)
+    text = (out / "run.json").read_text()
+    (out / "run.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (_not_a_number, "the predictions are not all finite numbers; evaluate it again"),
+        (_other_digest, r"questions\.parquet: is not what was written; restore it"),
+        (_edited, r"run\.json: is not what was written; restore it, or if you changed it on purp"),
         (_older, r"run\.json lacks attributes, seed or data; evaluate it again"),
         (_other_questions, "no topic for question 'q1'"),
         (_damaged, r"predictions\.parquet is damaged"),
@@ -78,7 +99,7 @@ def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, spoil, m
     ("run", "message"),
     [
         ("runs/base", "--run runs/base: write NAME=OUT"),
-        ("base=no/where", r"no/where: predictions\.parquet is missing; run ace_jax\.evaluate"),
+        ("base=no/where", r"no/where: not an output of ace_jax\.evaluate, run\.json is missing"),
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path, run, message):
@@ -96,5 +117,5 @@ def test_a_directory_given_twice_and_an_output_that_is_a_file_are_refused(runs, 
             report.main([f"--run={name}={tmp_path / 'base'}", "--output", str(tmp_path / "report")])
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="Not a directory; name another directory"):
+    with pytest.raises(InputError, match="is a file; name a directory"):
         report.main([*runs, "--output", str(file)])

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from ace_jax import evaluate, language_model, train
 from ace_jax.errors import InputError, Stopped
 from ace_jax.experiment import read_experiment
+from ace_jax.files import read_object
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.recipe import Stage
@@ -124,7 +125,7 @@ def test_a_run_directory_has_all_that_is_documented(run, tiny_checkpoint):
     experiment = read_experiment(run / "experiment.json")
     assert experiment.model.name == str(tiny_checkpoint)
     assert experiment.recipe.objective.stages == (Stage(1.0, 0.0, 2), Stage(0.0, 1.0, 1))
-    record = json.loads((run / "adapter" / "ace_experiment.json").read_text())
+    record = read_object(run / "adapter" / "ace_experiment.json", "an adapter")
     assert record == experiment.to_json()
 
 
@@ -215,6 +216,7 @@ def test_a_model_changed_under_the_same_name_is_refused(run, tiny_checkpoint, tm
     save_file(weights, file, metadata={"format": "pt"})
     record = json.loads((ours / "experiment.json").read_text())
     record["model"]["name"] = str(model)
+    del record["content_sha256"]
     (ours / "experiment.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"holds a run with another model\.fingerprint; choose"):
         train.main(small_config(model), ours)
@@ -259,7 +261,7 @@ def test_a_run_whose_directory_goes_away_says_so(tiny_checkpoint, tmp_path, monk
 def test_a_stop_before_the_first_step_saves_nothing(tiny_checkpoint, tmp_path, monkeypatch):
     stop = threading.Event()
     stop.set()
-    monkeypatch.setattr(train.processes, "stop_on_sigterm", lambda: stop)
+    monkeypatch.setattr(train.processes, "stop_on_signal", lambda: stop)
     with pytest.raises(Stopped, match="before the first step"):
         train.main(small_config(tiny_checkpoint), tmp_path / "run")
     assert not (tmp_path / "run").exists()

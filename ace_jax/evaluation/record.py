@@ -1,6 +1,5 @@
 """What an evaluation scores, and what it writes: the tables and run.json, the record of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from ace_jax import __version__
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_in
 from ace_jax.evaluation.alignment import score_table
 from ace_jax.evaluation.answers import (
     UNALTERED,
@@ -24,6 +23,7 @@ from ace_jax.evaluation.blocks import MODEL, SLOPES, block_table
 from ace_jax.evaluation.poststratify import national_table
 from ace_jax.evaluation.references import reference_answers
 from ace_jax.experiment import Experiment, Model, Prompt, Survey, mismatches, refuse_mismatches
+from ace_jax.files import digests, whole_file, write_record
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.survey.dataset import Dataset, select_questions
@@ -155,6 +155,7 @@ def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSe
         )
     data, spec = config.data, given(config, "data.holdout", record and record.split.spec)
     seed = given(config, "seed", record.split.seed if record else None)
+    check_in("[0, 4294967295]", seed=seed)
     questions = None if data.questions is None else tuple(data.questions)
     split = Split(spec, seed)
     return evaluation_set(
@@ -290,22 +291,14 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
     Raises `InputError` if they cannot be written.
     """
-    whole = workdir / "run.json.new"
-    try:
-        for before in ("run.json", "audit.csv", "national.csv"):
-            (workdir / before).unlink(missing_ok=True)
-        for name, table in tables.items():
-            if name.endswith(".parquet"):
-                table.to_parquet(workdir / name, index=False)
-            else:
-                table.to_csv(workdir / name, index=False)
-        whole.write_text(json.dumps(run, indent=2) + "\n")
-        whole.replace(workdir / "run.json")
-    except OSError as error:
-        raise InputError(
-            f"{workdir}: cannot be written ({error.strerror or error}); make room and run the "
-            "same command again"
-        ) from None
+    for before in ("run.json", "audit.csv", "national.csv"):
+        (workdir / before).unlink(missing_ok=True)
+    for name, table in tables.items():
+        with whole_file(workdir / name, replace=True) as file:
+            write = table.to_parquet if name.endswith(".parquet") else table.to_csv
+            write(file, index=False)
+    with whole_file(workdir / "run.json", replace=True) as file:
+        write_record(file, {**run, "files": digests(workdir, tables)})
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:

@@ -14,8 +14,14 @@ from pathlib import Path
 from ace_jax import command
 from ace_jax.errors import InputError
 from ace_jax.evaluation.uncertainty import AVERAGES
+from ace_jax.files import check_free, whole_directory
 from ace_jax.report.compare import compare
 from ace_jax.runtime.progress import log
+
+# What a report always has, and tables that only some have: such a directory may be replaced.
+OWN = ("index.html", "table1.tex", "scores.csv", "topics.csv", "gains.csv", "slopes.csv", "figures")
+SOME = ("differences", "tiers", "gaps", "composition", "audit", "effects", "effect_distances")
+OTHERS = ("classes.csv", *(f"{name}.csv" for name in SOME))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not (name.strip() and equals and directory):
             raise InputError(f"--run {argument}: write NAME=OUT, for example base=runs/base")
         runs.setdefault(name, []).append(Path(directory))
+    check_free(options.output, OWN, OTHERS)
     log(f"comparing {len(runs)} method(s)")
     comparison = compare(runs, average=options.average)
     log("writing tables, figures and the page")
-    comparison.save(options.output)
+    with whole_directory(options.output, OWN, OTHERS) as directory:
+        comparison.save(directory)
     print(comparison)
     log(f"\nopen {options.output / 'index.html'}; tables and figures lie beside it")
 

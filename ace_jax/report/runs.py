@@ -3,7 +3,6 @@
 A method is one run, or several runs that differ in their seed only.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import Distributions
+from ace_jax.files import check_digests, read_object
 from ace_jax.survey.personas import Attribute, attributes_of
 
 REQUIRED = ("country", "question_id", "granularity", "n", "effective_n", "p_data", "p_model")
@@ -179,16 +179,24 @@ def _read(name: str, source: RunLike) -> Run:
         run = Run(name, table, pd.DataFrame(record["questions"]), record["run"])
     else:
         where, out = str(source), Path(source)
-        files = ("predictions.parquet", "questions.parquet", "run.json")
-        audit = [out / "audit.csv"] if (out / "audit.csv").is_file() else []
-        run = Run(name, *(_load(path) for path in (*(out / file for file in files), *audit)))
-        beside = out / "references.parquet"
-        run = replace(run, references=beside if beside.is_file() else None)
+        identity = read_object(out / "run.json", "an output of ace_jax.evaluate")
+        some = [each for each in ("audit.csv", "references.parquet") if (out / each).is_file()]
+        known = identity.pop("files", {})
+        tables = ["predictions.parquet", "questions.parquet"]
+        check_digests(out, known, [*tables, *some])
+        predictions, questions = (_load(out / table) for table in tables)
+        audit = _load(out / "audit.csv") if "audit.csv" in some else None
+        references = out / "references.parquet" if "references.parquet" in some else None
+        run = Run(name, predictions, questions, identity, audit, references)
     if {"attributes", "seed", "data"} - set(run.identity) or "min_n" not in run.identity["data"]:
         raise InputError(f"{where}: run.json lacks attributes, seed or data; evaluate it again")
     names = [str(name) for name in run.identity["attributes"]]
     if missing := [column for column in (*REQUIRED, *names) if column not in run.predictions]:
         raise InputError(f"{where}: the predictions lack {missing[0]}; evaluate it again")
+    counts = [run.predictions[name] for name in ("n", "effective_n")]
+    answers = [p for name in ("p_data", "p_model") for p in run.predictions[name]]
+    if not all(np.isfinite(np.asarray(each, np.float64)).all() for each in (*counts, *answers)):
+        raise InputError(f"{where}: the predictions are not all finite numbers; evaluate it again")
     if run.predictions.empty:
         raise InputError(f"{where}: has no cells; evaluate it again")
     if run.predictions.duplicated(["country", "question_id", *names]).any():
@@ -198,11 +206,9 @@ def _read(name: str, source: RunLike) -> Run:
 
 def _load(path: Path) -> Any:
     try:
-        if path.suffix == ".json":
-            return json.loads(path.read_text(encoding="utf-8"))
         return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except FileNotFoundError:
         problem = f"{path.parent}: {path.name} is missing; run ace_jax.evaluate first"
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, LookupError, ValueError, pa.ArrowException) as error:
         problem = f"{path} is damaged ({str(error).splitlines()[0]}); evaluate it again"
     raise InputError(problem)

@@ -1,7 +1,6 @@
 """A directory belongs to one run or evaluation, and to one job at a time."""
 
 import fcntl
-import json
 import os
 import socket
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import TextIO
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import FILE, Experiment, read_experiment
+from ace_jax.files import whole_file, write_record
 
+LOCK = "lock"
 OTHER_WORKDIR = "choose another --workdir"
 
 
@@ -18,18 +19,17 @@ class Claim:
 
     The lock is `flock` on WORKDIR/lock: a crash leaves the file but no lock. It also holds between
     machines on NFS (v4, or v3 with its lock daemon), Lustre mounted with `flock`, and GPFS.
+    The directory must be free, or hold a run that training began; or an evaluation, if `evaluates`.
     """
 
-    def __init__(self, workdir: Path):
-        self.workdir = workdir
+    def __init__(self, workdir: Path, evaluates: bool = False):
+        self.workdir, self._evaluates = workdir, evaluates
         self._lock: TextIO | None = None
 
     def check(self, experiment: Experiment) -> None:
         """Raises `InputError` if another job holds the directory, or it has another experiment."""
         self.hold()
         file = self.workdir / FILE
-        if not file.exists() and (self.workdir / "checkpoints").exists():
-            raise InputError(f"{self.workdir} holds a run without {FILE}; {OTHER_WORKDIR}")
         if file.exists() and (differing := read_experiment(file).differences(experiment)):
             raise InputError(
                 f"{self.workdir} holds a run with another {', '.join(differing)}; {OTHER_WORKDIR}"
@@ -39,8 +39,8 @@ class Claim:
         """Makes the directory, locks it and writes experiment.json; raises `InputError`."""
         self.check(experiment)
         self.make()
-        content = json.dumps(experiment.to_json(), indent=2) + "\n"
-        write_whole(self.workdir / FILE, content.encode())
+        with whole_file(self.workdir / FILE, replace=True) as file:
+            write_record(file, experiment.to_json())
 
     def check_still_there(self) -> None:
         """Raises `InputError` if the directory was moved or deleted under the run."""
@@ -59,10 +59,18 @@ class Claim:
         self.hold()
 
     def hold(self) -> None:
-        """Locks the directory if it is there; raises `InputError` if another job holds it."""
+        """Locks the directory if it is there.
+
+        Raises `InputError` if another job holds it, or it holds what is not of this command.
+        """
         if self._lock is not None or not self.workdir.is_dir():
             return
-        path = self.workdir / "lock"
+        path = self.workdir / LOCK
+        found = {each.name for each in self.workdir.iterdir() if not each.name.startswith(".")}
+        is_own = LOCK in found and FILE not in found if self._evaluates else FILE in found
+        if found - {LOCK} and not is_own:
+            what = "a run of train" if FILE in found else "files of another kind"
+            raise InputError(f"{self.workdir} holds {what}; {OTHER_WORKDIR}")
         try:
             lock = path.open("a+")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,15 +99,5 @@ class Claim:
 
 def write_whole(file: Path, content: bytes) -> None:
     """Replaces a file: a crash leaves the old one or the new one. Raises `InputError`."""
-    whole = file.with_suffix(".new")
-    try:
-        with whole.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        whole.replace(file)
-    except OSError as error:
-        raise InputError(
-            f"{whole}: cannot be written ({error.strerror}); make room and run the same command "
-            "again"
-        ) from None
+    with whole_file(file, replace=True) as whole:
+        whole.write_bytes(content)

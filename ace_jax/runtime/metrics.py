@@ -32,7 +32,7 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             rows.append(row | {"step": int(row["step"])})
-        except (LookupError, TypeError, ValueError, RecursionError):
+        except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
             raise InputError(
                 f"{file}, line {number}: is damaged; delete the line to go on without it"
             ) from None

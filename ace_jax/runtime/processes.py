@@ -100,10 +100,15 @@ class Agreement:
         return self._any(place(np.tile(np.array(flags), (devices, 1)), self._spread))
 
 
-def stop_on_sigterm() -> threading.Event:
-    """Returns an event that SIGTERM sets, so that a job can save before it ends."""
+def stop_on_signal() -> threading.Event:
+    """Returns an event that SIGTERM and SIGHUP set, so that a job can save before it ends.
+
+    SIGHUP, of a terminal that is closed, stays ignored under `nohup`.
+    """
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
     return stop
 
 

@@ -6,6 +6,7 @@ do (`show_messages`).
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -16,7 +17,8 @@ SECONDS_A_LINE = 10  # between two lines
 
 class _StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that is gone must not end the job
+            print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def show_messages() -> None:
@@ -35,10 +37,11 @@ class _Lines:
     """Standard error for a bar that is no terminal's: each update is a line of its own."""
 
     def write(self, text: str) -> None:
-        sys.stderr.write(text.strip("\r\n ") + "\n" if text.strip() else "")
+        if text.strip():
+            LOGGER.info(text.strip("\r\n "))
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        """Each line is flushed as it is written."""
 
 
 def progress(name: str, unit: str, done: int, total: int) -> Any:

@@ -1,5 +1,6 @@
 """The answers of an evaluation that is not done, saved in its directory to go on from."""
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,14 @@ class Progress:
         return cls(np.zeros((prompts, options), np.float32), np.zeros(prompts, np.float32), 0)
 
     def by_name(self, prompts: Mapping[str, Sequence[Prompt]]) -> dict[str, Answers]:
-        """Returns the answers under the names of their prompts, without padding."""
+        """Returns the answers under the names of their prompts, without padding.
+
+        Raises `InputError` where one is not a number.
+        """
+        if not (np.isfinite(self.p).all() and np.isfinite(self.option_mass).all()):
+            raise InputError(
+                "the model's answers are not numbers; check the weights of base model and adapter"
+            )
         answers, first = {}, 0
         for name, named in prompts.items():
             rows = slice(first, first + len(named))
@@ -78,7 +86,7 @@ class SavedAnswers:
         """Saves the answers so far; called by all processes. Raises `InputError` if it cannot."""
         self._last = time.monotonic()
         arrays = {name: np.asarray(value) for name, value in vars(progress).items()}
-        record = {"key": json.dumps(self._key)}
+        record = {"key": json.dumps(self._key), "sha256": _digest(arrays)}
         on_first(lambda: write_whole(self._file, save(arrays, record)))
 
     def _read(self) -> Progress | None:
@@ -87,7 +95,9 @@ class SavedAnswers:
         try:
             with safe_open(self._file, "numpy") as saved:
                 key = dict(json.loads(saved.metadata()["key"]))
-                p, mass, batches = map(saved.get_tensor, ("p", "option_mass", "batches"))
+                arrays = {name: saved.get_tensor(name) for name in ("p", "option_mass", "batches")}
+                if saved.metadata()["sha256"] != _digest(arrays):
+                    raise ValueError("is not what was saved")
         except (OSError, LookupError, SafetensorError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self._file}: cannot be read ({error}); delete it to start again"
@@ -99,7 +109,12 @@ class SavedAnswers:
                 f"{', '.join(differing)}; go on with that one, choose another --workdir, or delete "
                 "the file"
             )
-        return Progress(p, mass, int(batches))
+        return Progress(arrays["p"], arrays["option_mass"], int(arrays["batches"]))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    content = (arrays[name].tobytes() for name in sorted(arrays))
+    return hashlib.sha256(b"".join(content)).hexdigest()
 
 
 def delete_saved(workdir: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError, check_known
-from ace_jax.files import read_object, whole_directory
+from ace_jax.files import check_digests, digests, read_object, whole_directory, write_record
 from ace_jax.survey.codebook import BUILTIN, Question
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 from ace_jax.survey.readers.tables import check_columns, read_parquet, sound_parquet
@@ -118,18 +118,12 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
 
     Raises InputError for a directory that holds anything else, or that cannot be written.
     """
-    target = Path(directory)
-    found = {path.name for path in target.iterdir()} if target.is_dir() else set()
-    if found and not FILES <= found <= FILES | {PICTURE}:
-        raise InputError(
-            f"{target} is not empty and holds more or less than a DATASET; choose another --output"
-        )
-    with whole_directory(target, replaced="manifest.json") as new:
+    with whole_directory(Path(directory), sorted(FILES), (PICTURE,)) as new:
         _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
         columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
         _write_parquet(dataset.cells, columns, new / "cells.parquet")
-        manifest = json.dumps(dataset.manifest, indent=2, ensure_ascii=False)
-        (new / "manifest.json").write_text(manifest + "\n", encoding="utf-8")
+        files = digests(new, ["questions.parquet", "cells.parquet"])
+        write_record(new / "manifest.json", {**dataset.manifest, "files": files})
 
 
 def dataset_directory(path_or_name: str | Path) -> Path:
@@ -166,6 +160,7 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
             f"or use {' or '.join(EMBEDDED)}"
         )
     manifest = read_object(directory / "manifest.json", "a DATASET")
+    files = manifest.pop("files", {})
     try:
         attributes = _attributes(manifest)
     except (TypeError, AttributeError):
@@ -181,6 +176,7 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
     _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
     cells = _read(table, cell_schema(attributes, shrunk=True), [SHRUNK]).to_pandas()
     _check_cells(cells, questions, attributes, table)
+    check_digests(directory, files, [path.name, table.name])
     return Dataset(questions, cells, manifest)
 
 

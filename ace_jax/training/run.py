@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pandas as pd
 from flax import nnx
 from ml_collections import ConfigDict
 
 from ace_jax.answering import Batching
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_in
 from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.architecture import base_dtype
@@ -29,7 +30,7 @@ from ace_jax.runtime.processes import Agreement, is_first, on_first, raise_if
 from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
-from ace_jax.training.checkpoints import Checkpoints, Policy
+from ace_jax.training.checkpoints import Checkpoints, Policy, digest
 from ace_jax.training.data import (
     Collate,
     Source,
@@ -125,6 +126,7 @@ def train(
     and `Stopped` when everything is saved after `stop` was set.
     """
     stop, split = stop or threading.Event(), split or Split(config.data.holdout, config.seed)
+    check_in("[0, 4294967295]", seed=config.seed)
     on_first(claim.hold)
     recipe = Recipe.of(config, peft.adapter_config(config.lora))
     policy = Policy(**config.checkpoint)
@@ -134,6 +136,7 @@ def train(
     units = Units.cut(data.train, recipe.batch)
     schedule = Schedule(recipe.objective.stages, units.steps_per_epoch)
     last_step = schedule.last_step(config.max_steps)
+    check_in(f"[1, {schedule.steps}]", optimizer__accumulation=recipe.optimizer.accumulation)
     _log_data(data, config, schedule, last_step)
 
     model = model or LanguageModel.from_pretrained(
@@ -146,6 +149,7 @@ def train(
     mesh = model.mesh
     dtype, remat = base_dtype(model.dtype), config.model.remat
     architecture = model.checkpoint.config
+    check_in(f"[1, {architecture.hidden_size}]", lora__rank=recipe.lora.rank)
     adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
@@ -180,6 +184,7 @@ def train(
         lora = peft.load_adapter(start, adapted.lora, mesh, model.record.fingerprint)
     else:
         lora = initial_lora(architecture, recipe.lora, mesh, key)
+    unchanged = digest(lora)
     on_first(lambda: claim.take(experiment))
     optimizer = make_optimizer(recipe.optimizer, schedule.steps)
     shardings = state_shardings(lora, optimizer, mesh)
@@ -198,6 +203,11 @@ def train(
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
         fresh_best = Best.none_yet(state.lora) if validator else None
         state, best = saved.restore(state, batches, fresh_best)
+        if int(state.step) > last_step:
+            raise InputError(
+                f"max_steps: {last_step} is below the {int(state.step)} steps that the run in "
+                f"{claim.workdir} has done; choose more, or another --workdir"
+            )
         log(f"training: step {int(state.step)} of {last_step}, {len(schedule.stages)} stage(s)")
         logged = (claim.workdir, int(state.step), last_step, config.log.wandb, experiment.to_json())
         with MetricsLog(*logged) if is_first() else nullcontext() as metrics:
@@ -211,6 +221,11 @@ def train(
             patience = recipe.validation.patience
             log(f"no gain in {patience} validation(s): done at step {int(state.step)}")
         log(f"validation: lowest loss {best.loss:.4f} at step {best.step}; adapter of step {step}")
+    if digest(lora) == unchanged:
+        log(
+            f"warning: training did not change the adapter in {step} step(s); look at "
+            "optimizer.learning_rate, optimizer.accumulation and max_steps"
+        )
     run, whole = Run(claim.workdir, experiment, step), gathered(lora, mesh)
     on_first(lambda: write_adapter(run.adapter, whole, experiment, step))
     return run
@@ -223,7 +238,10 @@ def write_adapter(
     step: int,
     scores: Scores | None = None,
 ) -> None:
-    """Writes an adapter with its model card and its experiment's record."""
+    """Writes an adapter with its model card and its experiment's record.
+
+    Raises `InputError` for weights that are not finite, or as `peft.write_adapter`.
+    """
     base = peft.BaseModel(experiment.model.name, experiment.model.fingerprint)
     facts = {
         "survey": experiment.survey.described(),
@@ -237,6 +255,8 @@ def write_adapter(
     shape = experiment.recipe.lora
     card = adapter_card(base, shape, facts, scores)
     factors = peft.factors_of(lora)
+    if broken := [name for name, factor in factors.items() if not np.isfinite(factor).all()]:
+        raise InputError(f"{directory}: {broken[0]} of step {step} is not finite; not written")
     peft.write_adapter(directory, factors, shape, base, card, experiment.to_json())
 
 

@@ -4,6 +4,7 @@ PEFT stores A as [rank, in] and B as [out, rank], one pair for each layer. The m
 transposed and stacked over layers.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from ace_jax.errors import InputError, within
-from ace_jax.files import read_object, sha256_of, whole_directory, write_json
+from ace_jax.files import read_object, sha256_of, whole_directory, write_json, write_record
 from ace_jax.model.formats.hf import SafetensorsSource, check_fit, hf_names, listed
 from ace_jax.model.lora import ALL_LINEAR, LoRAConfig, targets_of
 from ace_jax.model.sharding import parameter_path, parameter_shardings
@@ -28,6 +29,7 @@ from ace_jax.model.sharding import parameter_path, parameter_shardings
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RECORD = "ace_experiment.json"
 FINGERPRINT = "base_fingerprint"  # a key in the metadata of the weight file
+DIGEST = "adapter_sha256"  # another, of the weights and of what they are scaled by
 LARGEST = 1e9  # beyond any rank or alpha
 
 # The keys of adapter_config.json that are read, and those that do not change what a trained adapter
@@ -84,6 +86,7 @@ def write_adapter(
     holds something else or cannot be written.
     """
     identity = {FINGERPRINT: base.fingerprint} if base.fingerprint else {}
+    identity[DIGEST] = _digest(factors, config)
     description = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -96,12 +99,12 @@ def write_adapter(
         "bias": "none",
         "inference_mode": True,
     }
-    with whole_directory(directory, replaced=CONFIG) as partial:
+    with whole_directory(directory, (CONFIG, WEIGHTS), ("README.md", RECORD)) as partial:
         file = _in_fixed_order(save(dict(factors), metadata={"format": "pt"} | identity))
         (partial / WEIGHTS).write_bytes(file)
         (partial / "README.md").write_text(card)
         if record is not None:
-            write_json(partial / RECORD, record)
+            write_record(partial / RECORD, record)
         write_json(partial / CONFIG, description)
 
 
@@ -185,8 +188,8 @@ def read_factors(
     """Returns an adapter's A and B of every layer in float32, under their PEFT names.
 
     Raises `InputError` where the adapter belongs to another base model than `base_fingerprint`
-    (None: any), its file is damaged, or a weight is missing, unknown, or of another shape than in
-    `abstract`.
+    (None: any), it was changed (unless that is None), its file is damaged, or a weight is missing,
+    unknown, or of another shape than in `abstract`.
     """
     base = base_of(directory)
     if base_fingerprint and base.fingerprint not in (None, base_fingerprint):
@@ -204,7 +207,15 @@ def read_factors(
     source = _weights(directory)
     check_fit(source, shapes, set(), str(directory / WEIGHTS))
     whole = (slice(None), slice(None))
-    return {name: source.read(name, whole).astype(np.float32) for name in shapes}
+    factors = {name: source.read(name, whole).astype(np.float32) for name in shapes}
+    with safe_open(directory / WEIGHTS, framework="numpy") as handle:
+        written = (handle.metadata() or {}).get(DIGEST)
+    if base_fingerprint and written not in (None, _digest(factors, read_lora_config(directory))):
+        raise InputError(
+            f"{directory}: {WEIGHTS} or {CONFIG} is not what was written; restore it, or if it was "
+            "changed on purpose write it anew with `python -m ace_jax.convert import-adapter`"
+        )
+    return factors
 
 
 def factor_names(weight: str) -> tuple[str, str]:
@@ -220,6 +231,14 @@ def _in_fixed_order(file: bytes) -> bytes:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return file[:start] + ordered.ljust(end - start) + file[end:]
+
+
+def _digest(factors: Mapping[str, np.ndarray], config: LoRAConfig) -> str:
+    scaled = [config.rank, float(config.alpha), config.rslora, sorted(config.targets)]
+    digest = hashlib.sha256(json.dumps(scaled).encode())
+    for name in sorted(factors):
+        digest.update(name.encode() + factors[name].astype(np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _weights(directory: Path) -> SafetensorsSource:
