@@ -30,7 +30,8 @@ HELP = {
     "codebook": "table: the meaning of its columns and codes",
     "weights": "column of survey weights (default: every respondent counts the same)",
     "rule": "move a cut of the codebook, such as education.college=3 (lowest code that is College "
-    "Educated) or residence.rural=5 (lowest code that is Rural)",
+    "Educated) or residence.rural=5 (lowest code that is Rural); marital_status=none leaves the "
+    "attribute out",
     "countries": "ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
     "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
@@ -57,8 +58,8 @@ def _dataset(args: argparse.Namespace) -> Dataset:
         questions = args.questions or ("all-240" if args.source == "wvs7" else "all")
         choices = (args.codebook, args.weights, args.countries, questions)
         raw = sources.read(args.source, args.input, *choices)
-        if absent := raw.notes.get("countries_not_in_input"):
-            log(f"Not in the input: {', '.join(absent)}.")
+        for line in filter(None, [sources.coverage(raw), *raw.notes.get("warnings", ())]):
+            log(line)
         return build(raw, args.input, dict(args.rule), args.weights)
     # Cells that are read as they are leave nothing to choose.
     if chosen := [name for name in OF_FILES if getattr(args, name)]:
@@ -74,12 +75,16 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     return read_dataset(args.source)
 
 
-def _rule(text: str) -> tuple[str, float]:
+def _rule(text: str) -> tuple[str, float | None]:
     key, _, value = text.partition("=")
     try:
+        if value == "none":
+            return key, None
         return key, float(value)
     except ValueError:
-        raise InputError(f"--rule {text}: write KEY=NUMBER, such as education.college=3") from None
+        raise InputError(
+            f"--rule {text}: write KEY=NUMBER, such as education.college=3, or ATTRIBUTE=none"
+        ) from None
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
