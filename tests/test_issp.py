@@ -272,7 +272,7 @@ def broken(old, new, directory, how):
     ("how", "message"),
     [
         ("empty", "is empty; download it again"),
-        ("csv", r"is neither an SPSS \(.sav\) nor a Stata \(.dta\) file"),
+        ("csv", r"is a CSV file, not an SPSS \(.sav\) or Stata \(.dta\) file"),
         ("cut", "file is (damaged or )?cut off"),
         ("cut header", "file is damaged or cut off"),
         ("renamed", r"lacks the column MARITAL \(1 of 5 .*the nearest it has is MARITL"),

@@ -19,7 +19,14 @@ import pycountry
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.readers.tables import Raw, check_columns, codes, read_statistics
+from ace_jax.survey.readers.kinds import kind_of
+from ace_jax.survey.readers.tables import (
+    STATISTICS,
+    Raw,
+    check_columns,
+    codes,
+    read_statistics,
+)
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,
@@ -186,10 +193,9 @@ def _open(path: Path) -> _File:
         wanted = dict.fromkeys([*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)])
         return [names[name] for name in wanted if name in names]
 
-    read = read_statistics(path, choose, user_missing=True)
-    if read is None:
-        raise InputError(f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give {WHOLE}")
-    table, metadata = read
+    if (kind := kind_of(path)) not in STATISTICS:
+        raise InputError(f"{path} is {kind}, not an SPSS (.sav) or Stata (.dta) file; give {WHOLE}")
+    table, metadata = read_statistics(path, choose, user_missing=True)
     if table.empty or not metadata.variable_value_labels:
         raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
     table.columns = table.columns.str.upper()
