@@ -159,6 +159,17 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
     np.testing.assert_allclose(p, shares)
 
 
+def test_a_question_about_gender_is_not_the_respondent_s(tmp_path):
+    table = pd.DataFrame({"Q86": [0.0, 1, 2, 1] * 9, "Q101": [1.0, 2, 2, 1] * 9})
+    texts = {"Q86": "Q86. Discrimination based on gender", "Q101": "Q101. Gender of respondent"}
+    labels = {"Q86": {0: "Never", 1: "Once", 2: "Often"}, "Q101": {1: "Man", 2: "Woman"}}
+    pyreadstat.write_sav(
+        table, tmp_path / "a.sav", column_labels=texts, variable_value_labels=labels
+    )
+    (gender,) = tomllib.loads(draft(tmp_path / "a.sav"))["attributes"]
+    assert (gender["column"], gender["levels"]) == ("Q101", ["Male", "Female"])
+
+
 def test_the_country_is_asked_for_where_nothing_says_it(tmp_path):
     data = tmp_path / "own.csv"
     pd.DataFrame({"sex": ["m", "f"] * 20, "q": [1, 2, 3, 4] * 10}).to_csv(data, index=False)

@@ -297,11 +297,14 @@ def _attributes(columns: Sequence[Column]) -> list[Attribute]:
     for name in PROPOSED:
         likely = [(looks_like(name, one.name, one.text), one) for one in columns]
         likely = sorted((its for its in likely if its[0]), key=lambda its: -its[0])
-        for _, column in likely:
+        for score, column in likely:
             try:
                 attribute = _age(column) if name == "age" else _attribute(name, column)
             except NotAQuestionError:
                 continue
+            levels = PROPOSED[name][1]
+            if score == 1 and levels and not {*attribute.levels} <= {*levels}:
+                continue  # its label names the attribute, but asks about it
             if len(likely) > 1:
                 others = ", ".join(json.dumps(one.name) for _, one in likely if one is not column)
                 attribute.unsure.append(f"other columns that may be meant: {others}")
