@@ -3,7 +3,8 @@
     python -m ace_jax.prepare --source gss2018 --output data/gss
     python -m ace_jax.prepare --source wvs7 --input WVS_Cross-National_Wave_7.csv --output data/wvs
     python -m ace_jax.prepare --source issp --input ZA7570.sav ZA7600.dta --output data/issp
-    python -m ace_jax.prepare --source table --codebook own.toml --input own.csv --output data/own
+    python -m ace_jax.prepare --draft-codebook own.toml --input own.sav
+    python -m ace_jax.prepare --source table --codebook own.toml --input own.sav --output data/own
     python -m ace_jax.prepare --source release --input ACE-Align/data/eval --output data/release
 
 Respondents' rows are read and never written. docs/surveys.md says what each source needs.
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from ace_jax.command import run
 from ace_jax.errors import InputError
-from ace_jax.files import check_free, whole_directory
+from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.report.figures import effect_sizes
 from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
 from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
+from ace_jax.survey.draft import draft
 from ace_jax.survey.readers import release_eval, sources
 from ace_jax.survey.sample import split_respondents
 
@@ -31,10 +33,13 @@ PARTS = ("sample", "rest")  # of `split_respondents`
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
     "ace_jax; release: the authors' directory data/eval)",
+    "draft": "write a first codebook from what the --input file's own labels and values say, for "
+    "you to correct (--countries CODE: the country of all its respondents)",
     "codebook": "table: the meaning of its columns and codes",
     "weights": "column of survey weights (default: every respondent counts the same)",
     "rule": "move a cut of the codebook, such as education.college=3 (lowest code that is College "
-    "Educated) or residence.rural=5 (lowest code that is Rural)",
+    "Educated) or residence.rural=5 (lowest code that is Rural); marital_status=none leaves the "
+    "attribute out",
     "countries": "ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
     "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
@@ -48,6 +53,8 @@ HELP = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
+    if args.draft_codebook is not None:
+        return _draft(args)
     for name in PARTS if args.sample else ("",):
         check_free(args.output / name, *OWN)
     datasets = _datasets(args)
@@ -68,8 +75,8 @@ def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
         questions = args.questions or ("all-240" if args.source == "wvs7" else "all")
         choices = (args.codebook, args.weights, args.countries, questions)
         raw = sources.read(args.source, args.input, *choices)
-        if absent := raw.notes.get("countries_not_in_input"):
-            log(f"Not in the input: {', '.join(absent)}.")
+        for line in filter(None, [sources.coverage(raw), *raw.notes.get("warnings", ())]):
+            log(line)
         parts = split_respondents(raw, args.sample) if args.sample else {"": raw}
         rules = dict(args.rule)
         return {name: build(part, args.input, rules, args.weights) for name, part in parts.items()}
@@ -87,12 +94,29 @@ def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
     return {"": read_dataset(args.source)}
 
 
-def _rule(text: str) -> tuple[str, float]:
+def _draft(args: argparse.Namespace) -> None:
+    if len(args.input) != 1 or len(args.countries or [""]) != 1:
+        raise InputError("--draft-codebook FILE.toml takes one --input FILE, and one --countries")
+    text = draft(args.input[0], *(args.countries or ()))
+    with whole_file(args.draft_codebook) as file:
+        file.write_text(text, encoding="utf-8")
+    questions, attributes, unsure = map(text.count, ("[[questions]]", "[[attributes]]", "UNSURE: "))
+    log(
+        f"Draft written to {args.draft_codebook}: {questions} questions, {attributes} attributes, "
+        f"{unsure} lines that say UNSURE. Read it through; prepare --source table takes it."
+    )
+
+
+def _rule(text: str) -> tuple[str, float | None]:
     key, _, value = text.partition("=")
     try:
+        if value == "none":
+            return key, None
         return key, float(value)
     except ValueError:
-        raise InputError(f"--rule {text}: write KEY=NUMBER, such as education.college=3") from None
+        raise InputError(
+            f"--rule {text}: write KEY=NUMBER, such as education.college=3, or ATTRIBUTE=none"
+        ) from None
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -102,10 +126,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--source", required=True, choices=(*sources.READERS, "table", "release"))
+    add("--source", choices=(*sources.READERS, "table", "release"))
     add("--input", nargs="+", type=Path, default=[], metavar="FILE", help=HELP["input"])
-    add("--output", required=True, type=Path, metavar="DATASET", help="directory to write")
+    add("--output", type=Path, metavar="DATASET", help="directory to write")
     add("--codebook", type=Path, metavar="TOML", help=HELP["codebook"])
+    add("--draft-codebook", type=Path, metavar="TOML", help=HELP["draft"])
     add("--weights", metavar="COLUMN", help=HELP["weights"])
     rules = add("--rule", nargs="+", action="extend", type=_rule, default=[], help=HELP["rule"])
     rules.metavar = "KEY=VALUE"
@@ -113,7 +138,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--questions", choices=sources.QUESTIONS, help=HELP["questions"])
     add("--sample", metavar="SHARE[@SEED]", help=HELP["sample"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.draft_codebook is None and None in (args.source, args.output):
+        parser.error("--source and --output are required, or --draft-codebook")
+    return args
 
 
 if __name__ == "__main__":

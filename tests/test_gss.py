@@ -83,8 +83,8 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"none\.csv: No such file"):
         gss.read([tmp_path / "none.csv"])
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(InputError, match="is not a CSV file"):
+    with pytest.raises(InputError, match=r"empty\.csv is empty; download it again"):
         gss.read([tmp_path / "empty.csv"])
-    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfd\x00\x01")
     with pytest.raises(InputError, match=r"is not UTF-8 \(byte 0xff\)"):
         gss.read([tmp_path / "binary.csv"])

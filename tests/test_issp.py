@@ -6,11 +6,13 @@ import pytest
 from issp_files import AGREE, OLD_ITEMS, SIZE, dta, environment, labelled, national_identity, sav
 
 from ace_jax.errors import InputError
+from ace_jax.survey.build import build
 from ace_jax.survey.cells import aggregate, complete_cases, from_table
 from ace_jax.survey.codebook import describe, with_rules
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers import issp
 from ace_jax.survey.readers.issp import degrees
+from ace_jax.survey.readers.sources import select
 
 ALPHA3 = {"DE": "DEU", "GB": "GBR", "PH": "PHL", "BE": "BEL", "IL": "ISR", "CL": "CHL"}
 LEVELS = [attribute.name for attribute in ATTRIBUTES]
@@ -242,9 +244,7 @@ def broken(old, new, directory, how):
         sav(old, path)
         path.write_bytes(path.read_bytes()[:300])
     elif how == "renamed":
-        sav(old.rename(columns={"MARITAL": "MARITL"}), path)
-    elif how == "no education":
-        dta(new.drop(columns="EDULEVEL"), path)
+        sav(old.drop(columns="V4").rename(columns={"C_ALPHAN": "C_ALPHA"}), path)
     elif how == "country":
         sav(old.replace({"C_ALPHAN": {"PH": "XK"}}), path)
     elif how == "no country":
@@ -272,11 +272,10 @@ def broken(old, new, directory, how):
     ("how", "message"),
     [
         ("empty", "is empty; download it again"),
-        ("csv", r"is neither an SPSS \(.sav\) nor a Stata \(.dta\) file"),
+        ("csv", r"is a CSV file, not an SPSS \(.sav\) or Stata \(.dta\) file"),
         ("cut", "file is (damaged or )?cut off"),
         ("cut header", "file is damaged or cut off"),
-        ("renamed", r"lacks the column MARITAL \(1 of 5 .*the nearest it has is MARITL"),
-        ("no education", r"lacks the column DEGREE \(1 of 5 "),
+        ("renamed", r"lacks the column C_ALPHAN \(1 of 1 .*the nearest it has is C_ALPHA"),
         ("country", r"column C_ALPHAN holds the country 'XK' \(\d+ respondents\)"),
         ("no country", r"column C_ALPHAN holds the country '' \(\d+ respondents\)"),
         ("text", r"column SEX holds the text '(Fem|M)ale' \(\d+ .*is no code"),
@@ -312,3 +311,17 @@ def test_a_module_is_given_once(tmp_path, old, files):
 def test_without_a_study_number_labels_and_names_decide(tmp_path, old, name, label):
     path = sav(old.drop(columns="V1"), tmp_path / name, file_label=label)
     assert [*issp.read([path]).notes["modules"]] == ["issp2013"]
+
+
+def test_an_extract_gives_the_cells_of_what_it_has(tmp_path, old, new):
+    short = old.drop(columns=["MARITAL", "V7", "V8"])
+    raw = select(issp.read([sav(short, tmp_path / "a"), dta(new, tmp_path / "b")]), ["ALL"])
+    assert [one.name for one in raw.codebook.attributes] == ["gender", "education", "residence"]
+    assert raw.notes["attributes_not_in_input"] == ["marital_status"]
+    made = build(raw, [], {})
+    assert set(made.questions["question_id"]) == KNOWN.keys() - {"issp2013_v7", "issp2013_v8"}
+    without = select(issp.read([dta(new.drop(columns="EDULEVEL"), tmp_path / "c")]), ["ALL"])
+    with pytest.raises(InputError, match="no column DEGREE, which education needs"):
+        build(without, [], {})
+    gender_only = build(without, [], {"education": None})
+    assert "education" not in gender_only.cells

@@ -186,7 +186,7 @@ def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
     assert rules["weights"] == "W_WEIGHT"
     assert rules["countries"] == ["CHL", "EGY"]
     assert len(rules["countries_not_in_input"]) == 12
-    assert "Not in the input: AUS, DEU," in capsys.readouterr().err
+    assert "CHL, EGY (not in the input: AUS, DEU," in capsys.readouterr().err
 
 
 def test_what_is_chosen_is_recorded(tmp_path, answers):
@@ -227,12 +227,13 @@ def test_all_questions_can_be_taken(tmp_path, everything, form):
     )
 
 
-def test_all_questions_need_their_columns(tmp_path, answers, everything):
+def test_a_question_that_some_files_lack_is_of_the_other_countries(tmp_path, answers, everything):
     paths = labelled_csv(everything, tmp_path)
     (tmp_path / "old").mkdir()
     paths[0] = labelled_csv(answers, tmp_path / "old")[0]
-    with pytest.raises(InputError, match=r"the input has no column Q\d+"):
-        prepared(tmp_path, paths, "--questions", "all")
+    made = wvs.read(paths).table
+    lacking = made.columns[made[made["B_COUNTRY_ALPHA"] == "CHL"].isna().all()]
+    assert {*lacking} == {q.question_id for q in CODEBOOK.questions if not q.paper}
 
 
 def test_a_tier_can_be_taken(answers, tmp_path):
@@ -254,8 +255,6 @@ def broken(answers, directory, how):
     path = comma_csv(answers, directory)[0]
     if how == "inverted":
         answers.assign(Q1=5 - answers["Q1"]).to_csv(path, index=False)
-    elif how == "renamed":
-        answers.rename(columns={"Q57": "Q57P"}).to_csv(path, index=False)
     elif how == "labels":
         answers.replace({"Q6": {1: "Hardly"}}).to_csv(path, index=False)
     elif how == "latin-1":
@@ -288,7 +287,6 @@ def broken(answers, directory, how):
     ("how", "message"),
     [
         ("inverted", r"seems to be the inverted edition: \d+% of its .*the standard edition"),
-        ("renamed", r"lacks the column Q57 \(1 of 245 .*nearest it has is Q57P"),
         ("labels", r"column Q6 holds the text 'Hardly' \(\d+ .*no code and not the label"),
         ("latin-1", r"is not UTF-8 \(byte 0xdd\)"),
         ("latin-1 header", r"is not UTF-8 \(byte 0xc9\)"),
@@ -379,3 +377,90 @@ def test_the_cut_of_education_moves(cut):
         "education"
     ]
     assert levels["levels"] == {"College Educated": f">= {cut}", "Not College Educated": f"< {cut}"}
+
+
+FOURTEEN = [
+    "Q1",
+    "Q2",
+    "Q3",
+    "Q6",
+    "Q27",
+    "Q46",
+    "Q57",
+    "Q106",
+    *(f"Q{n}" for n in range(164, 170)),
+]
+KEPT = ["B_COUNTRY_ALPHA", "W_WEIGHT", "Q260", "Q275", "H_URBRURAL", *FOURTEEN]
+
+
+def extract(answers, directory, columns=KEPT, form=comma_csv):
+    return form(answers.loc[answers["B_COUNTRY_ALPHA"] != "URY", columns], directory)
+
+
+@pytest.mark.parametrize("form", [comma_csv, sav])
+def test_an_extract_gives_the_cells_of_what_it_has(tmp_path, answers, form, capsys):
+    show_messages()
+    made = prepared(tmp_path, extract(answers, tmp_path, form=form))
+    assert [attribute.name for attribute in made.attributes] == ["gender", "education", "residence"]
+    assert set(made.questions["question_id"]) == set(FOURTEEN)
+    assert set(made.cells["country"]) == {"CHL", "EGY"}
+    # Married or not: the cells that name no marital status are those of the whole file.
+    cells = made.cells[made.cells["question_id"] == "Q1"]
+    known = expected(answers, "Q1", weighted=False)
+    known = {key[:-1]: its for key, its in known.items() if not key[-1]}
+    keys = cells[["country", "gender", "education", "residence"]].astype(object).fillna("")
+    found = dict(zip(keys.itertuples(index=False, name=None), cells["n"], strict=True))
+    assert found == {key: n for key, (n, _, _) in known.items()}
+    rules = made.manifest["rules"]
+    assert rules["attributes_not_in_input"] == ["marital_status"]
+    assert len(rules["questions_not_in_input"]) == 240 - 14
+    line = next(line for line in capsys.readouterr().err.splitlines() if "Taken" in line)
+    assert "14 of 240 questions" in line
+    assert "attributes gender, education, residence (not in the input: marital_status)" in line
+    assert "countries CHL, EGY (not in the input: AUS, DEU," in line
+
+
+@pytest.mark.parametrize(
+    ("without", "arguments", "message"),
+    [
+        (["B_COUNTRY_ALPHA"], [], "lacks the column B_COUNTRY_ALPHA"),
+        (FOURTEEN, [], r"has no question of wvs7 \(columns Q1, "),
+        (["Q275"], [], r"no column Q275, which education needs.*--rule education=none"),
+        (["Q275"], ["--rule", "education.college=5"], "no column Q275, which education needs"),
+        (["Q260", "Q275", "H_URBRURAL"], [], r"none of the attributes: Q260 \(gender\), Q275"),
+        ([], ["--rule", "income=none"], "no such rule; it has education.college, and"),
+        ([], ["--rule", "gender=3"], "no such rule"),
+        (
+            [],
+            ["--rule", "gender=none", "education=none", "residence=none"],
+            "takes every attribute out",
+        ),
+    ],
+)
+def test_an_extract_is_refused_for_what_it_cannot_do_without(
+    tmp_path, answers, without, arguments, message
+):
+    kept = [name for name in KEPT if name not in without]
+    paths = extract(answers, tmp_path, kept, tabs)
+    with pytest.raises(InputError, match=message):
+        prepared(tmp_path, paths, *arguments)
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_an_attribute_can_be_left_out_by_a_rule(tmp_path, answers):
+    paths = extract(answers, tmp_path, [name for name in KEPT if name != "Q275"])
+    made = prepared(tmp_path, paths, "--rule", "education=none")
+    assert [attribute.name for attribute in made.attributes] == ["gender", "residence"]
+
+
+def test_files_of_single_countries_may_have_different_questions(tmp_path, answers, capsys):
+    show_messages()
+    paths = extract(answers.drop(columns="Q1"), tmp_path, KEPT[:5] + FOURTEEN[1:], labelled_csv)
+    chile = pd.read_csv(paths[0], sep=";", dtype=str)
+    short = [name for name in chile if not name.startswith(("Q3 ", "H_URB"))]
+    chile[short].to_csv(paths[0], sep=";", index=False)
+    made = prepared(tmp_path, paths)
+    asked = made.cells[made.cells["question_id"] == "Q3"]
+    assert set(asked["country"]) == {"EGY"}
+    assert [attribute.name for attribute in made.attributes] == ["gender", "education"]
+    assert "without Q1, nothing shows whether CHL.csv, EGY.csv" in capsys.readouterr().err

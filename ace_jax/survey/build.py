@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ace_jax import __version__
+from ace_jax.errors import InputError
 from ace_jax.files import sha256_of
 from ace_jax.survey.cells import aggregate, complete_cases, from_table
 from ace_jax.survey.codebook import Codebook, describe, with_rules
@@ -22,15 +23,22 @@ MIN_N = 10  # the paper's
 
 
 def build(
-    raw: Raw, paths: Sequence[Path], rules: Mapping[str, float], weights: str | None = None
+    raw: Raw, paths: Sequence[Path], rules: Mapping[str, float | None], weights: str | None = None
 ) -> Dataset:
     """Aggregates respondents to cells.
 
     `raw` is what `sources.read` made of the files `paths`; `rules` move thresholds, such as
     `{"education.college": 4}`; `weights` is as of `from_table`. Raises InputError as `with_rules`
-    and `from_table` do.
+    and `from_table` do, and for an attribute whose column is not there.
     """
     codebook = with_rules(raw.codebook, rules)
+    for recode in codebook.recodes:
+        if recode.column not in raw.table:
+            name = recode.attribute.name
+            raise InputError(
+                f"the input has no column {recode.column}, which {name} needs; give a file that "
+                f"has it, or leave {name} out with --rule {name}=none"
+            )
     attributes, questions = codebook.attributes, codebook.questions
     everyone = from_table(raw.table, codebook, weights)
     complete = complete_cases(everyone, attributes)

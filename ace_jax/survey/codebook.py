@@ -184,26 +184,33 @@ def read_codebook(path: Path) -> Codebook:
         raise InputError(f"codebook {path}: {error}") from None
 
 
-def with_rules(codebook: Codebook, rules: Mapping[str, float]) -> Codebook:
-    """Returns the codebook with thresholds moved: `{"education.college": 4}`.
+def with_rules(codebook: Codebook, rules: Mapping[str, float | None]) -> Codebook:
+    """Returns the codebook with thresholds moved, `{"education.college": 4}`.
 
-    Raises InputError for a rule that the codebook does not have.
+    None takes an attribute out: `{"education": None}`. Raises InputError for a rule that the
+    codebook does not have, and if no attribute is left.
     """
     cuts = {
         f"{recode.attribute.name}.{recode.by.name}": (recode, recode.by)
         for recode in codebook.recodes
         if isinstance(recode.by, Threshold)
     }
-    if unknown := rules.keys() - cuts.keys():
-        raise InputError(
-            f"--rule {min(unknown)}: {codebook.source} has no such rule; "
-            f"it has {', '.join(sorted(cuts)) or 'none'}"
-        )
     recodes = {recode.attribute.name: recode for recode in codebook.recodes}
-    for name, at_least in rules.items():
-        recode, by = cuts[name]
-        recodes[recode.attribute.name] = replace(recode, by=replace(by, at_least=at_least))
-    return replace(codebook, recodes=tuple(recodes.values()))
+    known = {name: name in cuts for name in (*cuts, *recodes)}
+    for name, at_least in sorted(rules.items()):
+        if known.get(name) is not (at_least is not None):
+            raise InputError(
+                f"--rule {name}: {codebook.source} has no such rule; "
+                f"it has {', '.join(sorted(cuts)) or 'none'}, and ATTRIBUTE=none of "
+                f"{', '.join(recodes)}"
+            )
+        if at_least is not None:
+            recode, by = cuts[name]
+            recodes[recode.attribute.name] = replace(recode, by=replace(by, at_least=at_least))
+    kept = tuple(recode for name, recode in recodes.items() if name not in rules)
+    if not kept:
+        raise InputError("--rule takes every attribute out; leave one in")
+    return replace(codebook, recodes=kept)
 
 
 def describe(codebook: Codebook) -> dict[str, Any]:

@@ -19,7 +19,14 @@ import pycountry
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.readers.tables import Raw, check_columns, codes, read_statistics
+from ace_jax.survey.readers.kinds import kind_of
+from ace_jax.survey.readers.tables import (
+    STATISTICS,
+    Raw,
+    check_columns,
+    codes,
+    read_statistics,
+)
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,
@@ -115,10 +122,10 @@ _Part = tuple[pd.DataFrame, list[Question], dict[str, Any], dict[str, set[int]]]
 def read(paths: Sequence[Path]) -> Raw:
     """Reads the files of different modules, in any order.
 
-    The table has `country` (alpha-3), SEX, DEGREE, URBRURAL and MARITAL (codes; missing for no
-    level), one column a question (codes as in the file; missing in other modules' rows), and
-    WEIGHT. The notes say of each module which variables are no questions and why, and how an
-    attribute's codes were read. Raises InputError for files of another form.
+    The table has `country` (alpha-3), those of SEX, DEGREE, URBRURAL and MARITAL that all modules
+    have (codes; missing for no level), one column a question (codes as in the file; missing in
+    other modules' rows), and WEIGHT. The notes say of each module which variables are no questions
+    and why, and how an attribute's codes were read. Raises InputError for files of another form.
     """
     modules: dict[Module, _Part] = {}
     for path in paths:
@@ -140,7 +147,10 @@ def read(paths: Sequence[Path]) -> Raw:
         country=None,
         country_column="country",
         recodes=tuple(
-            replace(one, dropped=tuple(sorted(set().union(*(its[one.column] for its in no_level)))))
+            replace(
+                one,
+                dropped=tuple(sorted(set().union(*(its.get(one.column, ()) for its in no_level)))),
+            )
             for one, _ in RECODES
         ),
         questions=tuple(chain(*questions)),
@@ -153,7 +163,10 @@ def read(paths: Sequence[Path]) -> Raw:
         "modules": {f"issp{m.year}": its for m, its in zip(modules, notes, strict=True)},
         "left_out": dict(sorted(left_out.items())),
     }
-    return Raw(pd.concat(tables, ignore_index=True), codebook, about)
+    # An attribute that a module lacks would leave all its respondents out.
+    lacking = {one.column for one, _ in RECODES if any(one.column not in of for of in tables)}
+    table = pd.concat(tables, ignore_index=True).drop(columns=[*lacking], errors="ignore")
+    return Raw(table, codebook, about)
 
 
 def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
@@ -180,16 +193,16 @@ def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
 def _open(path: Path) -> _File:
     def choose(found: list[str]) -> list[str]:
         names = {name.upper(): name for name in found}
+        country = _first_of(COUNTRY_COLUMNS, names)
+        check_columns([country], names, path, WHOLE)
         education = _first_of(("DEGREE", "EDULEVEL"), names)
-        needed = [_first_of(COUNTRY_COLUMNS, names), education, "SEX", "URBRURAL", "MARITAL"]
-        check_columns(needed, names, path, WHOLE)
-        wanted = dict.fromkeys([*needed, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)])
+        attributes = [country, education, "SEX", "URBRURAL", "MARITAL"]
+        wanted = dict.fromkeys([*attributes, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)])
         return [names[name] for name in wanted if name in names]
 
-    read = read_statistics(path, choose, user_missing=True)
-    if read is None:
-        raise InputError(f"{path} is neither an SPSS (.sav) nor a Stata (.dta) file; give {WHOLE}")
-    table, metadata = read
+    if (kind := kind_of(path)) not in STATISTICS:
+        raise InputError(f"{path} is {kind}, not an SPSS (.sav) or Stata (.dta) file; give {WHOLE}")
+    table, metadata = read_statistics(path, choose, user_missing=True)
     if table.empty or not metadata.variable_value_labels:
         raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
     table.columns = table.columns.str.upper()
@@ -230,6 +243,8 @@ def _part(file: _File) -> _Part:
     columns, no_level, attributes = {"country": _countries(file)}, {}, {}
     for recode, has_level in RECODES:
         name = recode.column
+        if not {name, "EDULEVEL" if name == "DEGREE" else name} & {*file.table}:
+            continue
         columns[name], no_level[name], attributes[name] = _attribute(recode, has_level, file)
     if weight := next((name for name in WEIGHTS if name in file.table), None):
         columns["WEIGHT"] = codes(file.table[weight], file.path)

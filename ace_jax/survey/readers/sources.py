@@ -9,7 +9,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.survey import cells
-from ace_jax.survey.codebook import Question, read_codebook
+from ace_jax.survey.codebook import Codebook, Question, Threshold, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.readers import eqls, gss, issp, release_eval, wvs
 from ace_jax.survey.readers.tables import Raw, read_codes
@@ -20,6 +20,7 @@ QUESTIONS: dict[str, Callable[[Question], bool]] = {
     "all-240": lambda question: question.paper,
     "strictly-ordinal": lambda question: question.paper and question.ordinal,
 }
+WHAT = ("questions", "attributes", "countries")
 EVERY_COUNTRY = ["ALL"]
 # The paper's tiers (section 4.2, RQ2) of the fourteen countries of its Table 1: Western and
 # developed, in transition, Africa. It gives no tier to any other country.
@@ -83,16 +84,65 @@ def load_survey(path_or_name: str | Path) -> Dataset:
     return replace(dataset, path=str(path_or_name))
 
 
+def coverage(raw: Raw) -> str | None:
+    """Returns one line on what `select` found and what it did not; None where all is there."""
+    codebook, notes = raw.codebook, raw.notes
+    absent = {what: notes.get(f"{what}_not_in_input", ()) for what in WHAT}
+    if not any(absent.values()):
+        return None
+    questions = len(codebook.questions)
+    taken = f"{questions} of {questions + len(absent['questions'])} questions"
+    lists = {
+        "attributes": ", ".join(attribute.name for attribute in codebook.attributes),
+        "countries": ", ".join(notes.get("countries", [codebook.country])),
+    }
+    for what, names in lists.items():
+        taken += f"; {what} {names}"
+        if absent[what]:
+            taken += f" (not in the input: {', '.join(absent[what])})"
+    return f"Taken: {taken}."
+
+
+def _present(codebook: Codebook, table: pd.DataFrame) -> tuple[Codebook, dict[str, list[str]]]:
+    """Returns what a codebook has in the table, and the names of what it has not.
+
+    An attribute that a threshold defines stays: `build` refuses the table without it.
+    """
+    questions = tuple(one for one in codebook.questions if one.question_id in table)
+    recodes = tuple(
+        one for one in codebook.recodes if one.column in table or isinstance(one.by, Threshold)
+    )
+    if not questions:
+        ids = ", ".join(one.question_id for one in codebook.questions[:3])
+        raise InputError(
+            f"the input has no question of {codebook.source} (columns {ids}, ...); "
+            "give a file that has some"
+        )
+    if not any(one.column in table for one in recodes):
+        columns = ", ".join(f"{one.column} ({one.attribute.name})" for one in codebook.recodes)
+        raise InputError(f"the input has none of the attributes: {columns}; give a file with some")
+    absent = {
+        "questions": [one.question_id for one in codebook.questions if one not in questions],
+        "attributes": [one.attribute.name for one in codebook.recodes if one not in recodes],
+    }
+    notes = {f"{what}_not_in_input": names for what, names in absent.items() if names}
+    return replace(codebook, recodes=recodes, questions=questions), notes
+
+
 def select(raw: Raw, countries: Sequence[str] | None = None, questions: str = "all") -> Raw:
-    """Keeps some countries and questions (as `read` has them), and notes which."""
-    kept = tuple(filter(QUESTIONS[questions], raw.codebook.questions))
-    if not kept:
+    """Keeps some countries and questions (as `read` has them), and notes which.
+
+    Questions and attributes that the table lacks are left out and noted. Raises InputError if no
+    question, no attribute or no country is left.
+    """
+    chosen = tuple(filter(QUESTIONS[questions], raw.codebook.questions))
+    if not chosen:
         raise InputError(f"--questions {questions}: the survey has no such question; leave it out")
-    codebook = replace(raw.codebook, questions=kept)
+    codebook, absent = _present(replace(raw.codebook, questions=chosen), raw.table)
     left_out = dict(raw.notes.get("left_out", {}))
-    if others := len(raw.codebook.questions) - len(kept):
+    if others := len(raw.codebook.questions) - len(chosen):
         left_out[f"not among {questions}"] = others
-    notes: dict[str, Any] = {**raw.notes, "questions": questions, "left_out": left_out}
+    notes: dict[str, Any] = {**raw.notes, "questions": questions, "left_out": left_out, **absent}
     asked = [country for name in countries or () for country in OF_TIER.get(name, [name])]
     if codebook.country_column is None:
         if asked not in ([], EVERY_COUNTRY, [codebook.country]):

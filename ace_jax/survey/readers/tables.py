@@ -1,10 +1,10 @@
-"""Tables of respondents: CSV, Parquet, SPSS (.sav, .zsav) and Stata (.dta), told apart by content.
+"""Tables of respondents: CSV, Parquet, files of statistics programs, spreadsheets, R's files.
 
-Files of SPSS and Stata, and sizes, are checked before a library trusts them.
+They are told apart by content. Files of SPSS and Stata, and sizes, are checked before a library
+trusts them.
 """
 
 import csv
-import os
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +22,9 @@ import pyreadstat
 from ace_jax.errors import InputError
 from ace_jax.files import reason
 from ace_jax.survey.codebook import Code, Codebook
+from ace_jax.survey.readers import kinds
+from ace_jax.survey.readers.kinds import check_fits, kind_of
+from ace_jax.survey.readers.sheets import read_r, read_sheet
 
 DELIMITERS = ",;\t|"
 # What programs write into a CSV file where they have no value; a codebook may declare it a code.
@@ -38,7 +41,13 @@ DAMAGE = (
     MemoryError,
     ValueError,
 )
-BYTES = 8  # of a number in memory
+STATISTICS: Mapping[str, Callable[..., Any]] = {
+    kinds.SAV: pyreadstat.read_sav,
+    kinds.ZSAV: pyreadstat.read_sav,
+    kinds.POR: pyreadstat.read_por,
+    kinds.DTA: pyreadstat.read_dta,
+    kinds.XPT: pyreadstat.read_xport,
+}
 DEFLATED = 1032  # zlib packs at most so many bytes into one
 SAV_HEADER = 176  # bytes before the first record of a .sav file
 
@@ -77,9 +86,12 @@ def read_codes(
         return [name for name in dict.fromkeys(named) if name in found]
 
     gaps: Collection[str] = ()
-    if read := read_statistics(path, choose):
-        table, _ = read
-    elif _head(path).startswith(b"PAR1"):
+    kind = kind_of(path)
+    if kind in STATISTICS:
+        table, _ = read_statistics(path, choose)
+    elif kind in (kinds.SHEET, kinds.R):
+        table = (read_sheet if kind == kinds.SHEET else read_r)(path, choose)
+    elif kind == kinds.PARQUET:
         with sound_parquet(path):
             content = read_parquet(path, choose)
             if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
@@ -158,23 +170,19 @@ def plain(label: str) -> str:
 
 def read_statistics(
     path: Path, choose: Callable[[list[str]], list[str]], *, user_missing: bool = False
-) -> tuple[pd.DataFrame, Any] | None:
-    """Returns some columns of a .sav or .dta file, and pyreadstat's metadata of them.
+) -> tuple[pd.DataFrame, Any]:
+    """Returns some columns of a file of one of the kinds STATISTICS, and pyreadstat's metadata.
 
-    Returns None for a file of neither form, whatever its name. `choose` says which columns, given
-    all names. With `user_missing`, codes that a .sav file declares missing are read as codes.
-    (Stata's own missing values always are missing.)
+    `choose` says which columns, given all names. With `user_missing`, codes that a .sav file
+    declares missing are read as codes. (Stata's own missing values always are missing.)
 
     Raises InputError for a file that is not there, is empty or damaged, or claims more respondents
     than it can hold: pyreadstat makes room for all of them before it reads the first.
     """
-    first, size = _head(path), path.stat().st_size
-    is_sav = first.startswith((b"$FL2", b"$FL3"))
-    if not is_sav and not re.match(rb"<stata_dta>|[\x71-\x73][\x01\x02]\x01", first):
-        return None
-    _, metadata = _pyreadstat(path, is_sav, metadataonly=True)
+    kind, size = kind_of(path), path.stat().st_size
+    _, metadata = _pyreadstat(path, kind, metadataonly=True)
     rows, columns = metadata.number_rows, choose(metadata.column_names)
-    packed = DEFLATED if first.startswith(b"$FL3") else 1
+    packed = DEFLATED if kind == kinds.ZSAV else 1
     if rows is None and packed > 1:
         raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
     # In either form a value takes a byte at least.
@@ -183,9 +191,9 @@ def read_statistics(
             f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
             "download it again"
         )
-    _check_fits((rows or 0) * len(columns), path)
-    options = {"user_missing": True} if user_missing and is_sav else {}
-    table, metadata = _pyreadstat(path, is_sav, usecols=columns, **options)
+    check_fits((rows or 0) * len(columns), path)
+    options = {"user_missing": True} if user_missing and kind in (kinds.SAV, kinds.ZSAV) else {}
+    table, metadata = _pyreadstat(path, kind, usecols=columns, **options)
     if rows is not None and len(table) < rows:
         raise InputError(
             f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
@@ -202,7 +210,7 @@ def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> pa.Tab
     with sound_parquet(path):
         metadata = pq.read_metadata(path)
         columns = choose(metadata.schema.to_arrow_schema().names)
-        _check_fits(metadata.num_rows * len(columns), path)
+        check_fits(metadata.num_rows * len(columns), path)
         return pq.read_table(path, columns=columns).replace_schema_metadata(None)
 
 
@@ -222,6 +230,8 @@ def read_csv(path: Path, delimiter: str, **options: Any) -> pd.DataFrame:
 
     Raises InputError for a file that is not there, not in UTF-8, no CSV file, or without rows.
     """
+    if (kind := kind_of(path)) != kinds.CSV:
+        raise InputError(f"{path} is {kind}; give a CSV file")
     try:
         table = pd.read_csv(path, sep=delimiter, encoding="utf-8-sig", low_memory=False, **options)
     except UnicodeDecodeError as error:
@@ -267,26 +277,6 @@ def _csv_header(
     return delimiter, rows[delimiter]
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            first = file.read(64)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not first.strip():
-        raise InputError(f"{path} is empty; download it again")
-    return first
-
-
-def _check_fits(values: int, path: Path) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if BYTES * values > memory:
-        raise InputError(
-            f"{path} says it has {values} values, which do not fit into this machine's memory of "
-            f"{memory >> 30} GiB; download it again, or take columns or respondents out"
-        )
-
-
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
     byte = error.object[error.start]
     return InputError(
@@ -294,12 +284,11 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
     )
 
 
-def _pyreadstat(path: Path, is_sav: bool, **options: Any) -> tuple[pd.DataFrame, Any]:
+def _pyreadstat(path: Path, kind: str, **options: Any) -> tuple[pd.DataFrame, Any]:
     try:
-        if is_sav:
+        if kind in (kinds.SAV, kinds.ZSAV):
             _check_dictionary(path)
-        reader = pyreadstat.read_sav if is_sav else pyreadstat.read_dta
-        table, metadata = reader(path, **options)
+        table, metadata = STATISTICS[kind](path, **options)
         if None in metadata.column_names:
             raise ValueError("a variable without a name")
         return table, metadata

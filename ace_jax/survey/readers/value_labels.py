@@ -21,8 +21,8 @@ Ranges = Sequence[Mapping[str, Any]]
 
 NO_ANSWER = re.compile(
     r"((?i:no answer|(can'?t|cannot) (choose|say)|(don'?t|do not) know|refus(ed?|al)|missing"
-    r"|not (applicable|available|asked|answered)|inap(plicable)?|does(n'?t| not) apply)"
-    r"|DK|N[./]?A\.?[PV]?)(?![A-Za-z])"
+    r"|not (applicable|available|asked|answered)|inap(plicable)?|does(n'?t| not) apply|dk)"
+    r"|N[./]?A\.?[PV]?)(?![A-Za-z])"
 )
 # An option beside the scale: neither more nor less than the others.
 BESIDE = re.compile(r"(none of|other|others|another|something else)\b", re.IGNORECASE)

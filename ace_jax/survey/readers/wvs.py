@@ -7,6 +7,7 @@ the cells. Forms are told apart by content, whatever a file is called.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,17 +25,21 @@ EDITION_MAJORITY = 0.5
 def read(paths: Sequence[Path]) -> Raw:
     """Reads one cross-national file, or files of a country each.
 
-    A file may lack the questions that are not the paper's. Raises InputError for files of another
-    form or of the inverted edition, labels that the codebook does not know, and a country that is
-    there twice.
+    A file may lack questions and attributes: the table has the questions of any file, and what
+    else all files have. The notes say of which files the edition could not be checked. Raises
+    InputError for files of another form or of the inverted edition, labels that the codebook does
+    not know, and a country that is there twice.
     """
     codebook = read_codebook(BUILTIN / "wvs7.toml")
-    others = [question.question_id for question in codebook.questions if not question.paper]
     tables: list[pd.DataFrame] = []
+    unchecked: list[str] = []
     files: dict[str, Path] = {}
     for path in paths:
-        table = read_codes(path, codebook, WHOLE, [*WEIGHTS, *others], _variable)
-        _check_edition(table[FAMILY], path)
+        table = read_codes(path, codebook, WHOLE, [*WEIGHTS, *codebook.labels], _variable)
+        if FAMILY in table:
+            _check_edition(table[FAMILY], path)
+        else:
+            unchecked.append(path.name)
         for country in table[codebook.country_column].unique():
             if country in files:
                 raise InputError(
@@ -43,7 +48,20 @@ def read(paths: Sequence[Path]) -> Raw:
                 )
             files[country] = path
         tables.append(table)
-    return Raw(pd.concat(tables, join="inner", ignore_index=True), codebook)
+    kept = {question.question_id for question in codebook.questions}
+    kept |= set[str].intersection(*({*table.columns} for table in tables))
+    table = pd.concat(tables, ignore_index=True)
+    return Raw(table[[name for name in table if name in kept]], codebook, _notes(unchecked))
+
+
+def _notes(unchecked: list[str]) -> dict[str, Any]:
+    if not unchecked:
+        return {}
+    line = (
+        f"without {FAMILY}, nothing shows whether {', '.join(unchecked)} is of the standard "
+        "edition (in the inverted one, scales run the other way)"
+    )
+    return {"warnings": [line]}
 
 
 def _variable(header: str) -> str:

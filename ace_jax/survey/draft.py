@@ -1,0 +1,412 @@
+"""A codebook drafted from a file: what its labels and values say, for the user to correct."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from ace_jax.errors import InputError
+from ace_jax.survey.codebook import COUNTRY, RESERVED, Code
+from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
+from ace_jax.survey.readers import kinds
+from ace_jax.survey.readers.sheets import read_r, read_sheet
+from ace_jax.survey.readers.tables import (
+    DELIMITERS,
+    GAPS,
+    STATISTICS,
+    read_csv,
+    read_parquet,
+    read_statistics,
+)
+from ace_jax.survey.readers.value_labels import (
+    MOST_OPTIONS,
+    Labels,
+    NotAQuestionError,
+    Ranges,
+    is_missing,
+    option_label,
+    options_of,
+    question_text,
+)
+
+MOST_TEXTS = 8
+OLDEST = 120
+UNKNOWN_COUNTRY = "???"
+WEIGHT = re.compile(r".*(weight|wght|wgt|gewicht|pond[eé]r|peso).*|.*_wt|wt", re.IGNORECASE)
+NUMBER_FIRST = re.compile(r"(-?\d+)\s*[.:)\-]\s*\S")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the file: its values, and what the file says of them."""
+
+    name: str
+    values: pd.Series
+    text: str
+    labels: Labels
+    ranges: Ranges
+
+
+@dataclass(frozen=True)
+class Options:
+    """Codes with their labels in order, and the codes found that are no answer."""
+
+    options: tuple[tuple[Code, str], ...]
+    ordinal: bool
+    dropped: tuple[Code, ...]
+    unsure: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as the template writes it; `options` may be the name of a scale."""
+
+    column: Column
+    text: str
+    options: Any
+    ordinal: bool
+    dropped: Sequence[Code]
+    unsure: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute as the template writes it: a threshold at `cut`, or the codes of each level."""
+
+    name: str
+    column: Column
+    levels: Sequence[str]
+    codes: Sequence[Sequence[Code]] = ()
+    cut: int | None = None
+    dropped: Sequence[Code] = ()
+    unsure: list[str] = field(default_factory=list)
+
+
+def draft(path: Path, country: str | None = None) -> str:
+    """Returns a codebook (TOML) with a question or an attribute for every column that can be one.
+
+    `country` is the alpha-3 code of all respondents; without it, a column says. Raises InputError
+    for a file that cannot be read, and for one without a question.
+    """
+    columns = _columns(path)
+    where = _country(columns, country)
+    left_out: dict[str, list[str]] = defaultdict(list)
+    weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
+    candidates = []
+    for column in columns:
+        if column.name in {*weights, where["country_column"]}:
+            continue
+        if column.name in RESERVED or not column.name:
+            left_out["a name that tables use for something else"].append(column.name)
+        else:
+            candidates.append(column)
+    attributes = _attributes(candidates)
+    questions: list[Question] = []
+    for column in candidates:
+        if any(column is one.column for one in attributes):
+            continue
+        try:
+            questions.append(_question(column))
+        except NotAQuestionError as error:
+            left_out[str(error)].append(column.name)
+    if not questions:
+        raise InputError(f"{path} has no column that can be a question; write the codebook by hand")
+    missing = _missing(questions, attributes)
+    everywhere = {code for code, _ in missing}
+    scales, questions = _scales(questions)
+    return _template().render(
+        file=path.name,
+        source=re.sub(r"\W+", "_", path.stem).strip("_") or "survey",
+        **where,
+        weights=weights,
+        missing=missing,
+        attributes=[_without(one, everywhere) for one in attributes],
+        scales=scales,
+        questions=[_without(one, everywhere) for one in questions],
+        left_out=dict(left_out),
+    )
+
+
+def _whole(path: Path) -> tuple[pd.DataFrame, Any]:
+    """Returns a file's table, and pyreadstat's metadata of it where it has some."""
+    kind = kinds.kind_of(path)
+    if kind in STATISTICS:
+        return read_statistics(path, list, user_missing=True)
+    if kind == kinds.PARQUET:
+        return read_parquet(path, list).to_pandas(), None
+    if kind != kinds.CSV:
+        return (read_sheet if kind == kinds.SHEET else read_r)(path, list), None
+    header, *_ = kinds.head(path).decode("latin-1").splitlines()
+    delimiter = max(DELIMITERS, key=header.count)
+    table = read_csv(path, delimiter, keep_default_na=False, na_values=["", *GAPS])
+    return table.rename(columns=str.strip), None
+
+
+def _columns(path: Path) -> list[Column]:
+    table, metadata = _whole(path)
+    texts = getattr(metadata, "column_names_to_labels", {})
+    labels = getattr(metadata, "variable_value_labels", {})
+    ranges = getattr(metadata, "missing_ranges", {})
+    return [
+        Column(
+            str(name),
+            values if not pd.api.types.is_bool_dtype(values) else values.astype(str),
+            texts.get(name) or str(name),
+            labels.get(name, {}),
+            # A text that a file declares missing has no place on a scale.
+            [one for one in ranges.get(name, []) if not isinstance(one["lo"], str)],
+        )
+        for name, values in table.items()
+    ]
+
+
+def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
+    """Returns what the template writes of the country: all respondents' one, or the column."""
+    where = {"country": country or UNKNOWN_COUNTRY, "country_column": None, "country_note": ""}
+    if country:
+        return where
+    for column in columns:
+        if not looks_like("country", column.name, ""):
+            continue
+        found = [str(value).strip() for value in column.values.dropna().unique()]
+        names = {value: country_of(value) for value in found}
+        if len(found) == 1 and (only := names[found[0]]):
+            return where | {"country": only, "country_note": f"{column.name} is {found[0]}"}
+        if found and all(names.values()):
+            note = (
+                ""
+                if all(map(re.compile("[A-Z]{3}").fullmatch, found))
+                else ("UNSURE: its codes must become ISO 3166-1 alpha-3 (DEU) in the file")
+            )
+            return where | {"country_column": column.name, "country_note": note}
+    note = "UNSURE: the ISO 3166-1 alpha-3 code of the country, such as DEU; or country_column"
+    return where | {"country_note": note}
+
+
+def _options(column: Column) -> Options:
+    """Returns a column's options; raises NotAQuestionError where it has none."""
+    values = column.values.dropna()
+    numbers = pd.to_numeric(values, errors="coerce")
+    if values.empty:
+        raise NotAQuestionError("no answers")
+    others = sorted({str(value).strip() for value in values[numbers.isna()]} - {""})
+    is_few = values.nunique() <= MOST_TEXTS
+    is_answer = any(not _is_no_answer(text) for text in others)
+    is_text = (is_answer and is_few) or numbers.notna().sum() * 2 < len(values)
+    if is_text or isinstance(values.dtype, pd.CategoricalDtype):
+        return _texts(values)
+    answered = [
+        code
+        for code in column.labels
+        if not isinstance(code, str) and not is_missing(code, column.labels, column.ranges)
+    ]
+    if any(not float(code).is_integer() for code in answered):
+        raise NotAQuestionError("codes in fractions")
+    if len(answered) > 1:
+        said = options_of(numbers.dropna().astype(float), column.labels, column.ranges)
+        pairs = tuple(zip(said.codes, _distinct(said.codes, said.labels), strict=True))
+        options = Options(pairs, said.ordinal, said.dropped)
+    else:
+        options = _numbers(numbers.dropna(), column)
+    if others:
+        line = f"{len(others)} texts among numbers count as no answer"
+        dropped = (*options.dropped, *others)
+        return replace(options, dropped=dropped, unsure=(*options.unsure, line))
+    return options
+
+
+def _numbers(numbers: pd.Series, column: Column) -> Options:
+    """Options of numbers without labels: the longest run of whole numbers, if there is one."""
+    found = sorted(float(code) for code in numbers.unique())
+    beside = {code for code in found if any(r["lo"] <= code <= r["hi"] for r in column.ranges)}
+    beside |= {code for code in found if code in column.labels}
+    if max(found) > -min(found):  # a scale from -2 to 2 has negative codes, one from 1 to 5 none
+        beside |= {code for code in found if code < 0}
+    left = [code for code in found if code not in beside]
+    if any(not code.is_integer() for code in left):
+        raise NotAQuestionError("numbers in fractions")
+    if len(left) > MOST_OPTIONS + 3:
+        raise NotAQuestionError("many different numbers")
+    runs: list[list[int]] = []
+    for code in map(int, left):
+        if runs and code == runs[-1][-1] + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    codes = max(runs, key=len, default=[])
+    if len(codes) < 2:
+        codes = [int(code) for code in left]
+    if not 2 <= len(codes) <= MOST_OPTIONS:
+        raise NotAQuestionError("one answer" if len(codes) < 2 else "many different numbers")
+    dropped = tuple(int(code) for code in found if code not in codes)
+    unsure = ["the file has no labels: write the options', and see that they are in order"]
+    if dropped:
+        unsure.append(f"{', '.join(map(str, dropped))} may be no answer, or options")
+    labels = tuple((code, str(code)) for code in codes)
+    return Options(labels, len(codes) > 2, dropped, tuple(unsure))
+
+
+def _is_no_answer(text: str) -> bool:
+    return is_missing(0, {0: text}, [])
+
+
+def _texts(values: pd.Series) -> Options:
+    texts = values.astype(str).str.strip()
+    found = sorted({*texts} - {""})
+    dropped = [text for text in found if _is_no_answer(text)]
+    found = [text for text in found if text not in dropped]
+    if not 2 <= len(found) <= MOST_TEXTS:
+        raise NotAQuestionError("one answer" if len(found) < 2 else f"over {MOST_TEXTS} texts")
+    numbered = [NUMBER_FIRST.match(text) for text in found]
+    line = "the order of the options is not known: put them in order and take `ordinal` out"
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        kept = [str(level).strip() for level in values.cat.categories]
+        found = [text for text in kept if text in found]
+        if values.cat.ordered:
+            line = ""
+    elif all(numbered):
+        found.sort(key=lambda text: int(str(NUMBER_FIRST.match(text)[1])))  # type: ignore[index]
+        line = "the numbers in the texts give the order: see that it is right"
+    # A text that is a number is read as that code.
+    own = {text: int(text) for text in found if re.fullmatch(r"-?\d{1,9}", text)}
+    free = iter(code for code in range(1, 2 * MOST_TEXTS + 1) if code not in own.values())
+    options = tuple((own[text] if text in own else next(free), text) for text in found)
+    return Options(options, "order of" not in line, tuple(dropped), (line,) if line else ())
+
+
+def _question(column: Column) -> Question:
+    its = _options(column)
+    text, unsure = question_text(column.text), list(its.unsure)
+    if column.text == column.name:
+        unsure.append("the file has no text for it: write what was asked")
+    # What else stands in brackets is not filled in.
+    text = text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
+    options = [list(pair) for pair in its.options]
+    return Question(column, text, options, its.ordinal, its.dropped, unsure)
+
+
+def _attributes(columns: Sequence[Column]) -> list[Attribute]:
+    """Returns an attribute of each kind that a column is named or labelled after."""
+    found: list[Attribute] = []
+    for name in PROPOSED:
+        likely = [(looks_like(name, one.name, one.text), one) for one in columns]
+        likely = sorted((its for its in likely if its[0]), key=lambda its: -its[0])
+        for score, column in likely:
+            try:
+                attribute = _age(column) if name == "age" else _attribute(name, column)
+            except NotAQuestionError:
+                continue
+            levels = PROPOSED[name][1]
+            if score == 1 and levels and not {*attribute.levels} <= {*levels}:
+                continue  # its label names the attribute, but asks about it
+            if len(likely) > 1:
+                others = ", ".join(json.dumps(one.name) for _, one in likely if one is not column)
+                attribute.unsure.append(f"other columns that may be meant: {others}")
+            if not any(column is one.column for one in found):
+                found.append(attribute)
+            break
+    return found
+
+
+def _age(column: Column) -> Attribute:
+    numbers = pd.to_numeric(column.values, errors="coerce").dropna()
+    if numbers.nunique() <= MOST_OPTIONS:
+        return _attribute("age", column)
+    codes = [float(code) for code in numbers.unique()]
+    none = [c for c in codes if c > OLDEST or is_missing(c, column.labels, column.ranges)]
+    cut = int(numbers[~numbers.isin(none)].median())
+    line = f"two groups, cut at the median; `--rule age.older={cut + 5}` moves the cut"
+    levels = (f"Under {cut}", f"{cut} and Older")
+    dropped = sorted(map(int, none))
+    return Attribute("age", column, levels, cut=cut, dropped=dropped, unsure=[line])
+
+
+def _attribute(name: str, column: Column) -> Attribute:
+    its = _options(column)
+    # Texts are their own codes.
+    is_text = pd.to_numeric(column.values.dropna(), errors="coerce").isna().all()
+    codes = {label: label if is_text else code for code, label in its.options}
+    unsure = [line for line in its.unsure if "order" not in line]
+    is_second, levels = PROPOSED[name]
+    groups: dict[str, list[Code]] = {}
+    if levels:
+        second = {label for label in codes if is_second(label)}
+        if name == "gender" and not second and len(codes) == 2:  # 0 and 1, 1 and 2, H and M
+            second = {list(codes)[column.name.casefold() != "male"]}
+            unsure.append("which code is which is the usual one: see the questionnaire")
+        if second and len(second) < len(codes):
+            for label, code in codes.items():
+                groups.setdefault(levels[label in second], []).append(code)
+            if len(codes) > 2:
+                unsure.append("which codes are which level is read from their labels: see them")
+    if not groups:
+        groups = {label: [code] for label, code in codes.items()}
+    if is_text and not groups.keys() & {*levels} and name != "region":
+        unsure.append("the order of the levels is not known; the first is the reference")
+    ordered = [level for level in levels if level in groups] or list(groups)
+    lists = [groups[level] for level in ordered]
+    return Attribute(name, column, ordered, lists, None, its.dropped, unsure)
+
+
+def _distinct(codes: Sequence[Code], labels: Sequence[str]) -> list[str]:
+    """Returns labels that differ: one that several codes have gets its code."""
+    often = Counter(label.casefold() for label in labels)
+    return [
+        f"{label} ({code})" if often[label.casefold()] > 1 else label
+        for code, label in zip(codes, labels, strict=True)
+    ]
+
+
+def _missing(
+    questions: Sequence[Question], attributes: Sequence[Attribute]
+) -> list[tuple[int, str]]:
+    """Returns the codes that are no answer in several columns and an answer in none, labelled."""
+    answers: set[Code] = {code for one in questions for code, _ in one.options}
+    for attribute in attributes:
+        answers |= {code for its in attribute.codes for code in its}
+        if attribute.cut is not None:
+            values = pd.to_numeric(attribute.column.values, errors="coerce").dropna()
+            answers |= {float(code) for code in values.unique()} - {*attribute.dropped}
+    labels: dict[int, Counter[str]] = defaultdict(Counter)
+    used: list[Question | Attribute] = [*questions, *attributes]
+    for one in used:
+        for code in one.dropped:
+            label = one.column.labels.get(code)
+            if isinstance(code, int) and code not in answers and label:
+                labels[code][option_label(code, label)] += 1
+    often = {code: its.most_common(1)[0][0] for code, its in labels.items() if its.total() > 1}
+    return sorted(often.items())
+
+
+def _without(one: Any, codes: set[int]) -> Any:
+    return replace(one, dropped=[code for code in one.dropped if code not in codes])
+
+
+def _scales(questions: Sequence[Question]) -> tuple[dict[str, Any], list[Question]]:
+    """Returns options that several questions share, by name, and the questions that use them."""
+    often = Counter(json.dumps(one.options) for one in questions)
+    names = {its: f"scale_{n}" for n, its in enumerate((i for i in often if often[i] > 1), 1)}
+    named = [
+        replace(one, options=names.get(json.dumps(one.options), one.options)) for one in questions
+    ]
+    return {name: json.loads(its) for its, name in names.items()}, named
+
+
+def _toml(value: Any) -> str:
+    """Returns a text, a number or a list of them as TOML, whose texts are those of JSON."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["toml"] = _toml
+    environment.filters["note"] = lambda text: f" # {text}" if text else ""
+    return environment.from_string(Path(__file__).with_name("draft.toml.jinja").read_text("utf-8"))
