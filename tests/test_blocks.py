@@ -85,6 +85,7 @@ def test_seeds_share_a_row_with_a_wider_interval(predictions):
     one, two = (table.xs(("unseen countries", 4, name)) for name in ("one", "two"))
     assert one["n_cells"] == two["n_cells"]
     assert two["score"] < one["score"]
+    assert table[["score_low", "score_high"]].stack().dropna().between(0, 1).all()
     for name in ("score", "attributes_slope"):
         widths = [row[f"{name}_high"] - row[f"{name}_low"] for row in (one, two)]
         assert widths[1] > widths[0]

@@ -63,14 +63,15 @@ def block_table(
             for block, its in cells.groupby(block_of(cells, held_out, attributes), sort=False):
                 keys = {"block": block, "run": name, "seed": seed}
                 distance = alignment_distances(*(Distributions.of(its[p]) for p in ANSWERS))
-                scored.append(its[SCORED].assign(score=1 - distance, variance=np.nan, **keys))
+                score = 100 * (1 - distance)
+                scored.append(its[SCORED].assign(score=score, variance=np.nan, **keys))
                 sums.append(products(its, attributes, min_n).assign(**keys))
                 errors.append(squared_errors(its[its["n"] >= min_n])[ERRORS].assign(**keys))
     table = alignment_table(pd.concat(scored, ignore_index=True), "flat", ["block", "run"])
     table = table[table["country"] == ALL].set_index(KEYS)
     counts = pd.concat(scored).groupby(KEYS)["country"].nunique()
-    percent = {name: table[name] for name in ("score", "ci_low", "ci_high")}
-    table = table[["n_cells", "n_questions"]].assign(n_countries=counts, **percent)
+    scores = table[["score", "ci_low", "ci_high"]] / 100
+    table = table[["n_cells", "n_questions"]].assign(n_countries=counts, **scores)
     table = table.rename(columns={"ci_low": "score_low", "ci_high": "score_high"})
     slopes = slope_table(pd.concat(sums, ignore_index=True), ["block", "run"])
     for toggle in (ATTRIBUTES, COUNTRY):
