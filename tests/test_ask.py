@@ -199,6 +199,7 @@ def test_adapters_that_learnt_something_else_are_no_seeds(adapter, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
     record = json.loads((other / "ace_experiment.json").read_text())
+    del record["content_sha256"]
     record["seed"] = 5
     (other / "ace_experiment.json").write_text(json.dumps(record))
     assert len(open_models([adapter, other], None, None).adapters) == 2

@@ -207,8 +207,11 @@ def test_an_audit_asks_in_other_ways_and_changes_nothing_else(
 ):
     evaluate.main(config_for(tiny_checkpoint, survey_path, audit=True), tmp_path / "audited")
     pd.testing.assert_frame_equal(predictions_of(tmp_path / "audited"), predictions_of(base))
-    for name in ("scores.csv", "run.json"):
-        assert (tmp_path / "audited" / name).read_bytes() == (base / name).read_bytes()
+    files = [json.loads((of / "run.json").read_text()) for of in (tmp_path / "audited", base)]
+    assert files[0].pop("files").keys() - files[1].pop("files").keys() == {"audit.csv"}
+    assert files[0].pop("content_sha256") != files[1].pop("content_sha256")
+    assert files[0] == files[1]
+    assert (tmp_path / "audited" / "scores.csv").read_bytes() == (base / "scores.csv").read_bytes()
     audit = pd.read_csv(tmp_path / "audited" / "audit.csv").set_index(["variant", "granularity"])
     scores = pd.read_csv(base / "scores.csv").query("country == 'ALL'").set_index("granularity")
     pd.testing.assert_frame_equal(audit.loc["unaltered"][SCORES[2:]], scores[SCORES[2:]])

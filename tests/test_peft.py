@@ -24,12 +24,14 @@ from ace_jax.model.formats.hf import fingerprint
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import (
     CONFIG,
+    DIGEST,
     RECORD,
     WEIGHTS,
     BaseModel,
     adapter_config,
     factors_of,
     load_adapter,
+    read_factors,
     read_lora_config,
     read_record,
     write_adapter,
@@ -78,7 +80,9 @@ def test_files_are_as_peft_lays_them(adapter):
     assert description["base_model_name_or_path"] == "some/llama"
     assert (description["r"], description["lora_alpha"]) == (4, 8.0)
     with safe_open(directory / WEIGHTS, framework="numpy") as handle:
-        assert handle.metadata() == {"format": "pt", "base_fingerprint": BASE}
+        metadata = handle.metadata()
+        assert len(metadata.pop(DIGEST)) == 64
+        assert metadata == {"format": "pt", "base_fingerprint": BASE}
 
 
 def test_the_card_is_one_that_the_hub_reads(adapter):
@@ -97,9 +101,8 @@ def test_the_card_is_one_that_the_hub_reads(adapter):
 
 def test_an_adapter_is_replaced_as_a_whole(adapter):
     directory, lora = adapter
-    (directory / "from_before").touch()
+    (directory / RECORD).write_text("of before")
     record = {"survey": {"name": "wvs7"}, "seed": 3}
-    assert read_record(directory) is None
     write_adapter(directory, factors_of(lora), LORA, BaseModel("other/llama"), "card", record)
     assert {file.name for file in directory.iterdir()} == {CONFIG, WEIGHTS, RECORD, "README.md"}
     assert read_record(directory) == record
@@ -107,7 +110,9 @@ def test_an_adapter_is_replaced_as_a_whole(adapter):
     with pytest.raises(InputError, match=r"ace_experiment\.json: not JSON"):
         read_record(directory)
     (directory / CONFIG).unlink()
-    with pytest.raises(InputError, match="adapter exists and is not empty; choose another"):
+    with pytest.raises(
+        InputError, match=r"adapter exists and is not empty: README\.md, .* would be lost"
+    ):
         write_adapter(directory, factors_of(lora), LORA, BaseModel("other/llama"), "card")
 
 
@@ -291,3 +296,17 @@ def test_weights_that_are_damaged_or_missing(adapter, abstract, mesh):
     (directory / "adapter_model.bin").write_bytes(b"pickled")
     with pytest.raises(InputError, match="pickled adapters are not read"):
         load_adapter(directory, abstract, mesh)
+
+
+@pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
+def test_an_adapter_that_was_changed_is_refused_unless_it_is_imported(adapter, file):
+    directory, lora = adapter
+    content = bytearray((directory / file).read_bytes())
+    if file == WEIGHTS:
+        content[-1] ^= 1  # of the last weight
+    else:
+        content = content.replace(b'"lora_alpha": ', b'"lora_alpha": 1')
+    (directory / file).write_bytes(content)
+    with pytest.raises(InputError, match="is not what was written; restore it"):
+        read_factors(directory, lora, BASE)
+    assert read_factors(directory, lora, None)
