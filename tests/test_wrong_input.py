@@ -129,7 +129,7 @@ def test_an_option_set_of_one(refuses_to_train, dataset):
 
     path = dataset(change)
     refuses_to_train(
-        "question natspac has the option codes \(1,\) .* give it at least two", data__path=path
+        r"question natspac has the option codes \(1,\) .* give it at least two", data__path=path
     )
 
 
