@@ -119,7 +119,7 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
     many = pd.concat([ANSWERS] * 3000, ignore_index=True)
     pyreadstat.write_sav(many, path, compress=True)
     assert path.stat().st_size * 100 < 8 * many.size
-    monkeypatch.setattr(tables.os, "sysconf", lambda name: 1 << 9)  # 256 KiB of memory
+    monkeypatch.setattr("os.sysconf", lambda name: 1 << 9)  # 256 KiB of memory
     refused_cheaply(
         lambda: read_table(path, codebook),
         "values, which do not fit into this machine",
@@ -129,7 +129,7 @@ def test_a_deflated_sav_file_beyond_memory(codebook, tmp_path, monkeypatch):
 def test_a_parquet_file_beyond_memory(codebook, tmp_path, monkeypatch):
     path = tmp_path / "bomb.parquet"
     pd.concat([ANSWERS] * 3000, ignore_index=True).to_parquet(path)
-    monkeypatch.setattr(tables.os, "sysconf", lambda name: 1 << 9)
+    monkeypatch.setattr("os.sysconf", lambda name: 1 << 9)
     refused_cheaply(
         lambda: read_table(path, codebook),
         "values, which do not fit into this machine",

@@ -40,6 +40,7 @@ def test_a_terminal_that_is_gone_ends_nothing_and_tells_the_job_to_stop(monkeypa
             return False
 
     show_messages()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
     stop = stop_on_signal()
     monkeypatch.setattr("sys.stderr", Gone())
     log("a message")

@@ -53,7 +53,7 @@ def test_the_optimizer_follows_it():
     ("settings", "message"),
     [
         ({"schedule": "cosin"}, "optimizer.schedule: 'cosin' is not known; did you mean cosine"),
-        ({"warmup": -1}, "optimizer.warmup: -1 is below 0"),
+        ({"warmup": -1}, r"optimizer.warmup: -1 is not in \[0, inf\)"),
         ({"warmup": 10}, "optimizer.warmup: 10 updates are all of the run"),
         ({"schedule": "linear", "reset_between_stages": True}, "reset_between_stages"),
     ],

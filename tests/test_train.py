@@ -323,8 +323,8 @@ def broken_checkpoint(tiny_checkpoint, tmp_path):
     return broken
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(broken_checkpoint, tmp_path):
-    with pytest.raises(InputError, match=r"step 1 .*nan.* \(USA nat\w+\); .*checkpoint"):
+def test_weights_that_are_not_finite_stop_the_run(broken_checkpoint, tmp_path):
+    with pytest.raises(InputError, match="holds NaN or infinity"):
         train.main(small_config(broken_checkpoint, data__shuffle=False), tmp_path / "run")
     assert not (tmp_path / "run" / "adapter").exists()
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))

@@ -318,7 +318,7 @@ def test_a_record_that_is_not_ours(tiny_checkpoint, tmp_path, name, content, mes
 
 def test_checkpoints_without_a_record_are_not_gone_on_from(tiny_checkpoint, tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match=r"holds a run without experiment\.json; choose another"):
+    with pytest.raises(InputError, match=r"holds files of another kind; choose another"):
         train.main(small_config(tiny_checkpoint), tmp_path)
 
 
