@@ -11,7 +11,7 @@ from test_table import CODEBOOK
 
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hub import open_checkpoint
-from ace_jax.survey.readers import sources, tables
+from ace_jax.survey.readers import sources
 from ace_jax.survey.readers.release_train import read_train
 
 
