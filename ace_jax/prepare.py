@@ -23,12 +23,11 @@ from ace_jax.survey.build import build, summary, with_shrunk_cells
 from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
 from ace_jax.survey.draft import draft
 from ace_jax.survey.readers import release_eval, sources
-from ace_jax.survey.sample import split_respondents
+from ace_jax.survey.sample import PARTS, split_respondents
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "sample")
 OWN = sorted(FILES), (PICTURE,)  # what a DATASET always has, and what else it may
-PARTS = ("sample", "rest")  # of `split_respondents`
 
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "

@@ -120,6 +120,30 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(?!data:)", page)
 
 
+def test_a_report_is_made_again_and_has_blocks_where_runs_held_out_the_same(tmp_path, capsys):
+    unseen = {"questions": ["q1"], "countries": [], "personas": []}
+    audit = pd.DataFrame({"variant": ["options reversed"], "granularity": [4], "score": [0.5]})
+    runs = []
+    for seed, name in enumerate(("base", "trained")):
+        table = predictions(seed, countries=("USA", "NGA"))
+        runs.append(write_out(tmp_path / name, table, adapter=None, held_out=unseen))
+    audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
+    for _ in range(2):
+        report.main([*runs, "--output", str(tmp_path / "report")])
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"blocks.csv", "audit.csv", "tiers.csv", "gaps.csv"} <= written
+    assert written <= {*report.OWN, *report.OTHERS}
+    blocks = pd.read_csv(tmp_path / "report" / "blocks.csv")
+    assert set(blocks["block"]) == {"unseen questions", "seen"}
+    assert set(blocks["run"]) == {"base", "trained"}
+    other = unseen | {"questions": ["q2"]}
+    table = predictions(3, countries=("USA", "NGA"))
+    runs.append(write_out(tmp_path / "other", table, adapter=None, held_out=other))
+    report.main([*runs, "--output", str(tmp_path / "report")])
+    assert "the runs did not hold out the same" in capsys.readouterr().out
+    assert not (tmp_path / "report" / "blocks.csv").exists()
+
+
 @pytest.fixture
 def seeds(runs, tmp_path):
     """The second run with two seeds more."""

@@ -312,19 +312,20 @@ def test_training_starts_from_an_adapter_of_peft(tiny_checkpoint, peft_adapter, 
     assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.fixture
-def broken_checkpoint(tiny_checkpoint, tmp_path):
-    """A model with NaN among its weights."""
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.nan, "holds NaN or infinity"),
+        (3e38, r"step 1 .*(nan|inf).* \(USA nat\w+\); .*checkpoint"),  # too large to multiply
+    ],
+)
+def test_numbers_that_are_not_finite_stop_the_run(tiny_checkpoint, tmp_path, weight, message):
     broken = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
     (file,) = broken.glob("*.safetensors")
     weights = load_file(file)
-    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = np.nan
+    weights["model.layers.1.mlp.up_proj.weight"][3] = weight
     save_file(weights, file, metadata={"format": "pt"})
-    return broken
-
-
-def test_weights_that_are_not_finite_stop_the_run(broken_checkpoint, tmp_path):
-    with pytest.raises(InputError, match="holds NaN or infinity"):
-        train.main(small_config(broken_checkpoint, data__shuffle=False), tmp_path / "run")
+    with pytest.raises(InputError, match=message):
+        train.main(small_config(broken, data__shuffle=False), tmp_path / "run")
     assert not (tmp_path / "run" / "adapter").exists()
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))

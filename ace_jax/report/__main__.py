@@ -19,9 +19,9 @@ from ace_jax.report.compare import compare
 from ace_jax.runtime.progress import log
 
 # What a report always has, and tables that only some have: such a directory may be replaced.
-OWN = ("index.html", "table1.tex", "scores.csv", "topics.csv", "gains.csv", "slopes.csv", "figures")
-SOME = ("differences", "tiers", "gaps", "composition", "audit", "effects", "effect_distances")
-OTHERS = ("classes.csv", *(f"{name}.csv" for name in SOME))
+OWN = ("index.html", "scores.csv", "topics.csv", "gains.csv", "slopes.csv", "figures")
+SOME = ("differences", "effect_differences", "tiers", "gaps", "composition", "blocks", "audit")
+OTHERS = tuple(f"{name}.csv" for name in (*SOME, "effects", "effect_distances", "classes"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

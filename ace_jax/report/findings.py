@@ -150,7 +150,10 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     tables["slopes"] = slope_table(sums, ["run"])
     if len(methods) > 1:
         tables["effect_differences"] = slope_differences(sums)
-    if held_out := first.identity.get("held_out"):
+    held_out = first.identity.get("held_out")
+    if any(run.identity.get("held_out") != held_out for run in runs):
+        notes.append("No table of blocks: the runs did not hold out the same.")
+    elif held_out:
         tables["blocks"] = block_table(
             {name: [run.predictions for run in of] for name, of in everything.items()},
             HeldOut(**{unit: tuple(ids) for unit, ids in held_out.items()}),

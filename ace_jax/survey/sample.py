@@ -9,13 +9,14 @@ from ace_jax.errors import InputError
 from ace_jax.survey.cells import countries
 from ace_jax.survey.readers.tables import Raw
 
+PARTS = ("sample", "rest")
 SPEC = re.compile(r"(0?\.\d+)(?:@(\d+))?")
 
 
 def split_respondents(raw: Raw, spec: str) -> dict[str, Raw]:
     """Draws a share of each country's respondents, such as `0.1@7`: a tenth, drawn by seed 7.
 
-    Returns `sample` and `rest`, each with what it is in its notes. At least one respondent of a
+    Returns the PARTS, each with what it is in its notes. At least one respondent of a
     country is in each. Raises InputError for another spec, or a country of a single respondent.
     """
     given = SPEC.fullmatch(spec)
@@ -30,12 +31,11 @@ def split_respondents(raw: Raw, spec: str) -> dict[str, Raw]:
             raise InputError(f"--sample {spec}: {name} has a single respondent; leave it out")
         count = min(max(1, round(share * len(rows))), len(rows) - 1)
         drawn[generator.permutation(rows)[:count]] = True
-    parts = {"sample": drawn, "rest": ~drawn}
     return {
         name: replace(
             raw,
             table=raw.table[rows].reset_index(drop=True),
             notes={**raw.notes, "sample": {"part": name, "share": share, "seed": seed}},
         )
-        for name, rows in parts.items()
+        for name, rows in zip(PARTS, (drawn, ~drawn), strict=True)
     }

@@ -162,7 +162,9 @@ def read_state(directory: Path, step: int, abstract: TrainState) -> TrainState:
 def _load(path: Path, like: dict[str, Any]) -> dict[str, Any]:
     """Returns a checkpoint's content; raises `InputError` if it is damaged."""
     try:
-        saved = ocp.checkpointables_metadata(path).custom_metadata[DIGESTS]
+        saved = (ocp.checkpointables_metadata(path).custom_metadata or {}).get(DIGESTS)
+        if saved is None:
+            raise ValueError("an older version saved it, without digests")
         loaded = ocp.load_checkpointables(path, like)
         damaged = [name for name in like if saved[name] != digest(loaded[name])]
     except Exception as error:  # as in `_one_line`
