@@ -4,16 +4,17 @@
 #
 #   bash launch/results_eqls.sh [-o OUTPUT] [-s SEEDS] [-m ARMS] [-- FIELD ...]
 #
-# OUTPUT defaults to runs/eqls, SEEDS to "0 1 2", ARMS to "joint kl placebo". FIELDs, such as
-# --config.max_steps=20, are for training. The placebo learns from answers whose countries and levels
-# are drawn anew for each question, and is scored on the true ones. OUTPUT/report_train is of what
-# training saw, OUTPUT/report_held_out of what it did not; blocks.csv in them has the tables.
+# OUTPUT defaults to runs/eqls, SEEDS to "0 1 2", ARMS to "placebo joint kl". Reports compare with the
+# first arm. FIELDs, such as --config.max_steps=20, are for training. The placebo learns from answers
+# whose countries and levels are drawn anew for each question, and is scored on the true ones.
+# OUTPUT/report_train is of what training saw, OUTPUT/report_held_out of what it did not; blocks.csv
+# in them has the tables.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 output=runs/eqls
 seeds="0 1 2"
-arms="joint kl placebo"
+arms="placebo joint kl"
 while getopts "o:s:m:" option; do
   case $option in
     o) output=${OPTARG%/} ;;

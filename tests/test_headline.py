@@ -30,15 +30,18 @@ def survey():
     return table, truth / truth.sum(axis=1, keepdims=True)
 
 
-def report_on(survey, model):
+def report_on(survey, **models):
     table, truth = survey
-    predictions = answered(table.assign(source="made up"), truth, model, np.random.default_rng(1))
     questions = pd.DataFrame({"question_id": QUESTIONS, "topic": "Trust", "text": "How much?"})
     questions["option_labels"] = [["a", "b", "c", "d"]] * len(QUESTIONS)
     levels = {attribute.name: list(attribute.levels) for attribute in ATTRIBUTES}
     run = {"seed": 0, "attributes": levels, "data": {"min_n": 10}, "model": {"name": "tiny"}}
-    predictions.attrs[RECORD] = {"run": run, "questions": questions.to_dict("list")}
-    return compare({"model": predictions})
+    runs = {}
+    for name, model in models.items():
+        of = answered(table.assign(source="made up"), truth, model, np.random.default_rng(1))
+        of.attrs[RECORD] = {"run": run, "questions": questions.to_dict("list")}
+        runs[name] = of
+    return compare(runs)
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +50,12 @@ def alike(survey):
     table, truth = survey
     question = pd.factorize(table["question_id"])[0]
     means = np.stack([truth[question == q].mean(axis=0) for q in range(len(QUESTIONS))])
-    return report_on(survey, means[question])
+    return report_on(survey, model=means[question])
 
 
 @pytest.fixture(scope="module")
 def perfect(survey):
-    return report_on(survey, survey[1])
+    return report_on(survey, model=survey[1])
 
 
 def test_a_model_that_answers_all_alike_has_learnt_no_effect(alike):
@@ -72,6 +75,13 @@ def test_a_model_that_answers_as_the_survey_does_is_aligned(perfect):
     assert (perfect.finest("slopes")["verdict"] == ALIGNED).all()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_it_is_about_the_best_method_wherever_it_stands(survey, first):
+    models = {"true": survey[1], "flat": np.full_like(survey[1], 1 / K)}
+    said = headline(report_on(survey, **dict(sorted(models.items(), reverse=first))))
+    assert "true has" in said[0] and ALIGNED.capitalize() in said[1]
+
+
 def test_the_page_opens_with_it_and_so_does_the_text(alike, tmp_path):
     alike.save_html(tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
@@ -85,7 +95,7 @@ def test_a_single_question_is_not_clear(survey):
     table, truth = survey
     one = (table["question_id"] == "q0").to_numpy()
     short = table[one].reset_index(drop=True), truth[one]
-    _, effects, countries, _ = headline(report_on(short, truth[one]))
+    _, effects, countries, _ = headline(report_on(short, model=truth[one]))
     assert "Not clear" in effects and "Not clear" in countries
 
 

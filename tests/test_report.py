@@ -315,6 +315,8 @@ def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
     assert pd.DataFrame(**data["tables"]["audit"])["score"].tolist() == [75.0]
     differences = pd.read_csv(tmp_path / "report" / "differences.csv")
     assert set(differences["other"]) == {"base", "trained"}  # no reference with another
+    learnt = pd.read_csv(tmp_path / "report" / "effect_differences.csv")
+    assert set(learnt["run"]) == {"trained"}  # a reference is no test to correct for
     # As methods of their own they have the same rows.
     write_out(tmp_path / "flat", other.assign(p_model=uniform))
     write_out(tmp_path / "near", other)

@@ -79,11 +79,15 @@ class Findings:
         return sorted(map(int, self.first.predictions["granularity"].unique()))
 
     @property
-    def shown(self) -> str:
-        """The method to show beside the first: the best at the finest granularity, or the last."""
+    def best(self) -> str:
+        """The method with the highest score at the finest granularity."""
         scores = self.finest("scores").query("run in @self.names")
-        best = str(scores.sort_values("score")["run"].iloc[-1])
-        return best if best != self.names[0] else self.names[-1]
+        return str(scores.sort_values("score")["run"].iloc[-1])
+
+    @property
+    def shown(self) -> str:
+        """The method to show beside the first: the best, or the last if the first is the best."""
+        return self.best if self.best != self.names[0] else self.names[-1]
 
     @property
     def yardsticks(self) -> pd.DataFrame:
@@ -149,7 +153,7 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
     sums = pd.concat(_of_each(everything, products, min_n), ignore_index=True)
     tables["slopes"] = slope_table(sums, ["run"])
     if len(methods) > 1:
-        tables["effect_differences"] = slope_differences(sums)
+        tables["effect_differences"] = slope_differences(sums[sums["run"].isin(methods)])
     held_out = first.identity.get("held_out")
     if any(run.identity.get("held_out") != held_out for run in runs):
         notes.append("No table of blocks: the runs did not hold out the same.")
@@ -221,12 +225,12 @@ def _of_each(
 
 
 def headline(findings: Findings) -> list[str]:
-    """Returns sentences on the method shown, at the finest granularity, over countries.
+    """Returns sentences on the best method, at the finest granularity, over countries.
 
     They say whether it answers like these people, better than a table would; whether it moves as
     they move; and where it is least to be trusted.
     """
-    slopes = findings.finest("slopes").query("run == @findings.shown").set_index("toggle")
+    slopes = findings.finest("slopes").query("run == @findings.best").set_index("toggle")
     moves = {ATTRIBUTES: "Does it move as they move", COUNTRY: "Does it tell countries apart"}
     answers = [_answers(findings)]
     answers += [
@@ -239,11 +243,11 @@ def headline(findings: Findings) -> list[str]:
 
 def _answers(findings: Findings) -> str:
     scores = findings.finest("scores").set_index("run")["score"]
-    score = float(scores[findings.shown])
+    score = float(scores[findings.best])
     seen = findings.first.identity["data"].get("split") != "held_out"
     unfair = (*ORACLES, *(REPEATS if seen else ()))
     tables = scores[[name for name in findings.references if name not in unfair]]
-    of = f"{findings.shown} has {score:.1f} of 100"
+    of = f"{findings.best} has {score:.1f} of 100"
     if tables.empty:
         return f"Does it answer like these people? {of}; no table to compare with."
     best, reached = tables.idxmax(), float(tables.max())
@@ -263,7 +267,7 @@ def _moves(row: pd.Series) -> str:
 
 
 def _least_trusted(findings: Findings, slopes: pd.DataFrame) -> str:
-    topics = findings.finest("topics").query("run == @findings.shown").sort_values("score")
+    topics = findings.finest("topics").query("run == @findings.best").sort_values("score")
     weak = [
         str(toggle).replace("_", " ")
         for toggle, row in slopes.drop(index=ATTRIBUTES, errors="ignore").iterrows()
