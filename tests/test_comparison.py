@@ -224,3 +224,15 @@ def test_unseen_personas_by_topic(methods):
     assert row["score"] == pytest.approx(cells[cells["persona"] == row["persona"]]["score"].mean())
     overall = table[table["topic"] == "ALL"].reset_index(drop=True)
     assert overall["gain"].equals(gain_table(unseen, "flat", ("persona",))["gain"])
+
+
+def test_p_values_are_those_of_the_intervals_and_seeds_make_them_larger():
+    base, seeds = cells(2), [cells(3, near=near) for near in (0.0, 0.5, 1.0)]
+    mean = base.assign(score=np.mean([seed["score"] for seed in seeds], axis=0))
+    several, one = (
+        gain_table({"base": base, "ace": of}, "flat").query("run == 'ace'") for of in (seeds, mean)
+    )
+    assert (several["p_value"].to_numpy() > one["p_value"].to_numpy()).all()
+    for table in (several, one):
+        beyond = table["gain_low"] * table["gain_high"] > 0
+        assert (beyond == (table["p_value"] < 0.05)).all()

@@ -128,9 +128,7 @@ def topics_of(question_id: pd.Series, questions: pd.DataFrame) -> pd.Series:
     return topic
 
 
-def alignment_table(
-    cells: pd.DataFrame, average: Average, by: Sequence[str] = (), *, seed: int = 0
-) -> pd.DataFrame:
+def alignment_table(cells: pd.DataFrame, average: Average, by: Sequence[str] = ()) -> pd.DataFrame:
     """Returns the mean score by granularity and country, and over countries in rows `ALL`.
 
     `cells` are of `scored_cells`; they may have `ceiling` (`ceilings.cell_ceilings`) and `seed`, or
@@ -138,15 +136,15 @@ def alignment_table(
     granularity, those of `by`, country, run, n_cells, n_questions and those of `score_means`.
     """
     keys = ["granularity", *by]
-    table = with_all_countries(cells, keys, average, partial(score_means, cells, seed))
+    table = with_all_countries(cells, keys, average, partial(score_means, cells))
     return in_order(table, average, keys)
 
 
-def score_means(cells: pd.DataFrame, seed: int, means: Averaging) -> pd.DataFrame:
+def score_means(cells: pd.DataFrame, means: Averaging) -> pd.DataFrame:
     """Returns what `means` averages: n_cells, n_questions, score, ci_low, ci_high (0 to 100).
 
     With ceilings also ceiling and percent_of_ceiling; with gains also seed_sd, gain, gain_low,
-    gain_high and p_value (`seed` is that of its draws), as in `comparison.gain_table`.
+    gain_high and p_value, as in `comparison.gain_table`.
     """
     values = {name: cells[name].to_numpy() for name in CELL_VALUES if name in cells}
     score = values["score"]
@@ -156,11 +154,10 @@ def score_means(cells: pd.DataFrame, seed: int, means: Averaging) -> pd.DataFram
         ceiling = means.means(values["ceiling"])
         table = table.assign(ceiling=ceiling, percent_of_ceiling=100 * table["score"] / ceiling)
     if "gain" in values:
-        gain, names = values["gain"], ("gain", "gain_low", "gain_high")
+        gain, names = values["gain"], ("gain", "gain_low", "gain_high", "p_value")
         table = table.assign(
             seed_sd=means.seed_deviations(score),
             **means.intervals(gain, values["gain_variance"], names),
-            p_value=means.sign_flips(gain, seed),
         )
     return table
 

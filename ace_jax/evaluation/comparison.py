@@ -15,7 +15,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import alignment_table, score_means
-from ace_jax.evaluation.uncertainty import ALL, LEVEL, Average, averaging
+from ace_jax.evaluation.uncertainty import ALL, Average, averaging
 from ace_jax.survey.readers.sources import TIERS
 
 # A method's cells, or the cells of each of its seeds.
@@ -25,12 +25,11 @@ MEAN = "mean"  # the granularity of rows that are means over granularities
 
 
 def gain_table(
-    methods: Mapping[str, Cells], average: Average, by: Sequence[str] = (), *, seed: int = 0
+    methods: Mapping[str, Cells], average: Average, by: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Returns each method's score and its gain over the first method, by country and over all.
 
-    Intervals include the variance between seeds. `p_value` is that of a permutation test, which
-    flips the sign of each question's contribution; it generalises over questions, not over seeds.
+    Intervals and `p_value` (that the gain is 0, two-sided) include the variance between seeds.
 
     Args:
       methods: name -> cells of its run or runs (`alignment.scored_cells`, or the same part of
@@ -43,7 +42,7 @@ def gain_table(
       n_seeds, seed_sd (of the scores; NaN for one), score, ci_low, ci_high, gain, gain_low,
       gain_high, p_value (NaN for the first method), on the scale of 0 to 100.
     """
-    table = alignment_table(stacked(methods), average, (*by, "run"), seed=seed)
+    table = alignment_table(stacked(methods), average, (*by, "run"))
     n_seeds = table["run"].map({name: len(_runs(cells)) for name, cells in methods.items()})
     return table.assign(n_seeds=n_seeds, seed_sd=table["seed_sd"].where(n_seeds > 1))
 
@@ -53,15 +52,13 @@ def difference_table(
     average: Average,
     *,
     references: Sequence[str] = (),
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Returns the difference between every two methods over all countries, as in `gain_table`.
 
     `references` are the last of the methods, and are not compared with one another. Columns are
     average, granularity, run, other (which precedes it in `methods`), n_questions, difference (run
-    minus other), difference_low, difference_high, p_value, on the scale of 0 to 100, and clear:
-    whether the 95 % interval excludes zero and the test rejects at 5 %. Nothing corrects for the
-    number of tests.
+    minus other), difference_low, difference_high and p_value, on the scale of 0 to 100. Nothing
+    corrects for the number of tests.
     """
     names = list(methods)
     tables = []
@@ -69,13 +66,11 @@ def difference_table(
         cells = stacked({name: methods[name] for name in names[place:]})
         cells = cells[cells["run"] != other]
         means = averaging(cells, ["granularity", "run"], average, over=("country",))
-        tables.append(score_means(cells, seed, means).assign(other=other))
+        tables.append(score_means(cells, means).assign(other=other))
     table = pd.concat(tables, ignore_index=True)
-    # Either alone can be too sure: the interval if questions vary unequally, the test if seeds do.
-    beyond_zero = table["gain_low"] * table["gain_high"] > 0
-    table = table.assign(average=average, clear=beyond_zero & (table["p_value"] < 1 - LEVEL))
+    table = table.assign(average=average)
     bounds = {"gain": "difference", "gain_low": "difference_low", "gain_high": "difference_high"}
-    kept = ["average", "granularity", "run", "other", "n_questions", *bounds, "p_value", "clear"]
+    kept = ["average", "granularity", "run", "other", "n_questions", *bounds, "p_value"]
     table = table.sort_values("granularity", kind="stable", ignore_index=True)
     return table[kept].rename(columns=bounds)
 
@@ -149,15 +144,13 @@ def convergence(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table.assign(gap=here, closed=100 * (1 - here / there))[columns]
 
 
-def composition_table(
-    methods: Mapping[str, Cells], average: Average, *, seed: int = 0
-) -> pd.DataFrame:
+def composition_table(methods: Mapping[str, Cells], average: Average) -> pd.DataFrame:
     """Returns `gain_table` by persona and topic, rows of topic `ALL` last (Fig. 4).
 
     The methods' cells are of held-out personas only (the paper's: `survey.split.PAPER_PERSONAS`).
     """
-    by_topic = gain_table(methods, average, ("persona", "topic"), seed=seed)
-    overall = gain_table(methods, average, ("persona",), seed=seed).assign(topic=ALL)
+    by_topic = gain_table(methods, average, ("persona", "topic"))
+    overall = gain_table(methods, average, ("persona",)).assign(topic=ALL)
     return pd.concat([by_topic, overall[list(by_topic)]], ignore_index=True)
 
 

@@ -21,15 +21,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 Average = Literal["nested", "flat"]
 AVERAGES: tuple[Average, ...] = ("nested", "flat")
 ALL = "ALL"  # the country of rows that are means over countries
 LEVEL = 0.95
-FLIPS = 1999
-TINY = 1e-9  # points: less is rounding
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,13 @@ class Averaging:
         self,
         values: Float[np.ndarray, "cells"],
         variance: Float[np.ndarray, "cells"] | None = None,
-        names: tuple[str, str, str] = ("mean", "low", "high"),
+        names: Sequence[str] = ("mean", "low", "high"),
     ) -> pd.DataFrame:
-        """Returns the mean of each group with its 95 % interval (Student's t).
+        """Returns the mean of each group, its 95 % interval and the p-value that it is 0.
 
-        `variance` is that of `values` from sampling respondents. Only means over a single question
-        use it; without it their interval is NaN.
+        Both are Student's, and hold the choice of questions and seeds. `variance` is that of
+        `values` from sampling respondents. Only means over a single question use it; without it
+        their interval is NaN. With three `names` there is no p-value.
         """
         mean = self.means(values)
         square, spread = self._between_questions(values, variance)
@@ -81,25 +79,12 @@ class Averaging:
         square, spread = square + of_seeds, spread + of_seeds**2 / np.maximum(seeds - 1, 1)
         # Satterthwaite's degrees of freedom, infinite if no variance was estimated.
         degrees = np.divide(square**2, spread, out=np.full_like(mean, np.inf), where=spread > 0)
-        half = stdtrit(degrees, (1 + LEVEL) / 2) * np.sqrt(square)
-        return pd.DataFrame(dict(zip(names, (mean, mean - half, mean + half), strict=True)))
-
-    def sign_flips(
-        self, values: Float[np.ndarray, "cells"], seed: int
-    ) -> Float[np.ndarray, "groups"]:
-        """Returns the two-sided p-value of each mean under flips of the signs of questions.
-
-        NaN if all values are zero. With Q questions it is at least 2 ** (1 - Q).
-        """
-        added, group = self.means(values, "question"), self.outer("question")
-        # All groups share the draws of signs: the first question of each gets the first sign.
-        column = np.arange(len(added)) - np.searchsorted(group, group)
-        matrix = csr_array((added, (group, column)))
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (matrix.shape[1], FLIPS))
-        observed = np.abs(self.means(values))
-        reached = (np.abs(matrix @ signs) >= observed[:, None] - TINY).sum(axis=1)
-        known = np.bincount(group, np.abs(added)) > TINY
-        return np.where(known, (1 + reached) / (1 + FLIPS), np.nan)
+        error = np.sqrt(square)
+        half = stdtrit(degrees, (1 + LEVEL) / 2) * error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p_value = 2 * stdtr(degrees, -np.abs(mean / error))
+        columns = (mean, mean - half, mean + half, p_value)
+        return pd.DataFrame(dict(zip(names, columns, strict=False)))
 
     def sampling_errors(self, variance: Float[np.ndarray, "cells"]) -> Float[np.ndarray, "groups"]:
         """Returns the standard error of each mean from sampling respondents only."""

@@ -128,16 +128,14 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
         for name, of in everything.items()
     }
     alone = stacked(cells).drop(columns=["gain", "gain_variance"])
-    gains = gain_table(cells, average, seed=seed)
+    gains = gain_table(cells, average)
     tables = {
         "scores": _by_run(gains.drop(columns=GAINS), everything),
         "topics": _by_run(alignment_table(alone, average, ["topic", "run"]), everything),
         "gains": gains.drop(columns=["ceiling", "percent_of_ceiling"]),
     }
     if len(cells) > 1:
-        tables["differences"] = difference_table(
-            cells, average, references=list(references), seed=seed
-        )
+        tables["differences"] = difference_table(cells, average, references=list(references))
     countries = set(first.predictions["country"])
     tiers = {TIERS[country] for country in countries & set(TIERS)}
     scores = {name: tables["scores"].query("run == @name") for name in methods}
@@ -149,7 +147,7 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
         tables["gaps"] = convergence(scores)
     if first.holds_out_personas:
         of_methods = {name: cells[name] for name in methods}
-        tables["composition"] = composition_table(of_methods, average, seed=seed)
+        tables["composition"] = composition_table(of_methods, average)
     sums = pd.concat(_of_each(everything, products, min_n), ignore_index=True)
     tables["slopes"] = slope_table(sums, ["run"])
     if len(methods) > 1:

@@ -36,7 +36,7 @@ SHORTER = {f"{name}_{end}": end for name in INTERVALS for end in ("low", "high")
 KEPT = {
     "scores": "run country topic granularity n_cells score ci_low ci_high ceiling",
     "gains": "run country granularity gain gain_low gain_high p_value n_questions n_seeds seed_sd",
-    "differences": "granularity run other difference difference_low difference_high p_value clear",
+    "differences": "granularity run other difference difference_low difference_high p_value",
     "tiers": "run granularity tier score",
     "composition": "run country persona topic score ci_low ci_high",
     "effects": "run question_id topic attribute combination data_effect data_se model_effect "

@@ -116,7 +116,7 @@ function differences() {
   const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run },
     ...names.filter((name) => isRun.has(name)).map((other) => ({
       key: other, label: `\u2212 ${other}`, value: (row) => less(row.run, other)?.difference,
-      text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => less(row.run, other)?.clear,
+      text: (row) => (row.run === other ? "" : signed(less(row.run, other)?.difference)), best: (row) => (less(row.run, other)?.p_value ?? 1) < 0.05,
       tint: (row) => diverging(less(row.run, other)?.difference, most),
       tip: (row) => { const one = less(row.run, other); return one ? `${row.run} less ${other}\n${signed(one.difference, 2)} ${interval(one.low, one.high, signed)}\np ${pValue(one.p_value)}` : null; },
     }))];
