@@ -17,9 +17,10 @@ import pandas as pd
 import pycountry
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
+from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
+from ace_jax.survey.codes import Code, codes
 from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.readers.tables import Raw, check_columns, codes, read_statistics
+from ace_jax.survey.readers.tables import Raw, check_columns, read_statistics
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,

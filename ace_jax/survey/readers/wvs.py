@@ -12,7 +12,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import BUILTIN, read_codebook
-from ace_jax.survey.readers.tables import Raw, read_codes
+from ace_jax.survey.readers.tables import Raw, read_codes, stacked
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
 WHOLE = "the complete file of wave 7"
@@ -43,7 +43,7 @@ def read(paths: Sequence[Path]) -> Raw:
                 )
             files[country] = path
         tables.append(table)
-    return Raw(pd.concat(tables, join="inner", ignore_index=True), codebook)
+    return Raw(stacked(tables), codebook)
 
 
 def _variable(header: str) -> str:
