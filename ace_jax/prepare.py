@@ -34,6 +34,7 @@ HELP = {
     "countries": "ISO 3166-1 alpha-3 codes of the countries to take, tier1, tier2 or tier3 (the "
     "paper's), or all (default: wvs7 and issp: those of the paper; others: all)",
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
+    "strict": "write nothing if the survey has flags (docs/surveys.md)",
     "estimator": "what training learns from: the cells' raw shares (the default, as in the paper) "
     "or shares shrunk towards the main effects of their question and country",
 }
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Reads the survey's files, aggregates respondents to cells and writes the DATASET."""
     args = _arguments(argv)
     dataset = _dataset(args)
+    if args.strict and (flags := dataset.manifest.get("flags")):
+        for flag in flags:
+            log(flag)
+        raise InputError(f"--strict: the survey has {len(flags)} flags, such as {flags[0]}")
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         dataset = with_shrunk_cells(dataset)
@@ -99,6 +104,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--countries", nargs="+", type=str.upper, metavar="CODE", help=HELP["countries"])
     add("--questions", choices=sources.QUESTIONS, help=HELP["questions"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
+    add("--strict", action="store_true", help=HELP["strict"])
     return parser.parse_args(argv)
 
 
