@@ -65,7 +65,7 @@ TWO = "sex,q1,q2\nM,1,2\nM,2,1\nF,1,1\nF,1,2\n"
         (
             "sex,q1,who\nM,1,a\nF,2,a\n",
             {"top": 'id = "who"'},
-            "who: 1 ids are there more than once",
+            "who: 1 respondents have the id of another",
         ),
         (
             FOUR,

@@ -103,11 +103,14 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Recode:
-    """How a column's codes become the levels of an attribute; `dropped` ones have none."""
+    """How a column's codes become the levels of an attribute; `dropped` ones have none.
+
+    Numbers in place of codes in `by` are edges: a level lies from each to the next.
+    """
 
     attribute: Attribute
     column: str
-    by: Mapping[Code, str] | Threshold | tuple[float, ...]  # of levels, from each edge to the next
+    by: Mapping[Code, str] | Threshold | tuple[float, ...]
     dropped: tuple[Code, ...] = ()
 
     def levels(self, codes: pd.Series) -> pd.Series:
@@ -195,7 +198,7 @@ class Codebook:
 
     One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
     `missing` are dropped from every column. `labels` maps each column to codes and the labels that
-    files give them; a code that is a text labels itself.
+    files give them; a code that is a text labels itself. `id_column` holds respondents' ids.
     """
 
     source: str

@@ -24,7 +24,7 @@ import pyreadstat
 from ace_jax.errors import InputError
 from ace_jax.files import reason
 from ace_jax.survey.codebook import Codebook, Form
-from ace_jax.survey.codes import BLANK, codes, plain, spelling
+from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
 from ace_jax.survey.readers.value_labels import option_label
 
 DELIMITERS = ",;\t|"
@@ -97,7 +97,11 @@ def read_codes(
             table = content.to_pandas()
     else:
         # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
-        spelt = {name for name, of in codebook.labels.items() if any(type(c) is str for c, _ in of)}
+        spelt = {
+            name
+            for name, its in codebook.labels.items()
+            if any(isinstance(code, str) or label in GAPS for code, label in its)
+        }
         kind = read_header(path, named, variable, codebook.form)
         table = read_csv(path, choose, kind, {*spelt, *texts})
     columns = {
@@ -267,7 +271,7 @@ def read_csv(
             pa_csv.ConvertOptions(
                 include_columns=[*columns],
                 column_types={place: pa.string() for place in columns if columns[place] in texts},
-                null_values=[BLANK],
+                null_values=[BLANK] if texts else [*GAPS],  # which a column of texts may declare
                 strings_can_be_null=True,
                 decimal_point=form.decimal,
             ),
