@@ -12,15 +12,17 @@ import jinja2
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import COUNTRY, RESERVED, Code
+from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.codes import GAPS, Code, plain
 from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
+from ace_jax.survey.personas import RESERVED
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.sheets import read_r, read_sheet
 from ace_jax.survey.readers.tables import (
-    DELIMITERS,
-    GAPS,
     STATISTICS,
+    check_columns,
     read_csv,
+    read_header,
     read_parquet,
     read_statistics,
 )
@@ -142,10 +144,10 @@ def _whole(path: Path) -> tuple[pd.DataFrame, Any]:
         return read_parquet(path, list).to_pandas(), None
     if kind != kinds.CSV:
         return (read_sheet if kind == kinds.SHEET else read_r)(path, list), None
-    header, *_ = kinds.head(path).decode("latin-1").splitlines()
-    delimiter = max(DELIMITERS, key=header.count)
-    table = read_csv(path, delimiter, keep_default_na=False, na_values=["", *GAPS])
-    return table.rename(columns=str.strip), None
+    header = read_header(path, ())
+    named = [*filter(None, header.names)]
+    check_columns(named, named, path, "a file that has it once")
+    return read_csv(path, lambda _: named, header), None
 
 
 def _columns(path: Path) -> list[Column]:
@@ -156,7 +158,7 @@ def _columns(path: Path) -> list[Column]:
     return [
         Column(
             str(name),
-            values if not pd.api.types.is_bool_dtype(values) else values.astype(str),
+            _cells(values),
             texts.get(name) or str(name),
             labels.get(name, {}),
             # A text that a file declares missing has no place on a scale.
@@ -164,6 +166,15 @@ def _columns(path: Path) -> list[Column]:
         )
         for name, values in table.items()
     ]
+
+
+def _cells(values: pd.Series) -> pd.Series:
+    """Returns cells without what programs write for none; true and false are texts."""
+    if pd.api.types.is_bool_dtype(values):
+        return values.astype(str)
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    return values.mask(values.astype(str).str.strip().isin(GAPS))
 
 
 def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
@@ -258,9 +269,11 @@ def _is_no_answer(text: str) -> bool:
 
 def _texts(values: pd.Series) -> Options:
     texts = values.astype(str).str.strip()
-    found = sorted({*texts} - {""})
+    found = sorted({*texts})
     dropped = [text for text in found if _is_no_answer(text)]
-    found = [text for text in found if text not in dropped]
+    # Two spellings of a label are one option.
+    spellings = {plain(text): text for text in reversed(found) if text not in dropped}
+    found = sorted(spellings.values())
     if not 2 <= len(found) <= MOST_TEXTS:
         raise NotAQuestionError("one answer" if len(found) < 2 else f"over {MOST_TEXTS} texts")
     numbered = [NUMBER_FIRST.match(text) for text in found]
@@ -276,7 +289,11 @@ def _texts(values: pd.Series) -> Options:
     # A text that is a number is read as that code.
     own = {text: int(text) for text in found if re.fullmatch(r"-?\d{1,9}", text)}
     free = iter(code for code in range(1, 2 * MOST_TEXTS + 1) if code not in own.values())
-    options = tuple((own[text] if text in own else next(free), text) for text in found)
+    # A label that the codebook has to spell otherwise needs the text for a code.
+    options = tuple(
+        (text if _label(text) != text else own[text] if text in own else next(free), _label(text))
+        for text in found
+    )
     return Options(options, "order of" not in line, tuple(dropped), (line,) if line else ())
 
 
@@ -285,10 +302,8 @@ def _question(column: Column) -> Question:
     text, unsure = question_text(column.text), list(its.unsure)
     if column.text == column.name:
         unsure.append("the file has no text for it: write what was asked")
-    # What else stands in brackets is not filled in.
-    text = text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
     options = [list(pair) for pair in its.options]
-    return Question(column, text, options, its.ordinal, its.dropped, unsure)
+    return Question(column, _label(text), options, its.ordinal, its.dropped, unsure)
 
 
 def _attributes(columns: Sequence[Column]) -> list[Attribute]:
@@ -331,7 +346,11 @@ def _attribute(name: str, column: Column) -> Attribute:
     its = _options(column)
     # Texts are their own codes.
     is_text = pd.to_numeric(column.values.dropna(), errors="coerce").isna().all()
-    codes = {label: label if is_text else code for code, label in its.options}
+    texts = column.values.dropna().astype(str).str.strip().unique()
+    codes: dict[str, list[Code]] = {
+        label: [one for one in texts if plain(_label(one)) == plain(label)] if is_text else [code]
+        for code, label in its.options
+    }
     unsure = [line for line in its.unsure if "order" not in line]
     is_second, levels = PROPOSED[name]
     groups: dict[str, list[Code]] = {}
@@ -341,12 +360,12 @@ def _attribute(name: str, column: Column) -> Attribute:
             second = {list(codes)[column.name.casefold() != "male"]}
             unsure.append("which code is which is the usual one: see the questionnaire")
         if second and len(second) < len(codes):
-            for label, code in codes.items():
-                groups.setdefault(levels[label in second], []).append(code)
+            for label, codes_of in codes.items():
+                groups.setdefault(levels[label in second], []).extend(codes_of)
             if len(codes) > 2:
                 unsure.append("which codes are which level is read from their labels: see them")
     if not groups:
-        groups = {label: [code] for label, code in codes.items()}
+        groups = codes
     if is_text and not groups.keys() & {*levels} and name != "region":
         unsure.append("the order of the levels is not known; the first is the reference")
     ordered = [level for level in levels if level in groups] or list(groups)
@@ -356,11 +375,16 @@ def _attribute(name: str, column: Column) -> Attribute:
 
 def _distinct(codes: Sequence[Code], labels: Sequence[str]) -> list[str]:
     """Returns labels that differ: one that several codes have gets its code."""
-    often = Counter(label.casefold() for label in labels)
+    often = Counter(plain(_label(label)) for label in labels)
     return [
-        f"{label} ({code})" if often[label.casefold()] > 1 else label
+        _label(label) + (f" ({code})" if often[plain(_label(label))] > 1 else "")
         for code, label in zip(codes, labels, strict=True)
     ]
+
+
+def _label(text: str) -> str:
+    """Returns a text in whose brackets only the country stands: nothing else is filled in."""
+    return text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
 
 
 def _missing(
