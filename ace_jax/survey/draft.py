@@ -13,24 +13,13 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
-from ace_jax.survey.codes import GAPS, Code, plain
+from ace_jax.survey.codes import Code, plain
 from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
 from ace_jax.survey.personas import RESERVED
-from ace_jax.survey.readers import kinds
-from ace_jax.survey.readers.sheets import read_r, read_sheet
-from ace_jax.survey.readers.tables import (
-    STATISTICS,
-    check_columns,
-    read_csv,
-    read_header,
-    read_parquet,
-    read_statistics,
-)
+from ace_jax.survey.readers.columns import Column, columns_of
 from ace_jax.survey.readers.value_labels import (
     MOST_OPTIONS,
-    Labels,
     NotAQuestionError,
-    Ranges,
     is_missing,
     option_label,
     options_of,
@@ -42,17 +31,6 @@ OLDEST = 120
 UNKNOWN_COUNTRY = "???"
 WEIGHT = re.compile(r".*(weight|wght|wgt|gewicht|pond[eé]r|peso).*|.*_wt|wt", re.IGNORECASE)
 NUMBER_FIRST = re.compile(r"(-?\d+)\s*[.:)\-]\s*\S")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the file: its values, and what the file says of them."""
-
-    name: str
-    values: pd.Series
-    text: str
-    labels: Labels
-    ranges: Ranges
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ def draft(path: Path, country: str | None = None) -> str:
     `country` is the alpha-3 code of all respondents; without it, a column says. Raises InputError
     for a file that cannot be read, and for one without a question.
     """
-    columns = _columns(path)
+    columns = columns_of(path)
     where = _country(columns, country)
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
@@ -133,48 +111,6 @@ def draft(path: Path, country: str | None = None) -> str:
         questions=[_without(one, everywhere) for one in questions],
         left_out=dict(left_out),
     )
-
-
-def _whole(path: Path) -> tuple[pd.DataFrame, Any]:
-    """Returns a file's table, and pyreadstat's metadata of it where it has some."""
-    kind = kinds.kind_of(path)
-    if kind in STATISTICS:
-        return read_statistics(path, list, user_missing=True)
-    if kind == kinds.PARQUET:
-        return read_parquet(path, list).to_pandas(), None
-    if kind != kinds.CSV:
-        return (read_sheet if kind == kinds.SHEET else read_r)(path, list), None
-    header = read_header(path, ())
-    named = [*filter(None, header.names)]
-    check_columns(named, named, path, "a file that has it once")
-    return read_csv(path, lambda _: named, header), None
-
-
-def _columns(path: Path) -> list[Column]:
-    table, metadata = _whole(path)
-    texts = getattr(metadata, "column_names_to_labels", {})
-    labels = getattr(metadata, "variable_value_labels", {})
-    ranges = getattr(metadata, "missing_ranges", {})
-    return [
-        Column(
-            str(name),
-            _cells(values),
-            texts.get(name) or str(name),
-            labels.get(name, {}),
-            # A text that a file declares missing has no place on a scale.
-            [one for one in ranges.get(name, []) if not isinstance(one["lo"], str)],
-        )
-        for name, values in table.items()
-    ]
-
-
-def _cells(values: pd.Series) -> pd.Series:
-    """Returns cells without what programs write for none; true and false are texts."""
-    if pd.api.types.is_bool_dtype(values):
-        return values.astype(str)
-    if pd.api.types.is_numeric_dtype(values):
-        return values
-    return values.mask(values.astype(str).str.strip().isin(GAPS))
 
 
 def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:

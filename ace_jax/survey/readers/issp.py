@@ -21,7 +21,8 @@ from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
 from ace_jax.survey.codes import Code, codes
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers.kinds import kind_of
-from ace_jax.survey.readers.tables import STATISTICS, Raw, check_columns, read_statistics
+from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
+from ace_jax.survey.readers.tables import Raw, check_columns
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,
