@@ -182,6 +182,8 @@ def test_a_code_is_the_same_in_every_type_of_column():
     numbers, texts = [(1, "No"), (2, "Yes")], [("1", "1"), ("2", "2")]
     for cells in ([1, 2], [1.0, 2.0], ["1", " 2.0"], ["no", "2. Yes"]):
         assert codes(pd.Series(cells), "a.csv", numbers).tolist() == [1, 2]
+    with pytest.raises(InputError, match=r"the text '2026-01-02.* Excel makes dates"):
+        codes(pd.Series(pd.to_datetime(["2026-01-02"]), name="q1"), "a.xlsx", numbers)
     for cells in ([1, 2], [1.0, 2.0], ["1", "2.0"]):
         assert codes(pd.Series(cells), "a.csv", texts).tolist() == ["1", "2"]
 

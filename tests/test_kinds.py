@@ -157,7 +157,7 @@ def test_a_spreadsheet_with_two_tables_or_a_column_twice_is_refused(tmp_path, an
     pytest.importorskip("openpyxl")
     pytest.importorskip("python_calamine")
     for name, tables in {
-        "several tables, a, b; leave one in": {"a": answers, "b": answers},
+        'several tables, a, b; leave one in, or .* sheet = "a"': {"a": answers, "b": answers},
         r"\(a\) has the column q1 twice": {"a": answers.rename(columns={"q2": " q1"})},
         "lacks the column land": {"a": answers.drop(columns="land")},
         "has no rows under a header": {"a": answers.head(0)},
@@ -167,3 +167,10 @@ def test_a_spreadsheet_with_two_tables_or_a_column_twice_is_refused(tmp_path, an
                 table.to_excel(book, sheet_name=sheet, index=False)
         with pytest.raises(InputError, match=name):
             prepared(tmp_path, tmp_path / "a.xlsx")
+    with pd.ExcelWriter(tmp_path / "a.xlsx", engine="openpyxl") as book:
+        answers.head(9).to_excel(book, sheet_name="first", index=False)
+        answers.to_excel(book, sheet_name="all", index=False)
+    named = f'sheet = "all"\n{CODEBOOK}'
+    check_cells(prepared(tmp_path, tmp_path / "a.xlsx", codebook=named).cells, answers)
+    with pytest.raises(InputError, match=r"a\.xlsx, sheet: 'al' is not known; did you mean all"):
+        prepared(tmp_path, tmp_path / "a.xlsx", codebook=named.replace("all", "al"))

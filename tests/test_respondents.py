@@ -39,6 +39,8 @@ def test_codes_become_levels_answers_and_weights():
     np.testing.assert_array_equal(frame["q1"], [1, 2, np.nan, np.nan, 1])
     assert frame["weight"].tolist() == [0.5, 1.0, 2.0, 1.0, 1.0]
     assert set(from_table(TABLE, CODEBOOK)["weight"]) == {1.0}
+    two_letters = from_table(TABLE.assign(land=["US", "USA", "MX", "NA", "XK"]), CODEBOOK)
+    assert two_letters["country"].tolist() == ["USA", "USA", "MEX", "NAM", "XKX"]
 
 
 def test_complete_cases_know_every_attribute_but_may_lack_answers():

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode
-from ace_jax.survey.personas import Attribute, country_names
+from ace_jax.survey.personas import Attribute, alpha_3
 
 # No survey's weights are apart by more, or so large or small that their squares are no numbers.
 WEIGHTS_APART, LARGEST_WEIGHT = 1e9, 1e100
@@ -22,7 +22,7 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
     or 1. Respondents stay in memory: no survey allows passing them on.
 
     Raises InputError for a column that is not there, a code that the codebook does not declare,
-    a country that is not an alpha-3 code, or weights that cannot be.
+    a country that is no ISO 3166-1 code, or weights that cannot be.
     """
 
     def answered(name: str) -> pd.Series:
@@ -40,18 +40,22 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
 
 
 def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
-    """Returns each respondent's country; raises InputError for one that is no alpha-3 code."""
+    """Returns each respondent's country (alpha-3).
+
+    The column may hold alpha-2 codes too. Raises InputError for what is neither.
+    """
     if codebook.country_column is None:
         country = pd.Series(codebook.country, index=table.index, dtype=object)
     else:
         country = _column(table, codebook.country_column)
-    unknown = ~country.isin([*country_names()])
+    codes = alpha_3()
+    unknown = ~country.isin([*codes])
     if unknown.any():
         raise InputError(
             f"country {country[unknown].iloc[0]!r:.40} ({int(unknown.sum())} respondents) is not "
-            "an ISO 3166-1 alpha-3 code; correct it in the codebook or the input"
+            "an ISO 3166-1 alpha-3 or alpha-2 code; correct it in the codebook or the input"
         )
-    return country
+    return country.map(codes)
 
 
 def complete_cases(respondents: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     encoding = "cp1252"              # of texts in the files; UTF-8, or what a .sav or .dta says
     delimiter = ";"                  # of a CSV file; else the one under which the columns are there
     decimal = ","                    # of a CSV file; "."
+    sheet = "answers"                # of a spreadsheet; else the one that has the columns
     include = ["q1*", "trust"]       # the questions that are taken, and those that are not:
     exclude = ["*_text"]             # names, or patterns of names
     # Codes that count as no answer, or as no level, in every column, each with the label that
@@ -66,7 +67,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise
 from math import isfinite
@@ -190,6 +191,7 @@ class Form:
     encoding: str | None = None
     delimiter: str | None = None
     decimal: str = "."
+    sheet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ def describe(codebook: Codebook) -> dict[str, Any]:
 
 def _codebook(content: dict[str, Any]) -> Codebook:
     optional = "country country_column countries missing scales include exclude id"
-    optional += " encoding delimiter decimal"
+    optional += " encoding delimiter decimal sheet"
     check_keys(content, "the file", "source citation attributes questions", optional)
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
@@ -313,7 +315,7 @@ def _codebook(content: dict[str, Any]) -> Codebook:
         texts = ((code, code) for code in chain(*lists) if isinstance(code, str))
         # A column may serve several attributes.
         labels[column] = (*labels.get(column, ()), *own, *texts, *missing)
-    form = {name: content[name] for name in ("encoding", "delimiter", "decimal") if name in content}
+    form = {field.name: content[field.name] for field in fields(Form) if field.name in content}
     return Codebook(
         source=content["source"],
         citation=content["citation"],

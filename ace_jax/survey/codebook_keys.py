@@ -40,7 +40,7 @@ _labelled = _list_of(_is_labelled)
 _tables = _list_of(lambda value: isinstance(value, dict))
 RANGE = re.compile(r"\s*(-?\d{1,18})\s*-\s*(-?\d{1,18})\s*")
 LABELLED = '[code, "label"], the codes whole numbers or texts'
-TEXTS = "source citation country country_column id name column topic text level"
+TEXTS = "source citation country country_column id sheet name column topic text level"
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     key: (kind, fits)
     for keys, kind, fits in (

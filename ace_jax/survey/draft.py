@@ -128,8 +128,8 @@ def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
         if found and all(names.values()):
             note = (
                 ""
-                if all(map(re.compile("[A-Z]{3}").fullmatch, found))
-                else ("UNSURE: its codes must become ISO 3166-1 alpha-3 (DEU) in the file")
+                if all(map(re.compile("[A-Z]{2,3}").fullmatch, found))
+                else ("UNSURE: its codes must become those of ISO 3166-1 (DEU or DE) in the file")
             )
             return where | {"country_column": column.name, "country_note": note}
     note = "UNSURE: the ISO 3166-1 alpha-3 code of the country, such as DEU; or country_column"

@@ -63,6 +63,13 @@ def country_names() -> dict[str, str]:
     return names | BESIDE_ISO
 
 
+@cache
+def alpha_3() -> dict[str, str]:
+    """Returns every country's ISO 3166-1 alpha-3 code by itself and by its alpha-2 code."""
+    codes = {one.alpha_2: str(one.alpha_3) for one in pycountry.countries}
+    return codes | {"XK": "XKX"} | {code: code for code in country_names()}
+
+
 def attributes_of(levels: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
     """Returns the attributes that map to their levels, as the manifest has them."""
     return tuple(Attribute(name, tuple(its)) for name, its in levels.items())

@@ -78,8 +78,10 @@ def read_codes(
     if kind in STATISTICS:
         table, metadata = read_statistics(path, choose, user_missing=True, encoding=form.encoding)
         flags += _against_metadata(table, metadata, codebook, path)
-    elif kind in (kinds.SHEET, kinds.R):
-        table = (read_sheet if kind == kinds.SHEET else read_r)(path, choose)
+    elif kind == kinds.SHEET:
+        table = read_sheet(path, choose, form.sheet)
+    elif kind == kinds.R:
+        table = read_r(path, choose)
     elif kind == kinds.PARQUET:
         with sound_parquet(path):
             content = read_parquet(path, choose)
