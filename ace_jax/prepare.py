@@ -11,7 +11,7 @@ Respondents' rows are read and never written. docs/surveys.md says what each sou
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ace_jax.command import run
@@ -44,6 +44,7 @@ HELP = {
     "questions": "questions to take (default: wvs7: all-240, the paper's; others: all)",
     "sample": "draw this share of each country's respondents; write DATASET/sample with their "
     "cells, and DATASET/rest with those of the others",
+    "strict": "write nothing if the survey has flags (docs/surveys.md)",
     "estimator": "what training learns from: the cells' raw shares (the default, as in the paper) "
     "or shares shrunk towards the main effects of their question and country",
 }
@@ -57,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in PARTS if args.sample else ("",):
         check_free(args.output / name, *OWN)
     datasets = _datasets(args)
+    if args.strict:
+        _check_flags(datasets)
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}
@@ -91,6 +94,15 @@ def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
     if args.source not in EMBEDDED:
         raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
     return {"": read_dataset(args.source)}
+
+
+def _check_flags(datasets: Mapping[str, Dataset]) -> None:
+    flags = [flag for dataset in datasets.values() for flag in dataset.manifest.get("flags", ())]
+    flags = [*dict.fromkeys(flags)]  # the parts of a sample may share some
+    for flag in flags:
+        log(flag)
+    if flags:
+        raise InputError(f"--strict: the survey has {len(flags)} flags, such as {flags[0]}")
 
 
 def _draft(args: argparse.Namespace) -> None:
@@ -137,6 +149,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--questions", choices=sources.QUESTIONS, help=HELP["questions"])
     add("--sample", metavar="SHARE[@SEED]", help=HELP["sample"])
     add("--estimator", choices=["raw", "shrunk"], default="raw", help=HELP["estimator"])
+    add("--strict", action="store_true", help=HELP["strict"])
     args = parser.parse_args(argv)
     if args.draft_codebook is None and None in (args.source, args.output):
         parser.error("--source and --output are required, or --draft-codebook")

@@ -93,6 +93,35 @@ def test_codes_can_be_missing_everywhere_merged_and_called_by_other_names(tmp_pa
     assert (rules["missing_codes"], rules["merged_codes"]) == ([-3], {"q1": [[0, 1]]})
 
 
+def test_include_and_exclude_choose_questions(tmp_path):
+    second = GOOD[GOOD.index("[[questions]]") :].replace('"q1"', '"q2_text"')
+    top = 'include = ["q*"]\nexclude = ["*_text"]\nid = "who"'
+    text = GOOD.replace('source = "mine"', f'source = "mine"\n{top}') + second
+    codebook = read_codebook(written(tmp_path, text))
+    assert [question.question_id for question in codebook.questions] == ["q1"]
+    assert (codebook.id_column, "q2_text" in codebook.labels) == ("who", False)
+
+
+def test_other_codes_than_numbers_are_on_the_record(tmp_path):
+    text = GOOD.replace('"agreement"', '[["n", "No"], ["y", "Yes"]]')
+    text = text.replace("threshold = ", "bins = [0, 3, 5] #").replace(
+        "[[1], [2]]", '["1-2", "3-4"]'
+    )
+    rules = describe(read_codebook(written(tmp_path, text)))
+    levels = {name: its["levels"] for name, its in rules["attributes"].items()}
+    assert levels == {
+        "gender": {"Male": [1, 2], "Female": [3, 4]},
+        "education": {"College Educated": "0 to 3", "Not College Educated": "3 to 5"},
+    }
+    assert rules["written_codes"] == {"q1": ["n", "y"]}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_rule_is_a_finite_number(tmp_path, number):
+    with pytest.raises(InputError, match=r"--rule education\.college: (nan|inf) is no code"):
+        with_rules(read_codebook(written(tmp_path, GOOD)), {"education.college": number})
+
+
 def test_an_unknown_rule_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"gender\.x.*it has education\.college"):
         with_rules(read_codebook(written(tmp_path, GOOD)), {"gender.x": 1.0})
@@ -112,7 +141,6 @@ def test_an_unknown_rule_is_refused(tmp_path):
             "at least two codes, all different",
         ),
         ('options = "agreement"', "options = [1, 2]", r'`options` is .*list of \[code, "label"\]'),
-        ('options = "agreement"', 'options = [[1.5, "A"], [2, "B"]]', "the codes whole numbers"),
         ('options = "agreement"', 'options = "trust"', "scale 'trust'"),
         ('topic = "Work"\n', "", "question q1 lacks `topic`"),
         ("dropped = [9]", "droped = [9]", "unknown key `droped`"),
@@ -125,6 +153,29 @@ def test_an_unknown_rule_is_refused(tmp_path):
         ('level = "College Educated" }', 'level = "PhD" }', "the name of one of them"),
         ('country = "USA"\n', "", "either `country` or `country_column`"),
         ('source = "mine"', "source = ", "is not TOML"),
+        ('"agreement"', '[[1.9, "No"], [true, "Yes"]]', "`options` is .* whole numbers or texts"),
+        ('"agreement"', '[[1, "No"], [2, ""]]', r'list of \[code, "label"\]'),
+        ('"agreement"', '[[1, "No"], [2, ["Yes"]]]', r'list of \[code, "label"\]'),
+        ('"agreement"', '[[1, "No"], [2, " no"]]', "has two options 'no'; tell them apart"),
+        ('"agreement"', '[[1, "No"], ["1", "Yes"]]', "the option code '1' twice"),
+        ('"agreement"', str([[n, str(n)] for n in range(10, 110)]), "at most 99"),
+        ("dropped = [9]", "dropped = [2]", "q1: the code 2 counts, and is also in `dropped`"),
+        ("dropped = [9]", "merged = [[2, 1]]", "q1: the code 2 counts, and is also in"),
+        ("dropped = [9]", "merged = [[3, 4]]", "`merged` names 4, which is no option"),
+        ("dropped = [-1]", "dropped = ['1']", "gender: the code 1 counts, and is also in"),
+        ('source = "mine"', 'source = "m"\nmissing = [[1, "?"]]', "gender: the code 1 counts"),
+        ('"Is work important?"', '"In [CITY]?"', r"q1: \[CITY\] is no placeholder; write \[COU"),
+        ('"Is work important?"', '"In [Country]?"', r"q1: \[Country\] is no placeholder"),
+        ('"USA"', '"ZZZ"', "country: 'ZZZ' is not known"),
+        ('name = "gender"', 'name = "options"', "'options': prompts and tables use this name"),
+        ("codes = [[1], [2]]", 'codes = ["1-3", "3-9"]', "a code to one level only"),
+        ("codes = [[1], [2]]", 'codes = ["1-3", "9-4"]', "the range '9-4'"),
+        ("codes = [[1], [2]]", "bins = [1, 2]", "ascending numbers, one more than"),
+        ("codes = [[1], [2]]", "bins = [1, 3, 2]", "ascending numbers, one more than"),
+        ('source = "mine"', 'source = "m"\nencoding = "klingon"', "give the name of one, such as"),
+        ('source = "mine"', 'source = "m"\ndecimal = ";"', "give a point or a comma"),
+        ('source = "mine"', 'source = "m"\ninclude = ["x*"]', "`include`: no question is called"),
+        ('source = "mine"', 'source = "m"\nexclude = ["*"]', "leave no question"),
     ],
 )
 def test_a_broken_codebook_is_refused(tmp_path, old, new, message):

@@ -69,6 +69,15 @@ def test_attributes_that_are_none_are_refused(tmp_path, attributes):
         read_dataset(tmp_path / "d")
 
 
+@pytest.mark.parametrize("name", ["question", "options", "persona"])
+def test_an_attribute_with_a_name_of_prompts_is_refused(tmp_path, name):
+    write_dataset(dataset(), tmp_path / "d")
+    manifest = {"attributes": {name: ["Male", "Female"]}}
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"'{name}'.* use this name"):
+        read_dataset(tmp_path / "d")
+
+
 def test_a_dataset_is_replaced_and_anything_else_is_refused(tmp_path):
     target = tmp_path / "d"
     target.mkdir()

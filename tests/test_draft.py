@@ -159,6 +159,32 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
     np.testing.assert_allclose(p, shares)
 
 
+def test_what_a_codebook_refuses_is_in_no_draft(tmp_path):
+    """Labels that are blank, alike or placeholders; true and false; blank cells and gaps."""
+    rows = "M,yes,[CITY],true,1,\nm,Yes,In town,false,2,.\nF,No,[CITY],true,1, \nf,no,Out,,2,NA\n"
+    (tmp_path / "a.csv").write_text("sex,again,where,own,q1,none\n" + rows * 9)
+    made, book = prepared(tmp_path, tmp_path / "a.csv", "--countries", "USA")
+    (gender,) = book["attributes"]
+    assert (gender["levels"], gender["codes"]) == (["Male", "Female"], [["M", "m"], ["F", "f"]])
+    options = {one["column"]: one["options"] for one in book["questions"]}
+    assert options["again"] == [[1, "No"], [2, "Yes"]]
+    assert options["where"] == [[1, "In town"], [2, "Out"], ["[CITY]", "(CITY)"]]
+    assert {label for _, label in options["own"]} == {"true", "false"}
+    p = made.cells.query("granularity == 1 and gender == 'Male'").set_index("question_id")["p"]
+    assert [p[name].tolist() for name in ("again", "where", "own")] == [
+        [0, 1],
+        [0.5, 0, 0.5],
+        [0.5, 0.5],
+    ]
+    table = pd.DataFrame({"sex": [1.0, 2] * 9, "q1": [1.0, 2, 3] * 6})
+    labels = {"sex": {1: "Man", 2: "Woman"}, "q1": {1: "Yes", 2: "yes ", 3: "[CITY]"}}
+    pyreadstat.write_sav(table, tmp_path / "b.sav", variable_value_labels=labels)
+    for name in ("draft.toml", "dataset"):
+        (tmp_path / name).rename(tmp_path / f"first_{name}")
+    _, book = prepared(tmp_path, tmp_path / "b.sav", "--countries", "USA")
+    assert book["questions"][0]["options"] == [[1, "Yes (1)"], [2, "yes (2)"], [3, "(CITY)"]]
+
+
 def test_a_question_about_gender_is_not_the_respondent_s(tmp_path):
     table = pd.DataFrame({"Q86": [0.0, 1, 2, 1] * 9, "Q101": [1.0, 2, 2, 1] * 9})
     texts = {"Q86": "Q86. Discrimination based on gender", "Q101": "Q101. Gender of respondent"}
@@ -220,6 +246,9 @@ def test_a_draft_is_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="takes one --input"):
         main([*command, str(data)])
     assert not (tmp_path / "d.toml").exists()
+    data.write_text("sex,q,q\n1,1,1\n2,2,2\n")
+    with pytest.raises(InputError, match="has the column q twice"):
+        main(command)
     data.write_text("sex,q\n1,1\n2,2\n")
     (tmp_path / "d.toml").write_text("mine")
     with pytest.raises(InputError, match="exists; choose another file"):

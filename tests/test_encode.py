@@ -142,10 +142,12 @@ def test_prompts_that_the_model_cannot_read():
 
 
 def test_countries_have_english_names():
-    assert [country_name(code) for code in ("USA", "TWN", "VNM", "XKX")] == [
+    assert [country_name(code) for code in ("USA", "TWN", "VNM", "XKX", "NIR", "ZZZ")] == [
         "United States",
         "Taiwan",
         "Vietnam",
-        "XKX",
+        "Kosovo",
+        "Northern Ireland",
+        "ZZZ",
     ]
     assert country_name("BOL") == "Bolivia"

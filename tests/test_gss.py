@@ -38,7 +38,7 @@ ABORTION = pd.DataFrame(
 def written(tmp_path, *tables):
     paths = [tmp_path / f"{position}.csv" for position in range(len(tables))]
     for table, path in zip(tables, paths, strict=True):
-        table.to_csv(path, index=False)
+        table.to_csv(path, index=False, na_rep="NA")  # as R does
     return paths
 
 
@@ -86,5 +86,5 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"empty\.csv is empty; download it again"):
         gss.read([tmp_path / "empty.csv"])
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfd\x00\x01")
-    with pytest.raises(InputError, match=r"is not UTF-8 \(byte 0xff\)"):
+    with pytest.raises(InputError, match="is not UTF-8"):
         gss.read([tmp_path / "binary.csv"])

@@ -50,3 +50,4 @@ def test_unknown_styles_orders_and_too_many_options_are_refused():
         check_options("number", "turned")
     with pytest.raises(InputError, match="no letter labels for 27 options"):
         listed(("x",) * 27, (0,) * 27, "letter", False)
+    assert listed(("x",) * 40, (0,) * 40, "number", False)[-1].label == "40"

@@ -39,6 +39,8 @@ def test_codes_become_levels_answers_and_weights():
     np.testing.assert_array_equal(frame["q1"], [1, 2, np.nan, np.nan, 1])
     assert frame["weight"].tolist() == [0.5, 1.0, 2.0, 1.0, 1.0]
     assert set(from_table(TABLE, CODEBOOK)["weight"]) == {1.0}
+    two_letters = from_table(TABLE.assign(land=["US", "USA", "MX", "NA", "XK"]), CODEBOOK)
+    assert two_letters["country"].tolist() == ["USA", "USA", "MEX", "NAM", "XKX"]
 
 
 def test_complete_cases_know_every_attribute_but_may_lack_answers():
@@ -54,12 +56,21 @@ def test_complete_cases_know_every_attribute_but_may_lack_answers():
         ("sex", [1, 2, 3, 1, 1], r"column sex holds the code 3 \(1 respondents\).*a level"),
         ("degree", [1, 2, "BA", 1, 1], "column degree holds the code BA"),
         ("land", ["USA", "Mexico", "MEX", "MEX", "MEX"], "'Mexico' .* alpha-3"),
-        ("w", [1, 0, 1, np.nan, -1], "weights column w: 3 respondents"),
+        ("w", [0, -1, np.nan, np.inf, 0], "weights column w holds no positive number"),
+        ("w", [1, 1, 1e308, 1, 1], r"weights column w holds numbers from 1 to 1e\+308"),
+        ("w", [1, 1, 1e-320, 1, 1], "weights column w holds numbers from"),
+        ("land", ["USA", "ZZZ", "MEX", "MEX", "MEX"], "'ZZZ' .* alpha-3"),
     ],
 )
 def test_what_the_codebook_does_not_declare_is_refused(column, values, message):
     with pytest.raises(InputError, match=message):
         from_table(TABLE.assign(**{column: values}), CODEBOOK, "w")
+
+
+def test_respondents_without_a_positive_weight_are_in_no_cell():
+    frame = from_table(TABLE.assign(w=[1, 0, -1, np.nan, 2]), CODEBOOK, "w")
+    assert frame["weight"].notna().tolist() == [True, False, False, False, True]
+    assert complete_cases(frame, ()).shape[0] == 2
 
 
 @pytest.mark.parametrize("column", ["land", "sex", "q1", "w"])

@@ -69,6 +69,13 @@ def test_prepare_writes_both_parts(tmp_path):
     assert sample["n"].sum() == 10
     pd.testing.assert_series_equal(sample["n"] + rest["n"], whole["n"])
     assert read_dataset(tmp_path / "two" / "rest").manifest["rules"]["sample"]["part"] == "rest"
+    table.loc[0, "q1"] = 9  # in one part only
+    table.to_csv(tmp_path / "own.csv", index=False)
+    codebook.write_text(codebook.read_text().replace('[2, "No"]', '[2, "No"], [9, "Perhaps"]'))
+    sampled = ["--output", str(tmp_path / "none"), "--sample", "0.2@1", "--strict"]
+    with pytest.raises(InputError, match=r"--strict: the survey has .* nobody chose 'Perhaps'"):
+        main(["--source", "table", *files, *sampled])
+    assert not (tmp_path / "none").exists()
 
 
 def test_cells_without_respondents_cannot_be_drawn_from(tmp_path):

@@ -186,7 +186,7 @@ LATIN_1 = "land;age_group;sex;q1;q2\nM\xc9X;1;m;0;1\n".encode("latin-1")
         ),
         (b"land,age_group,sex,q1,q2\nMEX,1,None,1,1\n", "column sex holds the text 'None'"),
         (b"land,age_group,sex,q1,q2\nMEX,4,m,0,1\n", "column age_group holds the code 4"),
-        (LATIN_1, r"is not UTF-8 \(byte 0xc9\)"),
+        (LATIN_1, "is not UTF-8; save it .*cp1252"),
         (b"PAR1 and nothing", "is not a Parquet file"),
         (b"$FL2@(#) SPSS", "is damaged or cut off"),
     ],
@@ -256,7 +256,7 @@ def test_labels_and_codes_may_stand_side_by_side(tmp_path, answers):
     mixed = answers["q2"].astype(object).replace({1: "little", 3: "3. Much"})
     comma(answers.assign(q2=mixed), tmp_path / "a.csv")
     check_cells(prepared(tmp_path, tmp_path / "a.csv").cells, answers)
-    two = CODEBOOK.replace('[2, "Some"]', '[2, "Little"]')
+    two = CODEBOOK + 'labels = [[2, "Little"]]'
     with pytest.raises(InputError, match="column q2 holds the text 'little'"):
         prepared(tmp_path, tmp_path / "a.csv", codebook=two)
 

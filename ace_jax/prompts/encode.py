@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import pandas as pd
-import pycountry
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError, check_known
@@ -15,7 +14,7 @@ from ace_jax.prompts.template import PromptTemplate, in_chat
 from ace_jax.prompts.trie import Tokens
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.dataset import Dataset
-from ace_jax.survey.personas import RESERVED
+from ace_jax.survey.personas import RESERVED, country_names
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,11 @@ def attributes_named(
 
     Raises `InputError` for a persona without a country, or an unknown country, attribute or level.
     """
-    countries = {country.alpha_3 for country in pycountry.countries}
     named: dict[str, None] = {}
     for persona in personas:
         if "country" not in persona:
             raise InputError(f"persona {dict(persona)}: has no country (ISO 3166-1 alpha-3)")
-        check_known(persona["country"], countries, "country")
+        check_known(persona["country"], country_names(), "country")
         levels = {name: level for name, level in persona.items() if name != "country"}
         if reserved := RESERVED & levels.keys():
             raise InputError(f"persona: {min(reserved)!r} cannot be the name of an attribute")
@@ -228,11 +226,9 @@ def check_prompts(prompts: Sequence[Prompt], vocab_size: int, window: int | None
         )
 
 
-@cache
 def country_name(code: str) -> str:
     """Returns the English name of an ISO 3166-1 alpha-3 code, or the code where it is unknown."""
-    country = pycountry.countries.get(alpha_3=code)
-    return code if country is None else getattr(country, "common_name", country.name)
+    return country_names().get(code, code)
 
 
 def _end(text: str) -> str:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from ace_jax.errors import InputError, check_known
+from ace_jax.survey.codebook import MOST_OPTIONS
 
 NUMBERED = {
-    "number": [str(number) for number in range(1, 27)],
+    "number": [str(number) for number in range(1, MOST_OPTIONS + 1)],
     "letter": [chr(ord("A") + number) for number in range(26)],
 }
 STYLES = (*NUMBERED, "text", "code")

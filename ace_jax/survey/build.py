@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ace_jax.survey.cells import aggregate, complete_cases, from_table
 from ace_jax.survey.codebook import Codebook, describe, with_rules
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.estimators import shrunk
+from ace_jax.survey.flags import flags_of, question_counts
 from ace_jax.survey.pairs import count_pairs
 from ace_jax.survey.personas import Attribute
 from ace_jax.survey.readers.tables import Raw
@@ -28,9 +30,16 @@ def build(
     """Aggregates respondents to cells.
 
     `raw` is what `sources.read` made of the files `paths`; `rules` move thresholds, such as
-    `{"education.college": 4}`; `weights` is as of `from_table`. Raises InputError as `with_rules`
-    and `from_table` do, and for an attribute whose column is not there.
+    `{"education.college": 4}`; `weights` is as of `from_table`. The manifest has `by_question`
+    and `flags`, as `flags` makes them. Raises InputError for a file that is there twice, for an
+    attribute whose column is not there, for respondents that leave no cell, and as `with_rules`
+    and `from_table` do.
     """
+    # By name, so that the order on the command line does not matter.
+    inputs = [(path, sha256_of([path])) for path in sorted(paths, key=lambda path: path.name)]
+    for (one, its), (other, digest) in combinations(inputs, 2):
+        if its == digest:
+            raise InputError(f"{one} and {other} are the same file; give it once")
     codebook = with_rules(raw.codebook, rules)
     for recode in codebook.recodes:
         if recode.column not in raw.table:
@@ -42,22 +51,26 @@ def build(
     attributes, questions = codebook.attributes, codebook.questions
     everyone = from_table(raw.table, codebook, weights)
     complete = complete_cases(everyone, attributes)
+    if not complete[[question.question_id for question in questions]].notna().any(axis=None):
+        none = everyone[[one.name for one in attributes]].isna().sum().to_dict()
+        raise InputError(
+            f"none of {len(everyone)} respondents has a level of every attribute and an answer "
+            f"(without a level: {none}); correct the codebook's codes"
+        )
     cells = aggregate(complete, attributes, questions)
     manifest = {
         "version": __version__,
         "source": codebook.source,
         "citation": codebook.citation,
-        # By name, so that the order on the command line does not matter.
-        "inputs": [
-            {"name": path.name, "sha256": sha256_of([path])}
-            for path in sorted(paths, key=lambda path: path.name)
-        ],
+        "inputs": [{"name": path.name, "sha256": digest} for path, digest in inputs],
         "attributes": {attribute.name: list(attribute.levels) for attribute in attributes},
         "rules": describe(codebook)
         | dict(raw.notes)
         | {"weights": weights, "filters": [*raw.notes.get("filters", []), COMPLETE]},
         "estimator": "raw",
         "counts": _respondents(everyone, complete, codebook) | count_cells(cells, attributes),
+        "by_question": question_counts(raw.table, everyone, questions),
+        "flags": flags_of(raw.table, everyone, codebook, weights),
     }
     return Dataset(question_table(questions), cells, manifest)
 
@@ -101,8 +114,19 @@ def summary(manifest: Mapping[str, Any]) -> str:
         ]
     left_out = manifest["rules"].get("left_out", {})
     parts += [f"{n} items left out: {reason}." for reason, n in left_out.items()]
+    if asked := manifest.get("by_question"):
+        rows = {name: {"n": its["n"]} | _listed(its) for name, its in asked.items()}
+        parts += ["By question:", pd.DataFrame.from_dict(rows, "index").to_string()]
     parts += ["By granularity:", _shown(pd.DataFrame.from_dict(counts["granularity"], "index"))]
+    if flags := manifest.get("flags"):
+        parts += ["\n".join([f"{len(flags)} flags (see docs/surveys.md):", *flags])]
     return "\n\n".join(parts)
+
+
+def _listed(counts: Mapping[str, Any]) -> dict[str, str]:
+    shares = (f"{code}: {share:g}" for code, share in counts["shares"].items())
+    missing = (f"{code}: {n}" for code, n in counts["missing"].items())
+    return {"percent by option": ", ".join(shares), "missing by code": ", ".join(missing)}
 
 
 def _respondents(asked: pd.DataFrame, kept: pd.DataFrame, codebook: Codebook) -> dict[str, Any]:

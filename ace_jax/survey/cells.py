@@ -1,6 +1,5 @@
 """Respondents, read through the codebook, and their cells: what each persona answered (Eq. 8)."""
 
-import re
 from itertools import combinations
 
 import numpy as np
@@ -8,9 +7,10 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode
-from ace_jax.survey.personas import Attribute
+from ace_jax.survey.personas import Attribute, alpha_3
 
-ALPHA3 = re.compile("[A-Z]{3}")
+# No survey's weights are apart by more, or so large or small that their squares are no numbers.
+WEIGHTS_APART, LARGEST_WEIGHT = 1e9, 1e100
 
 
 def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> pd.DataFrame:
@@ -18,11 +18,11 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
 
     Returned columns: `country` (ISO 3166-1 alpha-3), one column an attribute (ordered category of
     level names, or missing), one column a question (float64: the option's code, or NaN), and
-    `weight` (float64, > 0): the table's column called `weights`, or 1. Respondents stay in memory:
-    no survey allows passing them on.
+    `weight` (float64, > 0, or NaN for none that is positive): the table's column called `weights`,
+    or 1. Respondents stay in memory: no survey allows passing them on.
 
     Raises InputError for a column that is not there, a code that the codebook does not declare,
-    a country that is not an alpha-3 code, or a weight that is not a positive number.
+    a country that is no ISO 3166-1 code, or weights that cannot be.
     """
 
     def answered(name: str) -> pd.Series:
@@ -40,28 +40,32 @@ def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = No
 
 
 def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
-    """Returns each respondent's country; raises InputError for one that is no alpha-3 code."""
+    """Returns each respondent's country (alpha-3).
+
+    The column may hold alpha-2 codes too. Raises InputError for what is neither.
+    """
     if codebook.country_column is None:
         country = pd.Series(codebook.country, index=table.index, dtype=object)
     else:
         country = _column(table, codebook.country_column)
-    alpha3 = country.map(lambda code: bool(ALPHA3.fullmatch(str(code))))
-    if not alpha3.all():
+    codes = alpha_3()
+    unknown = ~country.isin([*codes])
+    if unknown.any():
         raise InputError(
-            f"country {country[~alpha3].iloc[0]!r:.40} ({int((~alpha3).sum())} respondents) is not "
-            "an ISO 3166-1 alpha-3 code; correct it in the codebook or the input"
+            f"country {country[unknown].iloc[0]!r:.40} ({int(unknown.sum())} respondents) is not "
+            "an ISO 3166-1 alpha-3 or alpha-2 code; correct it in the codebook or the input"
         )
-    return country
+    return country.map(codes)
 
 
 def complete_cases(respondents: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:
-    """Keeps the respondents whose level is known for every attribute.
+    """Keeps the respondents who have a weight, and whose level is known for every attribute.
 
     They are dropped from every cell, coarse ones too, as in the paper's released data: so a
     coarser cell is exactly the mean of its finer ones.
     """
     names = [attribute.name for attribute in attributes]
-    return respondents.dropna(subset=names).reset_index(drop=True)
+    return respondents.dropna(subset=[*names, "weight"]).reset_index(drop=True)
 
 
 def aggregate(
@@ -112,10 +116,9 @@ def _levels(column: pd.Series, recode: Recode) -> pd.Series:
 
 
 def _answers(column: pd.Series, question: Question) -> pd.Series:
-    column = column.replace(dict(question.merged))
-    is_option = column.isin(question.option_codes)
-    _check_codes(column, is_option | column.isin(question.dropped), "an option")
-    return column.where(is_option).astype("float64")
+    answers = column.map(question.answers).astype("float64")
+    _check_codes(column, answers.notna() | column.isin(question.dropped), "an option")
+    return answers
 
 
 def _check_codes(column: pd.Series, known: pd.Series, what: str) -> None:
@@ -133,12 +136,11 @@ def _weights(table: pd.DataFrame, name: str | None) -> pd.Series:
     if name is None:
         return pd.Series(1.0, index=table.index)
     weights = pd.to_numeric(_column(table, name), errors="coerce").astype("float64")
-    bad = ~(np.isfinite(weights) & (weights > 0))
-    if bad.any():
-        raise InputError(
-            f"weights column {name}: {int(bad.sum())} respondents have no positive weight; "
-            "take them out of the input or choose another column"
-        )
+    weights = weights.where(np.isfinite(weights) & (weights > 0))
+    low, high = weights.min(), weights.max()
+    if not max(high, 1 / low) < LARGEST_WEIGHT or high > WEIGHTS_APART * low:
+        found = "no positive number" if np.isnan(low) else f"numbers from {low:g} to {high:g}"
+        raise InputError(f"weights column {name} holds {found}; choose another column")
     return weights
 
 

@@ -12,23 +12,14 @@ import jinja2
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import COUNTRY, RESERVED, Code
+from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.codes import Code, plain
 from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
-from ace_jax.survey.readers import kinds
-from ace_jax.survey.readers.sheets import read_r, read_sheet
-from ace_jax.survey.readers.tables import (
-    DELIMITERS,
-    GAPS,
-    STATISTICS,
-    read_csv,
-    read_parquet,
-    read_statistics,
-)
+from ace_jax.survey.personas import RESERVED
+from ace_jax.survey.readers.columns import Column, columns_of
 from ace_jax.survey.readers.value_labels import (
     MOST_OPTIONS,
-    Labels,
     NotAQuestionError,
-    Ranges,
     is_missing,
     option_label,
     options_of,
@@ -40,17 +31,6 @@ OLDEST = 120
 UNKNOWN_COUNTRY = "???"
 WEIGHT = re.compile(r".*(weight|wght|wgt|gewicht|pond[eé]r|peso).*|.*_wt|wt", re.IGNORECASE)
 NUMBER_FIRST = re.compile(r"(-?\d+)\s*[.:)\-]\s*\S")
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of the file: its values, and what the file says of them."""
-
-    name: str
-    values: pd.Series
-    text: str
-    labels: Labels
-    ranges: Ranges
 
 
 @dataclass(frozen=True)
@@ -94,7 +74,7 @@ def draft(path: Path, country: str | None = None) -> str:
     `country` is the alpha-3 code of all respondents; without it, a column says. Raises InputError
     for a file that cannot be read, and for one without a question.
     """
-    columns = _columns(path)
+    columns = columns_of(path)
     where = _country(columns, country)
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
@@ -133,39 +113,6 @@ def draft(path: Path, country: str | None = None) -> str:
     )
 
 
-def _whole(path: Path) -> tuple[pd.DataFrame, Any]:
-    """Returns a file's table, and pyreadstat's metadata of it where it has some."""
-    kind = kinds.kind_of(path)
-    if kind in STATISTICS:
-        return read_statistics(path, list, user_missing=True)
-    if kind == kinds.PARQUET:
-        return read_parquet(path, list).to_pandas(), None
-    if kind != kinds.CSV:
-        return (read_sheet if kind == kinds.SHEET else read_r)(path, list), None
-    header, *_ = kinds.head(path).decode("latin-1").splitlines()
-    delimiter = max(DELIMITERS, key=header.count)
-    table = read_csv(path, delimiter, keep_default_na=False, na_values=["", *GAPS])
-    return table.rename(columns=str.strip), None
-
-
-def _columns(path: Path) -> list[Column]:
-    table, metadata = _whole(path)
-    texts = getattr(metadata, "column_names_to_labels", {})
-    labels = getattr(metadata, "variable_value_labels", {})
-    ranges = getattr(metadata, "missing_ranges", {})
-    return [
-        Column(
-            str(name),
-            values if not pd.api.types.is_bool_dtype(values) else values.astype(str),
-            texts.get(name) or str(name),
-            labels.get(name, {}),
-            # A text that a file declares missing has no place on a scale.
-            [one for one in ranges.get(name, []) if not isinstance(one["lo"], str)],
-        )
-        for name, values in table.items()
-    ]
-
-
 def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
     """Returns what the template writes of the country: all respondents' one, or the column."""
     where = {"country": country or UNKNOWN_COUNTRY, "country_column": None, "country_note": ""}
@@ -181,8 +128,8 @@ def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
         if found and all(names.values()):
             note = (
                 ""
-                if all(map(re.compile("[A-Z]{3}").fullmatch, found))
-                else ("UNSURE: its codes must become ISO 3166-1 alpha-3 (DEU) in the file")
+                if all(map(re.compile("[A-Z]{2,3}").fullmatch, found))
+                else ("UNSURE: its codes must become those of ISO 3166-1 (DEU or DE) in the file")
             )
             return where | {"country_column": column.name, "country_note": note}
     note = "UNSURE: the ISO 3166-1 alpha-3 code of the country, such as DEU; or country_column"
@@ -258,9 +205,11 @@ def _is_no_answer(text: str) -> bool:
 
 def _texts(values: pd.Series) -> Options:
     texts = values.astype(str).str.strip()
-    found = sorted({*texts} - {""})
+    found = sorted({*texts})
     dropped = [text for text in found if _is_no_answer(text)]
-    found = [text for text in found if text not in dropped]
+    # Two spellings of a label are one option.
+    spellings = {plain(text): text for text in reversed(found) if text not in dropped}
+    found = sorted(spellings.values())
     if not 2 <= len(found) <= MOST_TEXTS:
         raise NotAQuestionError("one answer" if len(found) < 2 else f"over {MOST_TEXTS} texts")
     numbered = [NUMBER_FIRST.match(text) for text in found]
@@ -276,7 +225,11 @@ def _texts(values: pd.Series) -> Options:
     # A text that is a number is read as that code.
     own = {text: int(text) for text in found if re.fullmatch(r"-?\d{1,9}", text)}
     free = iter(code for code in range(1, 2 * MOST_TEXTS + 1) if code not in own.values())
-    options = tuple((own[text] if text in own else next(free), text) for text in found)
+    # A label that the codebook has to spell otherwise needs the text for a code.
+    options = tuple(
+        (text if _label(text) != text else own[text] if text in own else next(free), _label(text))
+        for text in found
+    )
     return Options(options, "order of" not in line, tuple(dropped), (line,) if line else ())
 
 
@@ -285,10 +238,8 @@ def _question(column: Column) -> Question:
     text, unsure = question_text(column.text), list(its.unsure)
     if column.text == column.name:
         unsure.append("the file has no text for it: write what was asked")
-    # What else stands in brackets is not filled in.
-    text = text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
     options = [list(pair) for pair in its.options]
-    return Question(column, text, options, its.ordinal, its.dropped, unsure)
+    return Question(column, _label(text), options, its.ordinal, its.dropped, unsure)
 
 
 def _attributes(columns: Sequence[Column]) -> list[Attribute]:
@@ -331,7 +282,11 @@ def _attribute(name: str, column: Column) -> Attribute:
     its = _options(column)
     # Texts are their own codes.
     is_text = pd.to_numeric(column.values.dropna(), errors="coerce").isna().all()
-    codes = {label: label if is_text else code for code, label in its.options}
+    texts = column.values.dropna().astype(str).str.strip().unique()
+    codes: dict[str, list[Code]] = {
+        label: [one for one in texts if plain(_label(one)) == plain(label)] if is_text else [code]
+        for code, label in its.options
+    }
     unsure = [line for line in its.unsure if "order" not in line]
     is_second, levels = PROPOSED[name]
     groups: dict[str, list[Code]] = {}
@@ -341,12 +296,12 @@ def _attribute(name: str, column: Column) -> Attribute:
             second = {list(codes)[column.name.casefold() != "male"]}
             unsure.append("which code is which is the usual one: see the questionnaire")
         if second and len(second) < len(codes):
-            for label, code in codes.items():
-                groups.setdefault(levels[label in second], []).append(code)
+            for label, codes_of in codes.items():
+                groups.setdefault(levels[label in second], []).extend(codes_of)
             if len(codes) > 2:
                 unsure.append("which codes are which level is read from their labels: see them")
     if not groups:
-        groups = {label: [code] for label, code in codes.items()}
+        groups = codes
     if is_text and not groups.keys() & {*levels} and name != "region":
         unsure.append("the order of the levels is not known; the first is the reference")
     ordered = [level for level in levels if level in groups] or list(groups)
@@ -356,11 +311,16 @@ def _attribute(name: str, column: Column) -> Attribute:
 
 def _distinct(codes: Sequence[Code], labels: Sequence[str]) -> list[str]:
     """Returns labels that differ: one that several codes have gets its code."""
-    often = Counter(label.casefold() for label in labels)
+    often = Counter(plain(_label(label)) for label in labels)
     return [
-        f"{label} ({code})" if often[label.casefold()] > 1 else label
+        _label(label) + (f" ({code})" if often[plain(_label(label))] > 1 else "")
         for code, label in zip(codes, labels, strict=True)
     ]
+
+
+def _label(text: str) -> str:
+    """Returns a text in whose brackets only the country stands: nothing else is filled in."""
+    return text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
 
 
 def _missing(

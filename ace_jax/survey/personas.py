@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, product
+
+import pycountry
 
 from ace_jax.errors import InputError
 
@@ -11,7 +14,7 @@ from ace_jax.errors import InputError
 RESERVED = frozenset(
     (
         *("country", "persona", "question", "options", "option_style"),
-        *("source", "question_id", "topic", "granularity", "n", "effective_n", "p", "weight"),
+        *("source", "question_id", "topic", "granularity", "n", "effective_n", "p", "weight", "w2"),
         *("p_data", "p_model", "option", "option_mass", "option_text", "distance", "score"),
         *("model", "run", "seed", "attribute", "combination", "variance", "effect"),
         *("p_reversed", "p_low", "p_high", "from_level", "to_level", "effect_reversed"),
@@ -47,6 +50,24 @@ ATTRIBUTES = (
     Attribute("residence", ("Urban", "Rural")),
     Attribute("marital_status", ("Married", "Not Married")),
 )
+
+
+# Surveyed apart, and not in ISO 3166-1.
+BESIDE_ISO = {"NIR": "Northern Ireland", "XKX": "Kosovo"}
+
+
+@cache
+def country_names() -> dict[str, str]:
+    """Returns the English name of every country, by its ISO 3166-1 alpha-3 code."""
+    names = {one.alpha_3: getattr(one, "common_name", one.name) for one in pycountry.countries}
+    return names | BESIDE_ISO
+
+
+@cache
+def alpha_3() -> dict[str, str]:
+    """Returns every country's ISO 3166-1 alpha-3 code by itself and by its alpha-2 code."""
+    codes = {one.alpha_2: str(one.alpha_3) for one in pycountry.countries}
+    return codes | {"XK": "XKX"} | {code: code for code in country_names()}
 
 
 def attributes_of(levels: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import BUILTIN, read_codebook
-from ace_jax.survey.readers.tables import Raw, check_columns, read_csv
+from ace_jax.survey.readers.tables import Raw, check_columns, read_csv, read_header
 
 YEAR = 2018
 # A table is recognised by columns that the other two lack.
@@ -34,7 +34,7 @@ def read(paths: Sequence[Path]) -> Raw:
     """
     tables: dict[str, pd.DataFrame] = {}
     for path in paths:
-        table = read_csv(path, ",")
+        table = read_csv(path, list, read_header(path, ("year", "age")))
         names = (name for name, its in TABLES.items() if {"year", *its} <= {*table.columns})
         name = next(names, None)
         if name is None or name in tables:

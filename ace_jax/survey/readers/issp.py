@@ -17,16 +17,12 @@ import pandas as pd
 import pycountry
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import Code, Codebook, Question, Recode, Threshold
+from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
+from ace_jax.survey.codes import Code, codes
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers.kinds import kind_of
-from ace_jax.survey.readers.tables import (
-    STATISTICS,
-    Raw,
-    check_columns,
-    codes,
-    read_statistics,
-)
+from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
+from ace_jax.survey.readers.tables import Raw, check_columns
 from ace_jax.survey.readers.value_labels import (
     Labels,
     NotAQuestionError,

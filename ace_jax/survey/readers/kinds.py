@@ -1,6 +1,7 @@
 """Which kind of file one is, by its content: what a file is called says nothing."""
 
 import bz2
+import codecs
 import gzip
 import lzma
 import os
@@ -19,6 +20,7 @@ HEAD = 512
 CSV, PARQUET, SHEET, R = "a CSV file", "a Parquet file", "a spreadsheet", "an R file (.rds, .rda)"
 SAV, ZSAV, POR = "an SPSS file (.sav)", "an SPSS file (.zsav)", "an SPSS file (.por)"
 DTA, XPT = "a Stata file (.dta)", "a SAS transport file (.xpt)"
+UTF16 = 'text in UTF-16; save it in UTF-8, or give encoding = "utf-16" in the codebook'
 READ = (CSV, PARQUET, SHEET, R, SAV, ZSAV, POR, DTA, XPT)
 
 # How files of a kind begin. Those that are not in READ are refused by their name.
@@ -34,7 +36,7 @@ SIGNS = (
     ("a SAS data set (.sas7bdat); save it as .xpt", rb"\x00{12}\xc2\xea\x81\x60"),
     ("a PDF", rb"%PDF-"),
     ("a web page", rb"(?i)\s*<(!doctype html|html|head)"),
-    ("text in UTF-16; save it in UTF-8", rb"\xff\xfe|\xfe\xff"),
+    (UTF16, rb"\xff\xfe|\xfe\xff"),
     ("a database (SQLite)", rb"SQLite format 3"),
     ("a picture", rb"\x89PNG|\xff\xd8\xff|GIF8"),
 )
@@ -57,10 +59,11 @@ def head(path: Path) -> bytes:
     return first
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path, encoding: str | None = None) -> str:
     """Returns one of READ; raises InputError that names any other kind.
 
-    A spreadsheet is .xlsx, .xlsb, .xls or .ods. What has no sign is CSV.
+    A spreadsheet is .xlsx, .xlsb, .xls or .ods. What has no sign is CSV, and so is UTF-16 where
+    that is the `encoding`.
     """
     first = head(path)
     kind = _kind(first)
@@ -74,8 +77,11 @@ def kind_of(path: Path) -> str:
                 kind = R if inside == R else "packed (.gz, .bz2, .xz); unpack it"
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise InputError(f"{path} is damaged or cut off ({reason(error)})") from None
+    if kind == UTF16 and encoding and codecs.lookup(encoding).name.startswith("utf-16"):
+        return CSV
     if kind not in READ:
-        raise InputError(f"{path} is {kind}, not a table of respondents")
+        what, *remedy = kind.split("; ")
+        raise InputError("; ".join([f"{path} is {what}, not a table of respondents", *remedy]))
     return kind
 
 

@@ -1,6 +1,6 @@
 """The cells that the authors of ACE-Align released, `data/eval`, and how their values are read.
 
-docs/surveys.md ("The authors' release") describes the files. Their pairs: `release_train`.
+Their pairs: `release_train`.
 """
 
 import hashlib

@@ -1,7 +1,4 @@
-"""The pairs that the authors of ACE-Align released, `data/train`. Their cells: `release_eval`.
-
-docs/surveys.md ("The authors' release") describes the files.
-"""
+"""The pairs that the authors of ACE-Align released, `data/train`. Their cells: `release_eval`."""
 
 import hashlib
 import sys
@@ -62,7 +59,8 @@ def read_train(path: Path) -> ReleasePairs:
     """Reads the authors' training pairs: a JSONL file, or a directory of them.
 
     Of a directory `all_countries.jsonl` is read only where it is alone, as it repeats the others.
-    Only distinct endpoints (prompt, options, answers and mode all equal) are kept.
+    Only distinct endpoints (prompt, options, answers and mode all equal) are kept; a line repeated
+    counts twice.
     Probabilities that sum to 1 within 1e-3 are divided by their sum; all 0 means that every option
     is as likely. `country`, `question_id` and `attribute` are the lines' own where they have these
     keys. Else they are: the file's name (countries of COUNTRIES as alpha-3 either way); a hash of

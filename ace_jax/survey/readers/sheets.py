@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.files import reason
 from ace_jax.survey.readers.kinds import SHEET, R, check_fits
 
@@ -19,12 +19,13 @@ NEEDS = {R: ("rdata", "ace_jax[r]"), SHEET: ("python_calamine", "python-calamine
 Choose = Callable[[list[str]], Sequence[str]]
 
 
-def read_sheet(path: Path, choose: Choose) -> pd.DataFrame:
+def read_sheet(path: Path, choose: Choose, only: str | None = None) -> pd.DataFrame:
     """Returns columns of a spreadsheet, as `choose` says, given the names in its first row.
 
-    Cells are texts, numbers, dates or missing. Of several sheets, the one that `choose` takes is
-    read. Raises InputError for a damaged file, for several such sheets, for a column that is there
-    twice, and where the library that reads spreadsheets is not installed.
+    Cells are texts, numbers, dates or missing. Of several sheets, the one called `only` is read, or
+    the one that `choose` takes. Raises InputError for a damaged file, for none or several such
+    sheets, for a column that is there twice, and where the library that reads spreadsheets is not
+    installed.
     """
     _library(path, SHEET)
     if zipfile.is_zipfile(path):
@@ -42,6 +43,9 @@ def read_sheet(path: Path, choose: Choose) -> pd.DataFrame:
         )
     except Exception as error:  # whatever a damaged file leads it to
         raise _damaged(path, error) from None
+    if only is not None:
+        check_known(only, sheets, f"{path}, sheet")
+        sheets = {only: sheets[only]}
     taken, refused = {}, None
     for name, sheet in sheets.items():
         if len(sheet) > 1:
@@ -52,7 +56,10 @@ def read_sheet(path: Path, choose: Choose) -> pd.DataFrame:
     if len(taken) == 1:
         return next(iter(taken.values()))
     if taken:
-        raise InputError(f"{path} has several tables, {', '.join(taken)}; leave one in")
+        raise InputError(
+            f"{path} has several tables, {', '.join(taken)}; leave one in, or name it in the "
+            f'codebook, such as sheet = "{next(iter(taken))}"'
+        )
     raise refused or InputError(f"{path} has no rows under a header")
 
 

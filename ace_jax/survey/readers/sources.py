@@ -12,7 +12,7 @@ from ace_jax.survey import cells
 from ace_jax.survey.codebook import Codebook, Question, Threshold, read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.readers import eqls, gss, issp, release_eval, wvs
-from ace_jax.survey.readers.tables import Raw, read_codes
+from ace_jax.survey.readers.tables import Raw, read_codes, stacked
 
 # The paper's 240 questions of World Values Survey wave 7 include yes/no and unordered ones.
 QUESTIONS: dict[str, Callable[[Question], bool]] = {
@@ -69,8 +69,7 @@ def read(
         return select(READERS[source](paths), countries, questions)
     own, whole = read_codebook(codebook), "a file that has it, or change the codebook"
     tables = [read_codes(path, own, whole, [weights] if weights else []) for path in paths]
-    table = pd.concat(tables, join="inner", ignore_index=True)
-    return select(Raw(table, own), countries, questions)
+    return select(Raw(stacked(tables), own), countries, questions)
 
 
 def load_survey(path_or_name: str | Path) -> Dataset:

@@ -1,55 +1,34 @@
 """Tables of respondents: CSV, Parquet, files of statistics programs, spreadsheets, R's files.
 
-They are told apart by content. Files of SPSS and Stata, and sizes, are checked before a library
-trusts them.
+They are told apart by content.
 """
 
+import codecs
 import csv
-import re
-import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.survey.codebook import Code, Codebook
+from ace_jax.survey.codebook import Codebook, Form
+from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.kinds import check_fits, kind_of
 from ace_jax.survey.readers.sheets import read_r, read_sheet
+from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
+from ace_jax.survey.readers.value_labels import option_label
 
 DELIMITERS = ",;\t|"
-# What programs write into a CSV file where they have no value; a codebook may declare it a code.
-GAPS = frozenset(["NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null"])
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-LEADING_NUMBER = re.compile(r"^-?\d+[\s.:)\-]*(?=[^\d\s.:)\-])")
-APOSTROPHES = str.maketrans(dict.fromkeys("\u00b4`\u2018\u2019", "'"))
-# The errors that pyreadstat raises for a damaged file, itself or through its arrays.
-DAMAGE = (
-    pyreadstat.ReadstatError,
-    pyreadstat.PyreadstatError,
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    ValueError,
-)
-STATISTICS: Mapping[str, Callable[..., Any]] = {
-    kinds.SAV: pyreadstat.read_sav,
-    kinds.ZSAV: pyreadstat.read_sav,
-    kinds.POR: pyreadstat.read_por,
-    kinds.DTA: pyreadstat.read_dta,
-    kinds.XPT: pyreadstat.read_xport,
-}
-DEFLATED = 1032  # zlib packs at most so many bytes into one
-SAV_HEADER = 176  # bytes before the first record of a .sav file
+BLOCK = 16 << 20  # bytes of a CSV file that are read at once
 
 
 @dataclass(frozen=True)
@@ -73,24 +52,36 @@ def read_codes(
 ) -> pd.DataFrame:
     """Returns the columns that a codebook names, and those of the `optional` ones that are there.
 
-    Their cells hold codes; the country's column holds texts. `variable` makes a column's name of
-    a cell of a CSV file's header. Raises InputError for a file of none of the forms, a damaged
-    one, one that lacks a column (the message then asks for `whole`), or one with a text that is no
-    code.
+    Their cells hold codes; the columns of the country and of the respondent's id hold texts.
+    `variable` makes a column's name of a cell of a CSV file's header. `attrs["flags"]` are lines on
+    what the file's own names, labels and missing codes have against the codebook.
+
+    Raises InputError for a file of none of the forms, a damaged one, one that lacks a column or has
+    it twice (the message then asks for `whole`), one with a text that is no code, and one whose
+    labels contradict the codebook's.
     """
-    country = codebook.country_column
-    named = [*([country] if country else []), *codebook.labels, *optional]
+    texts = [name for name in (codebook.country_column, codebook.id_column) if name]
+    named = [*dict.fromkeys([*texts, *codebook.labels, *optional])]
+    flags: list[str] = []
 
     def choose(found: Collection[str]) -> list[str]:
         check_columns([name for name in named if name not in optional], found, path, whole)
-        return [name for name in dict.fromkeys(named) if name in found]
+        kept = [name for name in named if name in found]
+        for name in kept:
+            alike = [one for one in found if one.casefold() == name.casefold() and one != name]
+            if alike:
+                flags.append(f"{path.name}: has the columns {name} and {alike[0]}; {name} was read")
+        return kept
 
-    gaps: Collection[str] = ()
-    kind = kind_of(path)
+    form = codebook.form
+    kind = kind_of(path, form.encoding)
     if kind in STATISTICS:
-        table, _ = read_statistics(path, choose)
-    elif kind in (kinds.SHEET, kinds.R):
-        table = (read_sheet if kind == kinds.SHEET else read_r)(path, choose)
+        table, metadata = read_statistics(path, choose, user_missing=True, encoding=form.encoding)
+        flags += _against_metadata(table, metadata, codebook, path)
+    elif kind == kinds.SHEET:
+        table = read_sheet(path, choose, form.sheet)
+    elif kind == kinds.R:
+        table = read_r(path, choose)
     elif kind == kinds.PARQUET:
         with sound_parquet(path):
             content = read_parquet(path, choose)
@@ -98,107 +89,77 @@ def read_codes(
                 raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
             table = content.to_pandas()
     else:
-        delimiter, names = _csv_header(path, named, variable)
-        wanted = {*choose(names.values())}
-        names = {cell: name for cell, name in names.items() if name in wanted}
         # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
-        spelt = {name for name, of in codebook.labels.items() if any(type(c) is str for c, _ in of)}
-        options = {
-            "dtype": {cell: str for cell, name in names.items() if name in {*spelt, country}},
-            "keep_default_na": False,
-            "na_values": [""],
+        spelt = {
+            name
+            for name, its in codebook.labels.items()
+            if any(isinstance(code, str) or label in GAPS for code, label in its)
         }
-        table = read_csv(path, delimiter, usecols=list(names), **options).rename(columns=names)
-        gaps = GAPS
+        header = read_header(path, named, variable, form)
+        table = read_csv(path, choose, header, {*spelt, *texts})
     columns = {
         name: column.astype(str).str.strip()
-        if name == country
-        else codes(column, path, codebook.labels.get(str(name), ()), gaps)
+        if name in texts
+        else codes(column, path, codebook.labels.get(str(name), ()), form.decimal)
         for name, column in table.items()
     }
-    return pd.DataFrame(columns)
+    coded = pd.DataFrame(columns)
+    coded.attrs["flags"] = flags
+    return coded
 
 
-def codes(
-    column: pd.Series,
-    path: Path,
-    labels: Sequence[tuple[Code, str]] = (),
-    gaps: Collection[str] = (),
-) -> pd.Series:
-    """Returns a file's column with a code in each cell, missing where it is blank or in `gaps`.
+def stacked(tables: Sequence[pd.DataFrame], apart: Collection[str] = ()) -> pd.DataFrame:
+    """Returns tables of `read_codes` one below the other.
 
-    A text is the code that it spells exactly, else the number that it is, else the code of which
-    it is the one label ("Very important", "1. very important"). Raises InputError for any other.
+    They keep the columns that all have, and those of `apart` that any has.
     """
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-        return column
-    texts = {code.strip(): code for code, _ in labels if isinstance(code, str)}
-    named: dict[str, set[Code]] = {}  # several codes may have the same label
-    for code, label in labels:
-        if not isinstance(code, str):
-            named.setdefault(plain(label), set()).add(code)
-    column = column.astype(object)
-    coded: dict[Any, Code | None] = {}
-    for cell in column.dropna().unique():
-        text = str(cell).strip()
-        label = plain(text)
-        its = named.get(label) or named.get(LEADING_NUMBER.sub("", label), set())
-        if text in texts:
-            coded[cell] = texts[text]
-        elif NUMBER.fullmatch(text):
-            coded[cell] = float(text)
-        elif len(its) == 1:
-            coded[cell] = next(iter(its))
-        elif text and text not in gaps:
-            raise InputError(
-                f"{path}: column {column.name} holds the text {text!r:.40} "
-                f"({int((column == cell).sum())} respondents), which is no code and not the label "
-                "of one; declare it in the codebook, or export the file with codes, not labels"
+    shared = set[str].intersection(*({*table.columns} for table in tables))
+    whole = pd.concat(tables, ignore_index=True)
+    whole = whole[[name for name in whole if name in shared or name in apart]]
+    whole.attrs["flags"] = [flag for table in tables for flag in table.attrs["flags"]]
+    return whole
+
+
+def _against_metadata(
+    table: pd.DataFrame, metadata: Any, codebook: Codebook, path: Path
+) -> list[str]:
+    """Makes missing what a .sav file calls so and the codebook does not; returns the rest.
+
+    Raises InputError where a label of the file is that of another code of the codebook.
+    """
+    flags = []
+    counted: dict[str, set[str]] = {name: set() for name in codebook.labels}
+    for question in codebook.questions:
+        counted[question.question_id].update(map(spelling, question.answers))
+    for recode in codebook.recodes:
+        if isinstance(recode.by, Mapping):
+            counted[recode.column].update(map(spelling, recode.by))
+    for name in table.columns.intersection([*codebook.labels]):
+        own: dict[str, set[str]] = {}
+        for code, label in codebook.labels[name]:
+            own.setdefault(plain(label), set()).add(spelling(code))
+        theirs = metadata.variable_value_labels.get(name, {})
+        for code, label in theirs.items():
+            its = own.get(plain(option_label(code, str(label))), {spelling(code)})
+            if spelling(code) not in its and counted[name] & {spelling(code), *its}:
+                raise InputError(
+                    f"{path}: column {name} has the label {label!r:.40} for {spelling(code)}, and "
+                    f"the codebook has it for {min(its)}; correct the codebook"
+                )
+        column, missing = table[name], pd.Series(False, table.index)
+        for one in metadata.missing_ranges.get(name, []):
+            is_text = isinstance(one["lo"], str)
+            missing |= column == one["lo"] if is_text else column.between(one["lo"], one["hi"])
+        kept = missing & column.isin(
+            [code for code in column[missing].unique() if spelling(code) in counted[name]]
+        )
+        for value, n in column[kept].value_counts().items():
+            flags.append(
+                f"{name}: the file calls {spelling(value)} missing, and the codebook counts it "
+                f"({n} respondents); if it is no answer, list it in `dropped`"
             )
-    return column.map(coded)
-
-
-def spaced(text: str) -> str:
-    """Returns a text with single blanks and one kind of apostrophe."""
-    return " ".join(text.translate(APOSTROPHES).split())
-
-
-def plain(label: str) -> str:
-    """Returns what two spellings of a label have in common."""
-    return spaced(label).casefold()
-
-
-def read_statistics(
-    path: Path, choose: Callable[[list[str]], list[str]], *, user_missing: bool = False
-) -> tuple[pd.DataFrame, Any]:
-    """Returns some columns of a file of one of the kinds STATISTICS, and pyreadstat's metadata.
-
-    `choose` says which columns, given all names. With `user_missing`, codes that a .sav file
-    declares missing are read as codes. (Stata's own missing values always are missing.)
-
-    Raises InputError for a file that is not there, is empty or damaged, or claims more respondents
-    than it can hold: pyreadstat makes room for all of them before it reads the first.
-    """
-    kind, size = kind_of(path), path.stat().st_size
-    _, metadata = _pyreadstat(path, kind, metadataonly=True)
-    rows, columns = metadata.number_rows, choose(metadata.column_names)
-    packed = DEFLATED if kind == kinds.ZSAV else 1
-    if rows is None and packed > 1:
-        raise InputError(f"{path} does not say how many respondents it has; save it as .sav")
-    # In either form a value takes a byte at least.
-    if (rows or 0) * len(metadata.column_names) > size * packed:
-        raise InputError(
-            f"{path} says it has {rows} respondents, more than its {size} bytes can hold; "
-            "download it again"
-        )
-    check_fits((rows or 0) * len(columns), path)
-    options = {"user_missing": True} if user_missing and kind in (kinds.SAV, kinds.ZSAV) else {}
-    table, metadata = _pyreadstat(path, kind, usecols=columns, **options)
-    if rows is not None and len(table) < rows:
-        raise InputError(
-            f"{path} is cut off: it has {len(table)} of {rows} respondents; download it again"
-        )
-    return table, metadata
+        table[name] = column.mask(missing & ~kept)
+    return flags
 
 
 def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> pa.Table:
@@ -225,29 +186,77 @@ def sound_parquet(path: Path) -> Iterator[None]:
         ) from None
 
 
-def read_csv(path: Path, delimiter: str, **options: Any) -> pd.DataFrame:
-    """Returns a CSV file's table; `options` are pandas'.
+class Header(NamedTuple):
+    """The columns of a CSV file, in its order, and how the file spells its cells."""
 
-    Raises InputError for a file that is not there, not in UTF-8, no CSV file, or without rows.
+    names: list[str]
+    form: Form
+
+
+def read_csv(
+    path: Path,
+    choose: Callable[[list[str]], list[str]],
+    header: Header,
+    texts: Collection[str] = (),
+) -> pd.DataFrame:
+    """Returns the columns that `choose` says, given all names; those of `texts` as texts.
+
+    Raises InputError for a file in another encoding, that is no CSV file, without rows, or with a
+    row that is longer or shorter than the header.
     """
-    if (kind := kind_of(path)) != kinds.CSV:
-        raise InputError(f"{path} is {kind}; give a CSV file")
+    names, form = header
+    columns = {str(names.index(name)): name for name in choose(names)}
+    uneven: list[Any] = []
+
+    def note(row: Any) -> str:
+        uneven.append(row)
+        return "skip"
+
     try:
-        table = pd.read_csv(path, sep=delimiter, encoding="utf-8-sig", low_memory=False, **options)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # pandas' parser errors are ValueErrors
+        table = pa_csv.read_csv(
+            path,
+            pa_csv.ReadOptions(
+                column_names=[str(place) for place in range(len(names))],
+                skip_rows=1,
+                encoding=(form.encoding or "utf8").removesuffix("-sig"),  # it skips the mark itself
+                block_size=BLOCK,
+            ),
+            pa_csv.ParseOptions(
+                delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=note
+            ),
+            pa_csv.ConvertOptions(
+                include_columns=[*columns],
+                column_types={place: pa.string() for place in columns if columns[place] in texts},
+                null_values=[BLANK] if texts else [*GAPS],  # which a column of texts may declare
+                true_values=[],  # texts stay as the file spells them
+                false_values=[],
+                strings_can_be_null=True,
+                decimal_point=form.decimal,
+            ),
+        )
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        if "UTF8" in str(error) or isinstance(error, UnicodeError):
+            raise _not_decoded(path, form) from None
         raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
-    if table.empty:
+    if uneven:
+        raise InputError(
+            f"{path}: {len(uneven)} rows have more or fewer cells than the header, such as "
+            f"{uneven[0].actual_columns} in place of {len(names)}; put texts with a "
+            f"{form.delimiter!r} into quotes, or correct the rows"
+        )
+    if not len(table):
         raise InputError(f"{path} has a header and no respondents; download it again")
-    return table
+    return table.to_pandas().rename(columns=columns)
 
 
 def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole: str) -> None:
-    """Raises InputError naming the first column that is not there; `whole` is the file to give."""
+    """Raises InputError naming the first column that is not there, or is there twice.
+
+    `whole` is the file to give.
+    """
     has = list(found)
+    if twice := [name for name in needed if has.count(name) > 1]:
+        raise InputError(f"{path} has the column {twice[0]:.40} twice; rename one of them")
     missing = [name for name in needed if name not in {*has}]
     if missing:
         first, share = missing[0], f"{len(missing)} of {len(needed)} are missing"
@@ -258,87 +267,45 @@ def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole
         )
 
 
-def _csv_header(
-    path: Path, needed: Collection[str], variable: Callable[[str], str]
-) -> tuple[str, dict[str, str]]:
-    """Returns the delimiter under which most of the `needed` names are there, and all names."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    rows = {
-        delimiter: {
-            cell: variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
-        }
-        for delimiter in DELIMITERS
-    }
-    delimiter = max(rows, key=lambda one: len({*rows[one].values()} & {*needed}))
-    return delimiter, rows[delimiter]
+def read_header(
+    path: Path,
+    needed: Collection[str],
+    variable: Callable[[str], str] = str.strip,
+    form: Form | None = None,
+) -> Header:
+    """Returns a CSV file's header; its delimiter is the form's, else the one that fits best.
 
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
-    byte = error.object[error.start]
-    return InputError(
-        f"{path} is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8, or download it again"
-    )
-
-
-def _pyreadstat(path: Path, kind: str, **options: Any) -> tuple[pd.DataFrame, Any]:
-    try:
-        if kind in (kinds.SAV, kinds.ZSAV):
-            _check_dictionary(path)
-        table, metadata = STATISTICS[kind](path, **options)
-        if None in metadata.column_names:
-            raise ValueError("a variable without a name")
-        return table, metadata
-    except DAMAGE as error:
-        raise InputError(
-            f"{path} is damaged or cut off ({reason(error)}); download it again"
-        ) from None
-
-
-def _check_dictionary(path: Path) -> None:
-    """Walks the records at the start of a .sav file; raises ValueError for broken ones.
-
-    ReadStat looks up the variables that value labels name. Where the file has no such variable,
-    it reads beyond its memory and ends the whole program.
+    That is the one under which most of the `needed` names are there, else most names. `variable`
+    makes a name of a cell. Raises InputError for a file that is not there, in another encoding, or
+    no CSV file.
     """
-    with path.open("rb") as file:
-        order = "<" if file.read(SAV_HEADER)[64:66] in (b"\2\0", b"\3\0") else ">"
+    form = form or Form()
+    if (kind := kind_of(path, form.encoding)) != kinds.CSV:
+        raise InputError(f"{path} is {kind}; give a CSV file")
+    if form.encoding is None or codecs.lookup(form.encoding).name == "utf-8":
+        form = replace(form, encoding="utf-8-sig")  # with the mark at its start, or without
+    try:
+        with path.open(encoding=form.encoding, newline="") as file:
+            line = file.readline()
+        rows = {
+            delimiter: [
+                variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
+            ]
+            for delimiter in form.delimiter or DELIMITERS
+        }
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeError:
+        raise _not_decoded(path, form) from None
+    except csv.Error as error:
+        raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
+    delimiter = max(rows, key=lambda one: (len({*rows[one]} & {*needed}), len(rows[one])))
+    return Header(rows[delimiter], replace(form, delimiter=delimiter))
 
-        def take(form: str) -> int:
-            content = file.read(struct.calcsize(form))
-            if len(content) < struct.calcsize(form):
-                raise ValueError("it ends before its dictionary does")
-            return int(struct.unpack(order + form, content)[0])
 
-        def skip(length: int) -> None:
-            if length < 0:
-                raise ValueError("a record of negative length")
-            file.seek(length, 1)
-
-        variables = 0
-        while (kind := take("i")) != 999:  # the end of the dictionary
-            if kind == 2:  # a variable: width, has a label, number of missing values
-                variables += 1
-                _, labelled, missing = take("i"), take("i"), take("i")
-                skip(16)  # formats and name
-                if labelled:
-                    skip(-(-take("i") // 4) * 4)
-                skip(8 * abs(missing))
-            elif kind == 3:  # value labels: value, length, text padded to 8 bytes
-                for _ in range(take("i")):
-                    skip(8)
-                    skip((take("B") + 8) // 8 * 8 - 1)
-            elif kind == 4:  # the variables of these labels
-                for _ in range(take("i")):
-                    if not 1 <= take("i") <= variables:
-                        raise ValueError("labels of a variable that is not in the file")
-            elif kind == 6:  # a document of lines
-                skip(80 * take("i"))
-            elif kind == 7:  # an extension: subtype, size, count
-                take("i")
-                skip(take("i") * take("i"))
-            else:
-                raise ValueError(f"a record of type {kind}")
+def _not_decoded(path: Path, form: Form) -> InputError:
+    encoding = (form.encoding or "utf-8").upper().removesuffix("-SIG")
+    return InputError(
+        f"{path} is not {encoding}; save it as UTF-8, or give its encoding in the codebook, "
+        'such as encoding = "cp1252"'
+    )

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from ace_jax.survey.codebook import COUNTRY, Code
-from ace_jax.survey.readers.tables import spaced
+from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.codes import Code, spaced
 
 # More are numbers (hours, ages) or lists; the longest scales run from 0 to 10.
 MOST_OPTIONS = 11

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import BUILTIN, read_codebook
-from ace_jax.survey.readers.tables import Raw, read_codes
+from ace_jax.survey.readers.tables import Raw, read_codes, stacked
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
 WHOLE = "the complete file of wave 7"
@@ -48,10 +48,8 @@ def read(paths: Sequence[Path]) -> Raw:
                 )
             files[country] = path
         tables.append(table)
-    kept = {question.question_id for question in codebook.questions}
-    kept |= set[str].intersection(*({*table.columns} for table in tables))
-    table = pd.concat(tables, ignore_index=True)
-    return Raw(table[[name for name in table if name in kept]], codebook, _notes(unchecked))
+    asked = [question.question_id for question in codebook.questions]
+    return Raw(stacked(tables, asked), codebook, _notes(unchecked))
 
 
 def _notes(unchecked: list[str]) -> dict[str, Any]:
