@@ -7,6 +7,7 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.survey.dataset import read_dataset
+from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.split import HeldOut, Split
 
 GSS = read_dataset("gss2018")
@@ -105,6 +106,19 @@ def test_a_cell_is_held_out_if_any_part_says_so():
         "1 question held out: natspac; 1 country held out: EGY; 2 personas held out: "
         "Female/College Educated/Urban/Married, Male/Not College Educated/Rural/Not Married"
     )
+
+
+def test_faces_of_personas_hold_out_pairs_and_the_papers_personas_none():
+    face = held_out("persona:*/*/Urban/Married+Male/*/Rural/Not Married", dataset=GSS)
+    assert len(face.personas) == 6
+    cells = GSS.cells[face.cells(GSS)]
+    pairs = toggle_pairs(cells, GSS.attributes, min_n=10)
+    assert set(pairs["attribute"]) == {"gender", "education"}
+    paper = held_out("persona:paper", dataset=GSS)
+    with pytest.raises(InputError, match="no pair"):
+        toggle_pairs(GSS.cells[paper.cells(GSS)], GSS.attributes, min_n=10)
+    with pytest.raises(InputError, match=r"the data have no 'Urban/\*'"):
+        held_out("persona:Urban/*")
 
 
 def test_personas_are_held_out_where_all_is_named():

@@ -7,8 +7,10 @@ question:natspac+abany            some questions, by id
 topic:Security+Religious values   the questions of some topics
 country:EGY+ETH                   some countries, or a share of them: country:0.2[@SEED]
 persona:Female/College Educated/Urban/Married+...
-                                  some full personas, levels in the attributes' order
-persona:paper                     the paper's two (section 4.2, RQ2)
+                                  some full personas, levels in the attributes' order; * is any
+                                  level: persona:*/*/Urban/Married
+persona:paper                     the paper's two (section 4.2, RQ2); they differ in every
+                                  attribute, so that no pair has both ends held out
 fold:3/5[@SEED]                   fold 3 of the 5 into which the seed divides the questions
 
 Several are joined by commas (`question:0.2,country:EGY`): a cell is held out if any of them says
@@ -136,8 +138,9 @@ class Split:
             elif unit == "topic":
                 found["question"].update(*(topics[name] for name in _named(part, known)))
             elif unit == "persona":
-                paper = f"persona:{'+'.join(PAPER_PERSONAS)}"
-                found[kind] |= _named(paper if value == "paper" else part, known)
+                names = list(PAPER_PERSONAS) if value == "paper" else value.split("+")
+                every = "+".join(each for name in names for each in _matching(name, known))
+                found[kind] |= _named(f"persona:{every}", known)
             else:
                 found[kind] |= _drawn_or_named(part, known, self.seed)
         return HeldOut(*(tuple(sorted(names)) for names in found.values()))
@@ -201,6 +204,12 @@ def _named(part: str, known: Sequence[str]) -> set[str]:
         names.add("+".join(pieces[:size]))
         pieces = pieces[size:]
     return names
+
+
+def _matching(name: str, known: Sequence[str]) -> list[str]:
+    """Returns the personas that a name with `*` for levels stands for; itself without one."""
+    pattern = re.compile("[^/]*".join(map(re.escape, name.split("*"))))
+    return [each for each in known if "*" in name and pattern.fullmatch(each)] or [name]
 
 
 def _unknown(part: str) -> InputError:
