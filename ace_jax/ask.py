@@ -26,6 +26,7 @@ from ace_jax.files import check_free, whole_directory, write_record
 from ace_jax.prompts.encode import Question
 from ace_jax.prompts.questions import read_personas, read_questions
 from ace_jax.report.asked import draw_answers, shown
+from ace_jax.runtime.processes import keep_compiled
 from ace_jax.runtime.progress import log
 
 FILE, MARK = "answers.csv", "ask.json"
@@ -35,6 +36,7 @@ OTHERS = ("effects.csv", "nearest.csv", "national.csv", "weights.csv", "answers.
 def main(argv: Sequence[str] | None = None) -> None:
     """Asks, writes and prints."""
     args = _arguments(argv)
+    keep_compiled()
     models = open_models(args.adapter, args.model, args.prompt)
     known = models.attributes
     weights = None

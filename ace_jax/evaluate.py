@@ -31,7 +31,7 @@ from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
 from ace_jax.report.figures import score_by_granularity
 from ace_jax.runtime.claim import Claim
-from ace_jax.runtime.processes import on_first, start, stop_on_signal
+from ace_jax.runtime.processes import keep_compiled, on_first, start, stop_on_signal
 from ace_jax.runtime.progress import log
 from ace_jax.runtime.saved_answers import SavedAnswers, delete_saved
 
@@ -39,6 +39,7 @@ from ace_jax.runtime.saved_answers import SavedAnswers, delete_saved
 def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> None:
     """Answers, scores, writes, and prints the scores."""
     start(**config.distributed)
+    keep_compiled()
     stop = stop_on_signal()
     adapter = Path(config.adapter.path) if config.adapter.path else None
     record = adapter_experiment(adapter) if adapter else None

@@ -18,6 +18,11 @@ DIGEST = "content_sha256"  # a key of a record
 LONGEST = 200  # characters of another library's message
 
 
+def user_cache() -> Path:
+    """Returns where this program keeps what it can make again; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ace_jax"
+
+
 def sha256_of(files: Iterable[Path]) -> str:
     """Returns the SHA-256 (hex) of the files' contents, one after the other."""
     digest = hashlib.sha256()

