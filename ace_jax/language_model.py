@@ -37,6 +37,7 @@ from ace_jax.model.formats.hf import fingerprint, load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.sharding import make_mesh
+from ace_jax.model.tree_attention import attention_way
 from ace_jax.prompts.encode import Prompt as Tokens
 from ace_jax.prompts.encode import (
     PromptStyle,
@@ -68,6 +69,7 @@ class LanguageModel:
       dtype: of the base weights.
       quantization: of the base's kernels.
       mesh: devices.
+      attention: `xla` or `pallas`, as `attention_way` returns.
       adapter: PEFT directory; None: the base model alone.
       experiment: the adapter's record; None if there is none.
       rebased: whether an adapter trained on another base is accepted.
@@ -78,6 +80,7 @@ class LanguageModel:
     dtype: str
     quantization: str
     mesh: Mesh
+    attention: str = "xla"
     adapter: Path | None = None
     experiment: Experiment | None = None
     rebased: bool = False
@@ -91,6 +94,7 @@ class LanguageModel:
         prompt: PromptStyle | str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
+        attention: str | None = None,
         mesh: Mesh | None = None,
         rebased: bool = False,
     ) -> "LanguageModel":
@@ -104,12 +108,13 @@ class LanguageModel:
           dtype: `float32` or `bfloat16`; None: the adapter's, or float32 on a CPU and bfloat16
             elsewhere.
           quantization: `none`, `int8` or `nf4`; None: the adapter's, or none.
+          attention: `xla`, `pallas` (the kernel for GPUs) or, as None, `auto`: what fits here.
           mesh: devices; None: all, each with a copy of the model.
           rebased: accept an adapter that was trained on another base.
 
         Raises:
-          InputError: no such model, or damaged files. That the adapter belongs to the base is
-            checked when it is first used.
+          InputError: no such model, damaged files, or no such attention here. That the adapter
+            belongs to the base is checked when it is first used.
         """
         adapter = Path(path) if (Path(path) / peft.CONFIG).is_file() else None
         record = adapter_experiment(adapter) if adapter else None
@@ -120,12 +125,15 @@ class LanguageModel:
             prompt = record.prompt.style()
         elif not isinstance(prompt, PromptStyle):
             prompt = PromptStyle.of(prompt or "persona_first")
+        checkpoint = open_checkpoint(base or recorded.name)
+        dtype = dtype or recorded.dtype
         return cls(
-            checkpoint=open_checkpoint(base or recorded.name),
+            checkpoint=checkpoint,
             style=prompt,
-            dtype=dtype or recorded.dtype,
+            dtype=dtype,
             quantization=quantization or recorded.quantization,
             mesh=mesh or make_mesh(data=-1, fsdp=1, tensor=1),
+            attention=attention_way(attention or "auto", checkpoint.config, base_dtype(dtype)),
             adapter=adapter,
             experiment=record,
             rebased=rebased,
@@ -148,8 +156,8 @@ class LanguageModel:
     def abstract(self) -> AbstractModel:
         """Structure and shapes."""
         lora = peft.read_lora_config(self.adapter, dropout=0.0) if self.adapter else None
-        dtype = base_dtype(self.dtype)
-        return abstract_model(self.checkpoint.config, lora, dtype, quantization=self.quantization)
+        ways = {"quantization": self.quantization, "attention": self.attention}
+        return abstract_model(self.checkpoint.config, lora, base_dtype(self.dtype), **ways)
 
     @cached_property
     def base(self) -> nnx.State:

@@ -26,6 +26,7 @@ from ace_jax.model.formats.peft import load_adapter
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import ATTENTION_TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh, place_scoring
+from ace_jax.model.tree_attention import attention_way
 from ace_jax.planning.program import matmul_flops
 from ace_jax.prompts.batches import Scoring, Targets
 from ace_jax.prompts.encode import Prompt
@@ -143,7 +144,8 @@ def engine(
 ) -> Callable[[TrainingBatch], Step]:
     """Returns ace_jax's step as train runs it."""
     mesh = make_mesh(1, 1, 1)
-    model = abstract_model(config, ADAPTER, base_dtype(dtype))
+    attention = attention_way("auto", config, base_dtype(dtype))
+    model = abstract_model(config, ADAPTER, base_dtype(dtype), attention=attention)
     base = load_base(model.base, source, mesh)
     lora = load_adapter(adapter, model.lora, mesh)
     optimizer = make_optimizer(Optimizer(**ADAMW))

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.model.path = "meta-llama/Llama-3.1-8B-Instruct"
     config.model.dtype = "bfloat16"  # of the frozen base
     config.model.quantization = "none"  # of its kernels; "int8" or "nf4" for less memory
+    # "pallas": one kernel, for GPUs; "xla": anywhere; "auto": the kernel where it compiles
+    config.model.attention = "auto"
     config.model.remat = "matmuls"  # kept for the backward pass; "none" keeps all, "full" least
 
     config.data = ConfigDict()
