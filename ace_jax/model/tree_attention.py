@@ -243,18 +243,15 @@ def _launch(
     blocks, (queries, keys) = inputs[0][0].shape[1], (inputs[n][0].shape[2] for n in (3, 4))
 
     def spec(array: Any, axes: str) -> pl.BlockSpec:
-        sizes = {"i": lambda size: size // blocks, ".": lambda size: size}
-        shape = [
-            sizes[axis](size) if axis in sizes else None
-            for axis, size in zip(axes, array.shape, strict=True)
-        ]
-        return pl.BlockSpec(
-            tuple(shape),
-            lambda h, i, r: tuple(
-                {"r": r, "h": h, "k": h // (queries // keys), "i": i, "j": i, ".": 0}[axis]
-                for axis in axes
-            ),
-        )
+        parts = {"i": blocks, ".": 1}
+        shape = zip(axes, array.shape, strict=True)
+
+        def place(h: Array, i: Array, r: Array) -> tuple[Any, ...]:
+            at = {"r": r, "h": h, "k": h // (queries // keys), "i": i, "j": i, ".": 0}
+            return tuple(at[axis] for axis in axes)
+
+        sizes = (size // parts[axis] if axis in parts else None for axis, size in shape)
+        return pl.BlockSpec(tuple(sizes), place)
 
     call = pl.pallas_call(
         kernel,
@@ -282,8 +279,9 @@ def _scores(
     return jnp.where((nodes <= at) & (at < end[None]), scores, UNSEEN)
 
 
-def _forward_kernel(keys, at, end, q, k, v, out, lse) -> None:  # type: ignore[no-untyped-def]
+def _forward_kernel(*refs: Any) -> None:
     """One head's attention for a block of queries, with a running maximum and sum of weights."""
+    keys, at, end, q, k, v, out, lse = refs
     queries, nodes = q[...], at[...]
     size = len(k) // (len(keys) - 1)
 
@@ -305,25 +303,27 @@ def _forward_kernel(keys, at, end, q, k, v, out, lse) -> None:  # type: ignore[n
     lse[...] = most + jnp.log(weight)
 
 
-def _query_kernel(keys, at, end, q, k, v, gradient, lse, mean, dq) -> None:  # type: ignore[no-untyped-def]
+def _query_kernel(*refs: Any) -> None:
     """The gradient of one head's block of queries."""
-    queries, nodes, outer, lse, mean = q[...], at[...], gradient[...], lse[...], mean[...]
+    keys, at, end, q, k, v, gradient, lse, mean, dq = refs
+    queries, nodes, outer = q[...], at[...], gradient[...]
     size = len(k) // (len(keys) - 1)
 
     def add(number: Array, total: Array) -> Array:
         first = keys[number + 1] * size
         part = pl.ds(first, size)
         of_keys = k[part, :]
-        weights = jnp.exp(_scores(queries, of_keys, nodes, end[part], first) - lse[:, None])
-        change = weights * (triton.dot(outer, v[part, :], trans_b=True) - mean[:, None])
+        weights = jnp.exp(_scores(queries, of_keys, nodes, end[part], first) - lse[...][:, None])
+        change = weights * (triton.dot(outer, v[part, :], trans_b=True) - mean[...][:, None])
         return total + triton.dot(change.astype(of_keys.dtype), of_keys)
 
     total = jax.lax.fori_loop(0, keys[0], add, jnp.zeros(queries.shape, jnp.float32))
     dq[...] = (total * queries.shape[1] ** -0.5).astype(dq.dtype)
 
 
-def _key_kernel(queries, at, end, q, k, v, gradient, lse, mean, dk, dv) -> None:  # type: ignore[no-untyped-def]
+def _key_kernel(*refs: Any) -> None:
     """What one query head adds to the gradients of a block of keys and values, in float32."""
+    queries, at, end, q, k, v, gradient, lse, mean, dk, dv = refs
     of_keys, values, ends = k[...], v[...], end[...]
     size = len(q) // (len(queries) - 1)
     first = pl.program_id(1) * len(ends)
