@@ -37,6 +37,7 @@ from ace_jax.model.formats.hf import fingerprint, load_base
 from ace_jax.model.formats.hub import Checkpoint, open_checkpoint
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.sharding import make_mesh
+from ace_jax.model.tree_attention import checked_attention
 from ace_jax.prompts.encode import Prompt as Tokens
 from ace_jax.prompts.encode import (
     PromptStyle,
@@ -68,6 +69,7 @@ class LanguageModel:
       dtype: of the base weights.
       quantization: of the base's kernels.
       mesh: devices.
+      attention: `xla` or `pallas`.
       adapter: PEFT directory; None: the base model alone.
       experiment: the adapter's record; None if there is none.
       rebased: whether an adapter trained on another base is accepted.
@@ -78,6 +80,7 @@ class LanguageModel:
     dtype: str
     quantization: str
     mesh: Mesh
+    attention: str = "xla"
     adapter: Path | None = None
     experiment: Experiment | None = None
     rebased: bool = False
@@ -91,6 +94,7 @@ class LanguageModel:
         prompt: PromptStyle | str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
+        attention: str = "xla",
         mesh: Mesh | None = None,
         rebased: bool = False,
     ) -> "LanguageModel":
@@ -104,12 +108,13 @@ class LanguageModel:
           dtype: `float32` or `bfloat16`; None: the adapter's, or float32 on a CPU and bfloat16
             elsewhere.
           quantization: `none`, `int8` or `nf4`; None: the adapter's, or none.
+          attention: `xla`, or `pallas`, the kernel for GPUs.
           mesh: devices; None: all, each with a copy of the model.
           rebased: accept an adapter that was trained on another base.
 
         Raises:
-          InputError: no such model, or damaged files. That the adapter belongs to the base is
-            checked when it is first used.
+          InputError: no such model, damaged files, or no such attention here. That the adapter
+            belongs to the base is checked when it is first used.
         """
         adapter = Path(path) if (Path(path) / peft.CONFIG).is_file() else None
         record = adapter_experiment(adapter) if adapter else None
@@ -126,6 +131,7 @@ class LanguageModel:
             dtype=dtype or recorded.dtype,
             quantization=quantization or recorded.quantization,
             mesh=mesh or make_mesh(data=-1, fsdp=1, tensor=1),
+            attention=checked_attention(attention),
             adapter=adapter,
             experiment=record,
             rebased=rebased,
@@ -148,8 +154,8 @@ class LanguageModel:
     def abstract(self) -> AbstractModel:
         """Structure and shapes."""
         lora = peft.read_lora_config(self.adapter, dropout=0.0) if self.adapter else None
-        dtype = base_dtype(self.dtype)
-        return abstract_model(self.checkpoint.config, lora, dtype, quantization=self.quantization)
+        ways = {"quantization": self.quantization, "attention": self.attention}
+        return abstract_model(self.checkpoint.config, lora, base_dtype(self.dtype), **ways)
 
     @cached_property
     def base(self) -> nnx.State:

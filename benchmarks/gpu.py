@@ -12,6 +12,7 @@ the model's own dtype on all. Then these take turns, each a full step (loss, gra
     pair       ace_jax on the same batch
     context    ace_jax on all pairs of neighbouring questions (batch.unit = context)
 
+--attention pallas times the kernel of model/tree_attention.py; run it once with each.
 Reported are pairs and distinct tokens a second, TFLOP/s of matrix products, both as a share of what
 the card does in a large one (its floor in seconds is that), MFU as 4N a distinct token over the
 maker's peak, and peak memory. Of what the package needs, a machine of its own jax has to be brought
@@ -41,6 +42,7 @@ from workload import Pairs, alternate, machine, matmul_rate, pairs_of, ratios
 
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hf import Index
+from ace_jax.model.tree_attention import ATTENTION
 from ace_jax.planning.devices import GPUS
 from ace_jax.planning.workload import MODELS
 
@@ -86,16 +88,19 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--shape", choices=("8b", "tiny"), required=True)
     arguments.add_argument("--repetitions", type=int, default=5)
+    arguments.add_argument("--attention", choices=ATTENTION, default="xla")
     arguments.add_argument("--output", type=Path, required=True)
     options = arguments.parse_args()
 
     known = MODELS / "meta-llama" / "Llama-3.1-8B-Instruct.json"
     shape = TINY if options.shape == "tiny" else json.loads(known.read_text())
     pairs = pairs_of("persona_first", None, NEIGHBOURS, PAIRS)
-    equal = {"float32": compare(shape | {"num_hidden_layers": 2}, "float32", pairs)}
+    equal = {
+        "float32": compare(shape | {"num_hidden_layers": 2}, "float32", pairs, options.attention)
+    }
     print(f"equal in float32: {equal['float32']}", flush=True)
 
-    runs, equal["bfloat16"], flops, config = sides(shape, "bfloat16", pairs)
+    runs, equal["bfloat16"], flops, config = sides(shape, "bfloat16", pairs, options.attention)
     seconds = alternate(runs, options.repetitions)
     counts = {name: len(pairs.group) if name == "context" else PAIRS for name in runs}
     rates = {name: [counts[name] / lap for lap in laps] for name, laps in seconds.items()}
@@ -103,6 +108,7 @@ def main() -> None:
     result = {
         "benchmark": "gpu",
         "shape": options.shape,
+        "attention": options.attention,
         "machine": machine() | {"device": jax.devices()[0].device_kind},
         "matmul_tflops": rate / 1e12,
         "equal": equal,
@@ -125,13 +131,15 @@ def main() -> None:
     print(json.dumps({name: result[name] for name in ("ratios", "engine")}, indent=2))
 
 
-def compare(shape: dict, dtype: str, pairs: Pairs) -> dict[str, dict[str, float]]:
+def compare(shape: dict, dtype: str, pairs: Pairs, attention: str) -> dict[str, dict[str, float]]:
     """Returns losses and gradient norms of all sides; stops where they differ."""
     with jax.default_matmul_precision("highest"):
-        return sides(shape, dtype, pairs)[1]
+        return sides(shape, dtype, pairs, attention)[1]
 
 
-def sides(shape: dict, dtype: str, pairs: Pairs) -> tuple[dict, dict, dict, LlamaConfig]:
+def sides(
+    shape: dict, dtype: str, pairs: Pairs, attention: str
+) -> tuple[dict, dict, dict, LlamaConfig]:
     """Returns all sides' steps, what they gave first, our operations, and the architecture.
 
     Stops where the first losses or the norms of the first gradients differ.
@@ -144,7 +152,7 @@ def sides(shape: dict, dtype: str, pairs: Pairs) -> tuple[dict, dict, dict, Llam
     source = TorchSource(base)
     with TemporaryDirectory() as directory:
         best = with_adapter(copy.deepcopy(base), Path(directory))
-        ours = engine(config, source, Path(directory), dtype)
+        ours = engine(config, source, Path(directory), dtype, attention)
         authors = released(with_adapter(base, Path(directory)))
     work = (pairs.examples, pairs.prompts, pairs.few)
     runs = {

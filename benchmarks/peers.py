@@ -139,11 +139,11 @@ def peer(
 
 
 def engine(
-    config: LlamaConfig, source: TensorSource, adapter: Path, dtype: str
+    config: LlamaConfig, source: TensorSource, adapter: Path, dtype: str, attention: str = "xla"
 ) -> Callable[[TrainingBatch], Step]:
     """Returns ace_jax's step as train runs it."""
     mesh = make_mesh(1, 1, 1)
-    model = abstract_model(config, ADAPTER, base_dtype(dtype))
+    model = abstract_model(config, ADAPTER, base_dtype(dtype), attention=attention)
     base = load_base(model.base, source, mesh)
     lora = load_adapter(adapter, model.lora, mesh)
     optimizer = make_optimizer(Optimizer(**ADAMW))

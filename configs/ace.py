@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.model.path = "meta-llama/Llama-3.1-8B-Instruct"
     config.model.dtype = "bfloat16"  # of the frozen base
     config.model.quantization = "none"  # of its kernels; "int8" or "nf4" for less memory
+    config.model.attention = "xla"  # "pallas": one kernel, for GPUs; its speed is not measured yet
     config.model.remat = "matmuls"  # kept for the backward pass; "none" keeps all, "full" least
 
     config.data = ConfigDict()

@@ -188,6 +188,7 @@ def requested_model(config: ConfigDict, record: Experiment | None) -> dict[str, 
         "prompt": PromptStyle(template, style, chat, order),
         "dtype": config.model.dtype,
         "quantization": config.model.quantization,
+        "attention": config.model.attention,
     }
 
 

@@ -3,9 +3,7 @@
 Shapes: R rows of N nodes in B blocks, S scored nodes a row, width D, H query heads, V vocabulary. A
 plain left-to-right sequence is a trie without branches. Layers are stacked on a leading axis.
 
-Attention runs over G groups of Q query nodes. Each group has a list of the A key nodes that any of
-its queries attends to. The cost grows with the length of a prompt, not with that of a row. In the
-last layer only the scored nodes are queries, and only they pass through the MLP.
+In the last layer only the scored nodes are queries, and only they pass through the MLP.
 All constants come from the checkpoint's config.json (`architecture.py`).
 """
 
@@ -16,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Float, Int, Key
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.model.architecture import LlamaConfig, rotate
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
 from ace_jax.model.quantization import quantized, widen
 from ace_jax.model.sharding import gather_layer, spread_rows
+from ace_jax.model.tree_attention import ATTENTION, VisibleBlocks, VisibleKeys, nodes_at
 
 # What a layer keeps for the backward pass, by `model.remat`. The rest is computed again. `full`
 # needs the least memory and a third more computation. What `matmuls` recomputes is cheap:
@@ -34,57 +33,6 @@ REMAT = {
     ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-def nodes_at(x: Shaped[Array, "R N ..."], nodes: Int[Array, "R ..."]) -> Shaped[Array, "R ..."]:
-    """Returns the values of x at the given nodes of each row."""
-    return jax.vmap(lambda x, nodes: x[nodes])(x, nodes)
-
-
-@dataclass(frozen=True)
-class VisibleKeys:
-    """The nodes that G groups of Q query nodes attend to."""
-
-    keys: Int[Array, "R G A"]  # the key nodes of each group, with -1 as padding
-    mask: Bool[Array, "R G Q A"]  # whether key a is query q itself or one of its ancestors
-
-    @classmethod
-    def find(
-        cls,
-        queries: Int[Array, "R G Q"],
-        keys: Int[Array, "R G A"],
-        tin: Int[Array, "R N"],
-        tout: Int[Array, "R N"],
-    ) -> "VisibleKeys":
-        """Masks the keys that are ancestors of each query: tin[k] <= tin[q] < tout[k]."""
-        query = nodes_at(tin, queries)[:, :, :, None]
-        start, end = (nodes_at(part, keys)[:, :, None, :] for part in (tin, tout))
-        return cls(keys, (keys[:, :, None, :] >= 0) & (start <= query) & (query < end))
-
-
-def attend(
-    q: Float[Array, "R M H channels"],
-    k: Float[Array, "R N KV channels"],
-    v: Float[Array, "R N KV channels"],
-    visible: VisibleKeys,
-) -> Float[Array, "R M H channels"]:
-    """Returns grouped-query attention of M = G * Q queries, with the softmax in float32.
-
-    One matmul covers all query heads of a group and key head. On CPU, XLA runs this faster than
-    `jax.nn.dot_product_attention`.
-    """
-    rows, groups, queries, seen = visible.mask.shape
-    heads, channels = k.shape[2:]
-    q_of = q.reshape(rows, groups, queries, heads, -1, channels).transpose(0, 1, 3, 4, 2, 5)
-    q_of = q_of.reshape(rows, groups, heads, -1, channels)
-    k, v = (nodes_at(part, visible.keys).transpose(0, 1, 3, 2, 4) for part in (k, v))
-    scores = jnp.einsum("rghqc,rghac->rghqa", q_of, k, preferred_element_type=jnp.float32)
-    scores = scores.reshape(rows, groups, heads, -1, queries, seen) * channels**-0.5
-    weights = jax.nn.softmax(jnp.where(visible.mask[:, :, None, None], scores, -jnp.inf), axis=-1)
-    weights = weights.astype(v.dtype).reshape(rows, groups, heads, -1, seen)
-    found = jnp.einsum("rghqa,rghac->rghqc", weights, v)
-    found = found.reshape(rows, groups, heads, -1, queries, channels).transpose(0, 1, 4, 2, 3, 5)
-    return found.reshape(q.shape)
 
 
 class RMSNorm(nnx.Module):
@@ -168,7 +116,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "R N D"],
         rotation: Float[Array, "R N 2 half"],
-        visible: VisibleKeys,
+        visible: VisibleKeys | VisibleBlocks,
         key: Key[Array, ""] | None,
         queries: Int[Array, "R M"] | None = None,
     ) -> Float[Array, "R M D"]:
@@ -181,8 +129,7 @@ class Block(nnx.Module):
             x, h, rotation = (nodes_at(part, queries) for part in (x, h, rotation))
         q = self._heads(self.q_proj(h, key))
         q = checkpoint_name(rotate(q if self.q_norm is None else self.q_norm(q), rotation), "q")
-        attention = attend(q, k, v, visible).reshape(*x.shape[:2], -1)
-        attention = checkpoint_name(attention, "attention")
+        attention = visible.attend(q, k, v).reshape(*x.shape[:2], -1)
         x = checkpoint_name(x + self.o_proj(attention, key), "residual")
         h = self.mlp_norm(x)
         gate = checkpoint_name(self.gate_proj(h, key), "gate")
@@ -203,6 +150,7 @@ class Llama(nnx.Module):
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
         remat: str = "matmuls",
+        attention: str = "xla",
     ):
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap
@@ -218,6 +166,7 @@ class Llama(nnx.Module):
         self.head = None if tied else nnx.Param(normal(rngs.params(), vocabulary, dtype))
         self.config = config
         self.remat = remat
+        self.attention = attention
 
     def __call__(
         self,
@@ -235,14 +184,7 @@ class Llama(nnx.Module):
         `key`, LoRA dropout is off.
         """
         rotation = self.config.rope.rotation(depth.astype(jnp.float32), self.config.head_dim)
-        rows, blocks, _ = stems.shape
-        nodes = jnp.arange(tokens.shape[1]).reshape(1, blocks, -1)
-        nodes = jnp.broadcast_to(nodes, (rows, *nodes.shape[1:]))
-        keys = jnp.concatenate([stems, nodes], axis=2)
-        visible_to_all = VisibleKeys.find(nodes, keys, tin, tout)
-        visible_to_scored = VisibleKeys.find(
-            scored[:, :, None], nodes_at(keys, scored // nodes.shape[2]), tin, tout
-        )
+        visible_to_all, visible_to_scored = self._visible(tin, tout, stems, scored)
 
         block, stacked = nnx.split(self.layers)
         last = self.config.num_layers - 1
@@ -267,6 +209,27 @@ class Llama(nnx.Module):
         last_layer, key = layer(last)
         return self.norm(spread_rows(last_layer(x, rotation, visible_to_scored, key, scored)))
 
+    def _visible(
+        self,
+        tin: Int[Array, "R N"],
+        tout: Int[Array, "R N"],
+        stems: Int[Array, "R B A"],
+        scored: Int[Array, "R S"],
+    ) -> tuple[VisibleKeys, VisibleKeys] | tuple[VisibleBlocks, VisibleBlocks]:
+        """Returns what all nodes attend to, and what the scored ones do."""
+        nodes = jnp.broadcast_to(jnp.arange(tin.shape[1], dtype=tin.dtype)[None], tin.shape)
+        if self.attention != "xla":
+            interpret = self.attention == "interpret"
+            of_all, of_scored = (VisibleBlocks.find(q, tout, interpret) for q in (nodes, scored))
+            return of_all, of_scored
+        blocks = nodes.reshape(*stems.shape[:2], -1)
+        keys = jnp.concatenate([stems, blocks], axis=2)
+        of_block = nodes_at(keys, scored // blocks.shape[2])
+        return (
+            VisibleKeys.find(blocks, keys, tin, tout),
+            VisibleKeys.find(scored[:, :, None], of_block, tin, tout),
+        )
+
     def logits(self, hidden: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Returns unnormalised log-probabilities of the next token, in float32."""
         head = self.embedding if self.head is None else self.head
@@ -288,13 +251,15 @@ def abstract_model(
     dtype: jnp.dtype,
     remat: str = "matmuls",
     quantization: str = "none",
+    attention: str = "xla",
 ) -> AbstractModel:
     """Returns the model's structure and shapes; `dtype` is that of the frozen parameters.
 
-    Raises `InputError` where `model.remat` or `model.quantization` is unknown.
+    Raises `InputError` where `attention`, `remat` or `quantization` is unknown.
     """
+    check_known(attention, ATTENTION, "model.attention")
     if remat not in REMAT:
         raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
-    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat))
+    model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat, attention))
     whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
     return replace(whole, base=quantized(whole.base, quantization))

@@ -6,7 +6,7 @@ together split the rows of a batch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -21,6 +21,7 @@ from ace_jax.prompts.batches import Scoring
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
+Axes = tuple[str | None, ...]
 Rules = dict[str, str | tuple[str, ...] | None]
 RULES: Rules = {
     "rows": ("data", "fsdp"),
@@ -154,6 +155,27 @@ def spread_rows(x: Shaped[Array, "R *_"]) -> Shaped[Array, "R *_"]:
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(RULES["rows"]))
+
+
+def on_each_device(
+    function: Callable[..., Any], inputs: Sequence[Axes], outputs: Sequence[Axes], heads: int
+) -> Callable[..., Any]:
+    """Runs what the partitioner cannot split on each device's share of arguments and results.
+
+    Their axes are named as in `RULES`. An axis of `heads` is whole where `tensor` does not divide
+    that number. Does nothing outside `use_abstract_mesh`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return function
+    rules = RULES | ({"heads": None} if heads % mesh.shape["tensor"] else {})
+
+    def specs(arrays: Sequence[Axes]) -> tuple[PartitionSpec, ...]:
+        return tuple(PartitionSpec(*(axis and rules[axis] for axis in axes)) for axes in arrays)
+
+    return jax.shard_map(
+        function, in_specs=specs(inputs), out_specs=specs(outputs), check_vma=False
+    )
 
 
 def _spec(

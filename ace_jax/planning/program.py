@@ -17,11 +17,13 @@ from jax.extend import core
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
+from ace_jax.errors import check_known
 from ace_jax.likelihood import make_scoring_step
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
+from ace_jax.model.tree_attention import ATTENTION
 from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.data import TrainingBatch
@@ -52,8 +54,9 @@ class Program:
 
 
 def model_of(config: ConfigDict, architecture: LlamaConfig, lora: LoRAConfig) -> AbstractModel:
-    """Returns the shapes of the model that `train` builds from a config."""
+    """Returns the shapes of the model that `train` builds from a config; its attention is XLA's."""
     dtype, fields = base_dtype(config.model.dtype), config.model
+    check_known(fields.attention, ATTENTION, "model.attention")
     return abstract_model(architecture, lora, dtype, fields.remat, fields.quantization)
 
 
