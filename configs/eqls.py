@@ -9,7 +9,8 @@
 Pairs toggle the country too, and cells name one attribute, so that a step of 24 cells holds all 12
 countries. Countries count as much as all attributes together. There is no dropout: it would move
 the two ends of a pair apart. Five questions are held out, and the other 21 countries.
-`configs/eqls.py:kl` is the same without the effect loss. launch/results_eqls.sh runs the study.
+`configs/eqls.py:kl` is the same without the effect loss. `:fold1` to `:fold5` hold out other
+questions: every question is in one of the five. launch/results_eqls.sh runs the study.
 """
 
 import runpy
@@ -19,18 +20,22 @@ from ml_collections import ConfigDict
 
 METHODS = runpy.run_path(str(Path(__file__).with_name("methods.py")))
 UNSEEN = "AUT BEL CYP CZE EST FIN HRV HUN IRL ISL LTU LUX LVA MKD MLT MNE PRT ROU SRB SVK SVN"
-VARIANTS = {"": ((1.0, 20.0, 10),), "kl": ((1.0, 0.0, 10),)}
+FOLDS = {f"fold{number}": f"fold:{number}/5@7" for number in range(1, 6)}
+VARIANTS = ("", "kl", *FOLDS)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
-        raise ValueError(f"configs/eqls.py has no variant {variant!r}; there is: kl")
+        raise ValueError(
+            f"configs/eqls.py has no variant {variant!r}; there are: {', '.join(VARIANTS[1:])}"
+        )
     config = METHODS["get_config"]("joint").unlock()
     config.data.path = "eqls2011"
-    config.data.holdout = f"question:0.2@7,country:{UNSEEN.replace(' ', '+')}"
+    questions = FOLDS.get(variant, "question:0.2@7")
+    config.data.holdout = f"{questions},country:{UNSEEN.replace(' ', '+')}"
     config.data.granularity = 1
     config.lora.dropout = 0.0
-    config.objective.stages = VARIANTS[variant]
+    config.objective.stages = ((1.0, 0.0 if variant == "kl" else 20.0, 10),)
     config.objective.toggles = ("attributes", "country")
     config.objective.pair_weight = "toggle"
     config.optimizer.warmup = 10

@@ -4,8 +4,9 @@
 #
 #   bash launch/results_eqls.sh [-o OUTPUT] [-s SEEDS] [-m ARMS] [-- FIELD ...]
 #
-# OUTPUT defaults to runs/eqls, SEEDS to "0 1 2", ARMS to "placebo joint kl". Reports compare with the
-# first arm. FIELDs, such as --config.max_steps=20, are for training. The placebo learns from answers
+# OUTPUT defaults to runs/eqls, SEEDS to "0 1 2", ARMS to "placebo joint kl"; there are fold1 to fold5
+# too, which hold out every question in turn. Reports compare with the first arm; folds have
+# OUTPUT/folds-SEED.csv instead. FIELDs, such as --config.max_steps=20, are for training. The placebo learns from answers
 # whose countries and levels are drawn anew for each question, and is scored on the true ones.
 # OUTPUT/report_train is of what training saw, OUTPUT/report_held_out of what it did not; blocks.csv
 # in them has the tables.
@@ -30,7 +31,7 @@ for seed in $seeds; do
     run=$output/$arm-$seed config=configs/eqls.py data=() scored=()
     case $arm in
       joint) ;;
-      kl) config=configs/eqls.py:kl ;;
+      kl | fold[1-5]) config=configs/eqls.py:$arm ;;
       placebo)
         [ -d "$run-data" ] ||
           python benchmarks/placebo.py --survey eqls2011 --seed "$seed" --output "$run-data"
@@ -38,7 +39,7 @@ for seed in $seeds; do
         scored=(--config.data.path=eqls2011 --allow-mismatch=survey)
         ;;
       *)
-        echo "-m $arm: there are joint, kl and placebo" >&2
+        echo "-m $arm: there are joint, kl, placebo and fold1 to fold5" >&2
         exit 2
         ;;
     esac
@@ -57,8 +58,16 @@ for part in train held_out; do
   runs=()
   for arm in $arms; do
     for seed in $seeds; do
-      runs+=(--run "$arm=$output/$arm-$seed/$part")
+      [[ $arm == fold* ]] || runs+=(--run "$arm=$output/$arm-$seed/$part")
     done
   done
-  python -m ace_jax.report "${runs[@]}" --average flat --output "$output/report_$part"
+  [ ${#runs[@]} -eq 0 ] ||
+    python -m ace_jax.report "${runs[@]}" --average flat --output "$output/report_$part"
+done
+for seed in $seeds; do
+  folds=()
+  for arm in $arms; do
+    [[ $arm != fold* ]] || folds+=("$output/$arm-$seed/held_out")
+  done
+  [ ${#folds[@]} -eq 0 ] || python benchmarks/folds.py --output "$output/folds-$seed.csv" "${folds[@]}"
 done
