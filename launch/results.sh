@@ -52,11 +52,6 @@ for each in $unseen; do
   holdout_of "$each" >/dev/null
 done
 
-# Most runs compile the same programs.
-mkdir -p "$output/compiled"
-compiled=$(cd "$output/compiled" && pwd)
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$compiled}
-
 # Scores METHOD into a directory, unless that is done; more fields may follow.
 score() {
   local method=$1 directory=$2

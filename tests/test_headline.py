@@ -30,12 +30,13 @@ def survey():
     return table, truth / truth.sum(axis=1, keepdims=True)
 
 
-def report_on(survey, **models):
+def report_on(survey, held_out=None, **models):
     table, truth = survey
     questions = pd.DataFrame({"question_id": QUESTIONS, "topic": "Trust", "text": "How much?"})
     questions["option_labels"] = [["a", "b", "c", "d"]] * len(QUESTIONS)
     levels = {attribute.name: list(attribute.levels) for attribute in ATTRIBUTES}
     run = {"seed": 0, "attributes": levels, "data": {"min_n": 10}, "model": {"name": "tiny"}}
+    run |= {"held_out": held_out} if held_out else {}
     runs = {}
     for name, model in models.items():
         of = answered(table.assign(source="made up"), truth, model, np.random.default_rng(1))
@@ -60,8 +61,8 @@ def perfect(survey):
 
 def test_a_model_that_answers_all_alike_has_learnt_no_effect(alike):
     _, effects, countries, trusted = headline(alike)
-    assert effects.startswith(f"Does it move as they move? {NONE.capitalize()}: slope 0.00")
-    assert countries.startswith(f"Does it tell countries apart? {NONE.capitalize()}: slope 0.00")
+    assert effects.startswith(f"Does it move as they move? {NONE.capitalize()}, slope 0.00")
+    assert countries.startswith(f"Does it tell countries apart? {NONE.capitalize()}, slope 0.00")
     assert "gender, education, residence, marital status, country" in trusted
     assert (alike.finest("slopes")["verdict"] == NONE).all()
 
@@ -69,7 +70,7 @@ def test_a_model_that_answers_all_alike_has_learnt_no_effect(alike):
 def test_a_model_that_answers_as_the_survey_does_is_aligned(perfect):
     _, effects, countries, trusted = headline(perfect)
     for sentence in (effects, countries):
-        assert f"? {ALIGNED.capitalize()}: slope " in sentence
+        assert f"? {ALIGNED.capitalize()}, slope " in sentence
         assert float(re.search(r"slope (\S+)", sentence)[1]) == pytest.approx(1, abs=0.05)
     assert "differences by" not in trusted
     assert (perfect.finest("slopes")["verdict"] == ALIGNED).all()
@@ -121,3 +122,17 @@ def test_tables_that_repeat_the_cells_scored_are_no_rivals(survey, tmp_path, par
     run = {"seed": 0, "attributes": levels, "data": {"min_n": 10, "split": part}, "model": {}}
     (out / "run.json").write_text(json.dumps(run))
     assert f"the best table ({best})" in headline(compare({"model": out}))[0]
+
+
+def test_what_was_seen_and_what_was_not_are_apart(survey):
+    """A model that knows two questions well and the others not must not pass for a good one."""
+    table, truth = survey
+    new = table["question_id"].isin(QUESTIONS[2:]).to_numpy()
+    model = np.where(new[:, None], 1 / K, truth)
+    held_out = {"questions": list(QUESTIONS[2:]), "countries": [], "personas": []}
+    score, effects, _, _ = headline(report_on(survey, held_out, model=model))
+    found = re.findall(r"model has ([\d.]+)", score)
+    assert score.index("Seen: ") < score.index("unseen questions: ")
+    assert float(found[0]) > 97 > float(found[1])
+    assert f"unseen questions: {NONE}, slope 0.00" in effects
+    assert f"Seen: {ALIGNED}, slope" in effects

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import alignment_table, scored_cells, topics_of
-from ace_jax.evaluation.blocks import block_table
+from ace_jax.evaluation.blocks import SEEN, block_table
 from ace_jax.evaluation.ceilings import cell_ceilings, effect_floors
 from ace_jax.evaluation.comparison import (
     composition_table,
@@ -32,6 +32,7 @@ from ace_jax.evaluation.slopes import (
     products,
     slope_differences,
     slope_table,
+    verdict,
 )
 from ace_jax.evaluation.uncertainty import ALL, Average
 from ace_jax.report.runs import Methods, Run, known_questions, marks_of, reference_runs
@@ -226,42 +227,59 @@ def headline(findings: Findings) -> list[str]:
     """Returns sentences on the best method, at the finest granularity, over countries.
 
     They say whether it answers like these people, better than a table would; whether it moves as
-    they move; and where it is least to be trusted.
+    they move; and where it is least to be trusted. Unseen questions, unseen countries and what was
+    seen are apart, where there are several.
     """
+    parts = _parts(findings)
     slopes = findings.finest("slopes").query("run == @findings.best").set_index("toggle")
     moves = {ATTRIBUTES: "Does it move as they move", COUNTRY: "Does it tell countries apart"}
-    answers = [_answers(findings)]
-    answers += [
-        f"{ask}? {_moves(slopes.loc[[at]].iloc[0])}"
-        for at, ask in moves.items()
-        if at in slopes.index
-    ]
-    return [*answers, _least_trusted(findings, slopes)]
+    against = {part: _answers(findings, part, its["score"]) for part, its in parts.items()}
+    said = [_asked("Does it answer like these people, better than a table would", against)]
+    for toggle, ask in moves.items():
+        if toggle in slopes.index:
+            of = [f"{toggle}_slope_low", f"{toggle}_slope", f"{toggle}_slope_high"]
+            rows = {part: _moves(*its.loc[findings.best, of]) for part, its in parts.items()}
+            said.append(f"{_asked(ask, rows)} (0 is no difference, 1 the survey's)")
+    return [f"{sentence}." for sentence in (*said, _least_trusted(findings, slopes))]
 
 
-def _answers(findings: Findings) -> str:
-    scores = findings.finest("scores").set_index("run")["score"]
+def _parts(findings: Findings) -> dict[str, pd.DataFrame]:
+    """Returns scores (0-100) and slopes by run of each block; of all cells if there is only one."""
+    blocks = findings.tables.get("blocks", pd.DataFrame(columns=["granularity", "block"]))
+    blocks = blocks[blocks["granularity"] == findings.granularities[-1]]
+    if blocks["block"].nunique() > 1:
+        percent = blocks.assign(score=100 * blocks["score"])
+        return {str(block): its.set_index("run") for block, its in percent.groupby("block")}
+    table, slopes = findings.finest("scores").set_index("run"), findings.finest("slopes")
+    for toggle in (ATTRIBUTES, COUNTRY):
+        its = slopes[slopes["toggle"] == toggle].set_index("run")
+        table = table.join(its[["slope", "slope_low", "slope_high"]].add_prefix(f"{toggle}_"))
+    return {"": table}
+
+
+def _asked(ask: str, answers: Mapping[str, str]) -> str:
+    parts = [f"{part}: {said}" if part else said for part, said in answers.items()]
+    first, *rest = parts
+    return "; ".join([f"{ask}? {first[0].upper()}{first[1:]}", *rest])
+
+
+def _answers(findings: Findings, part: str, scores: pd.Series) -> str:
     score = float(scores[findings.best])
-    seen = findings.first.identity["data"].get("split") != "held_out"
+    seen = part == SEEN or findings.first.identity["data"].get("split") != "held_out"
     unfair = (*ORACLES, *(REPEATS if seen else ()))
     tables = scores[[name for name in findings.references if name not in unfair]]
     of = f"{findings.best} has {score:.1f} of 100"
     if tables.empty:
-        return f"Does it answer like these people? {of}; no table to compare with."
+        return f"there is no table to compare with, {of}"
     best, reached = tables.idxmax(), float(tables.max())
-    above = "Yes" if score > reached else "No"
-    return (
-        f"Does it answer like these people, better than a table would? {above}: {of}, the best "
-        f"table ({best}) {reached:.1f}."
-    )
+    return f"{'yes' if score > reached else 'no'}, {of}, the best table ({best}) {reached:.1f}"
 
 
-def _moves(row: pd.Series) -> str:
-    if row["verdict"] == UNCLEAR:
-        return "Not clear: there are too few questions, or the survey's differences are too small."
-    numbers = f"{row['slope']:.2f} [{row['slope_low']:.2f}, {row['slope_high']:.2f}]"
-    words = str(row["verdict"]).capitalize()
-    return f"{words}: slope {numbers}, where 0 is no difference and 1 the survey's."
+def _moves(low: float, slope: float, high: float) -> str:
+    said = verdict(low, slope, high)
+    if said == UNCLEAR:
+        return "not clear, there are too few questions, or the survey's differences are too small"
+    return f"{said}, slope {slope:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _least_trusted(findings: Findings, slopes: pd.DataFrame) -> str:
@@ -273,4 +291,4 @@ def _least_trusted(findings: Findings, slopes: pd.DataFrame) -> str:
     ]
     parts = [f"the topic {topics['topic'].iloc[0]} (score {topics['score'].iloc[0]:.1f})"]
     parts += [f"differences by {', '.join(weak)}"] if weak else []
-    return f"Where should you trust it least? {'; '.join(parts)}."
+    return f"Where should you trust it least? {'; '.join(parts)}"
