@@ -255,3 +255,10 @@ def test_a_draft_is_refused_in_one_line(tmp_path):
         main(command)
     with pytest.raises(SystemExit, match="2"):
         main(["--input", str(data)])
+
+
+def test_a_column_of_lists_is_refused(tmp_path):
+    path = tmp_path / "own.parquet"
+    pd.DataFrame({"q": [1, 2], "several": [[1], [2]]}).to_parquet(path)
+    with pytest.raises(InputError, match="column several holds lists or records"):
+        draft(path)

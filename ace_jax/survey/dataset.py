@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.files import check_digests, digests, read_object, whole_directory, write_record
-from ace_jax.survey.codebook import BUILTIN, Question
+from ace_jax.survey.codebook import Question
+from ace_jax.survey.codebook_file import BUILTIN
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 from ace_jax.survey.readers.tables import check_columns, read_parquet, sound_parquet
 

@@ -18,7 +18,7 @@ from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
 from ace_jax.survey.personas import RESERVED
 from ace_jax.survey.readers.columns import Column, columns_of
 from ace_jax.survey.readers.value_labels import (
-    MOST_OPTIONS,
+    LONGEST_SCALE,
     NotAQuestionError,
     is_missing,
     option_label,
@@ -178,7 +178,7 @@ def _numbers(numbers: pd.Series, column: Column) -> Options:
     left = [code for code in found if code not in beside]
     if any(not code.is_integer() for code in left):
         raise NotAQuestionError("numbers in fractions")
-    if len(left) > MOST_OPTIONS + 3:
+    if len(left) > LONGEST_SCALE + 3:
         raise NotAQuestionError("many different numbers")
     runs: list[list[int]] = []
     for code in map(int, left):
@@ -189,7 +189,7 @@ def _numbers(numbers: pd.Series, column: Column) -> Options:
     codes = max(runs, key=len, default=[])
     if len(codes) < 2:
         codes = [int(code) for code in left]
-    if not 2 <= len(codes) <= MOST_OPTIONS:
+    if not 2 <= len(codes) <= LONGEST_SCALE:
         raise NotAQuestionError("one answer" if len(codes) < 2 else "many different numbers")
     dropped = tuple(int(code) for code in found if code not in codes)
     unsure = ["the file has no labels: write the options', and see that they are in order"]
@@ -267,7 +267,7 @@ def _attributes(columns: Sequence[Column]) -> list[Attribute]:
 
 def _age(column: Column) -> Attribute:
     numbers = pd.to_numeric(column.values, errors="coerce").dropna()
-    if numbers.nunique() <= MOST_OPTIONS:
+    if numbers.nunique() <= LONGEST_SCALE:
         return _attribute("age", column)
     codes = [float(code) for code in numbers.unique()]
     none = [c for c in codes if c > OLDEST or is_missing(c, column.labels, column.ranges)]
