@@ -137,6 +137,7 @@ class Codebook:
     One of `country` (alpha-3, for all respondents) and `country_column` is set. The codes of
     `missing` are dropped from every column. `labels` maps each column to codes and the labels that
     files give them; a code that is a text labels itself. `id_column` holds respondents' ids.
+    `languages` are as `Dataset.manifest` has them.
     """
 
     source: str
@@ -150,6 +151,7 @@ class Codebook:
     countries: tuple[str, ...] = ()
     id_column: str | None = None
     form: Form = Form()
+    languages: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:

@@ -29,6 +29,7 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     dropped = [-1, -2]               # codes that count as missing; may be left out
     # The codes' labels in files that have labels in their cells; may be left out.
     labels = [[1, "Male"], ["f", "Female"], ["f", "Woman"]]
+    in.de.levels = ["Mann", "Frau"]  # in other languages (prompt.language); may be left out
 
     [[attributes]]
     name = "education"
@@ -57,6 +58,8 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     dropped = [-1, 9]                # codes that count as no answer; may be left out
     merged = [[0, 1]]                # code 0 counts as code 1; may be left out
     labels = [[9, "Can't choose"]]   # as of attributes, beside the options' own; may be left out
+    in.de.text = "Ist Ihnen Arbeit wichtig?"
+    in.de.options = [[1, "Nein"], [2, "Etwas"], [3, "Sehr"]]  # of the same codes; or a scale
     paper = false                    # not one of the paper's questions; true if left out
 
 The code "" is a blank cell. Codes are numbers or texts (`codes`); options with a text for a code
@@ -64,8 +67,8 @@ are numbered 1..K.
 """
 
 import tomllib
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise
@@ -151,7 +154,33 @@ def _codebook(content: dict[str, Any]) -> Codebook:
         countries=tuple(content.get("countries", ())),
         id_column=content.get("id"),
         form=Form(**form),
+        languages=_languages(content, zip(questions, entries, strict=True)),
     )
+
+
+def _languages(
+    content: dict[str, Any], asked: Iterable[tuple[Question, dict[str, Any]]]
+) -> dict[str, Any]:
+    """Returns what questions and attributes have `in` other languages."""
+    said: dict[str, Any] = defaultdict(lambda: {"questions": {}, "attributes": {}})
+    for one, entry in asked:
+        for language, its in entry.get("in", {}).items():
+            where = f"question {one.question_id}, in.{language}"
+            check_keys(its, where, "text options")
+            by_code = dict(_options(its["options"], content, where))
+            if {*by_code} != {*one.file_codes}:
+                raise InputError(f"{where}: `options` are to have the codes {one.file_codes}")
+            words = {"text": its["text"], "options": [by_code[code] for code in one.file_codes]}
+            _check_words(where, **words)
+            said[language]["questions"][one.question_id] = words
+    for entry in content["attributes"]:
+        for language, its in entry.get("in", {}).items():
+            where, levels = f"attribute {entry['name']}, in.{language}", its.get("levels", [])
+            check_keys(its, where, "levels")
+            if len(levels) != len(entry["levels"]) or _repeated(map(plain, levels)):
+                raise InputError(f"{where}: give {len(entry['levels'])} different levels")
+            said[language]["attributes"][entry["name"]] = levels
+    return dict(said)
 
 
 def _pairs(labelled: list[Any]) -> tuple[tuple[Code, str], ...]:
@@ -179,7 +208,7 @@ def _chosen(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
     where = f"attribute {entry.get('name')}"
-    check_keys(entry, where, "name column levels", "codes threshold bins dropped labels")
+    check_keys(entry, where, "name column levels", "codes threshold bins dropped labels in")
     levels = tuple(entry["levels"])
     if len(levels) < 2 or _repeated(map(plain, levels)):
         raise InputError(f"{where} has levels {levels}; give it at least two different ones")
@@ -224,20 +253,13 @@ def _question(
     entry: dict[str, Any], content: dict[str, Any], missing: tuple[Code, ...]
 ) -> Question:
     where = f"question {entry.get('column')}"
-    optional = "ordinal dropped merged labels paper reverse"
+    optional = "ordinal dropped merged labels paper reverse in"
     check_keys(entry, where, "column topic text options", optional)
-    options = entry["options"]
-    if isinstance(options, str):
-        if options not in content.get("scales", {}):
-            raise InputError(f"{where} uses the scale {options!r}, which [scales] does not have")
-        options = content["scales"][options]
-    labelled = _pairs(options[:: -1 if entry.get("reverse") else 1])
+    labelled = _options(entry["options"], content, where)[:: -1 if entry.get("reverse") else 1]
     codes, labels = tuple(code for code, _ in labelled), tuple(label for _, label in labelled)
     numbers = tuple(code for code in codes if isinstance(code, int))
     dropped, merged = tuple(entry.get("dropped", ())), tuple(map(tuple, entry.get("merged", ())))
-    if repeated := _repeated(map(plain, labels)):
-        raise InputError(f"{where} has two options {repeated[0]!r:.40}; tell them apart")
-    _check_texts(where, (entry["text"], *labels))
+    _check_words(where, entry["text"], labels)
     _check_not_dropped(codes, (*dropped, *missing, *(code for code, _ in merged)), where)
     if strange := [of for _, of in merged if of not in codes]:
         raise InputError(f"{where}: `merged` names {strange[0]!r:.40}, which is no option")
@@ -255,6 +277,22 @@ def _question(
         merged=merged,
         written=codes if is_written else (),
     )
+
+
+def _options(
+    options: str | list[Any], content: dict[str, Any], where: str
+) -> tuple[tuple[Code, str], ...]:
+    if isinstance(options, list):
+        return _pairs(options)
+    if options not in content.get("scales", {}):
+        raise InputError(f"{where} uses the scale {options!r}, which [scales] does not have")
+    return _pairs(content["scales"][options])
+
+
+def _check_words(where: str, text: str, options: Sequence[str]) -> None:
+    if repeated := _repeated(map(plain, options)):
+        raise InputError(f"{where} has two options {repeated[0]!r:.40}; tell them apart")
+    _check_texts(where, (text, *options))
 
 
 def _check_texts(where: str, texts: Iterable[str]) -> None:
