@@ -7,9 +7,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-import babel
-from babel.languages import get_official_languages
-
 from ace_jax.errors import InputError
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.personas import alpha_3, country_names
@@ -34,6 +31,8 @@ def wordings(dataset: Dataset, language: str, countries: Iterable[str]) -> dict[
     """
     if language != OF_COUNTRY:
         return dict.fromkeys(countries, _wording(dataset, language))
+    from babel.languages import get_official_languages  # most prompts need none of it
+
     has = {}
     for one in (ENGLISH, *dataset.manifest.get("languages", ())):
         try:
@@ -83,6 +82,8 @@ def country_name(code: str, language: str = ENGLISH) -> str:
     """
     if language == ENGLISH:
         return country_names().get(code, code)
+    import babel
+
     try:
         return str(babel.Locale.parse(language).territories[_alpha_2(code)])
     except (ValueError, LookupError, babel.UnknownLocaleError):

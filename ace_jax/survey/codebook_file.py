@@ -62,10 +62,15 @@ The file is TOML (`builtin/gss2018.toml` is one to copy from):
     in.de.options = [[1, "Nein"], [2, "Etwas"], [3, "Sehr"]]  # of the same codes; or a scale
     paper = false                    # not one of the paper's questions; true if left out
 
+With `questions = "questions.csv"`, they are rows of a table beside this file, with the columns id,
+text and options ("1=No; 2=Yes", or a scale), and if wanted topic (else the source) and missing
+("-1; 9").
+
 The code "" is a blank cell. Codes are numbers or texts (`codes`); options with a text for a code
 are numbered 1..K.
 """
 
+import re
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -75,8 +80,8 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from ace_jax.errors import InputError, check_known
-from ace_jax.files import reason
+from ace_jax.errors import InputError, check_known, within
+from ace_jax.files import read_rows, reason
 from ace_jax.survey.codebook import (
     COUNTRY,
     PLACEHOLDER,
@@ -100,7 +105,7 @@ def read_codebook(path: Path) -> Codebook:
     Raises InputError for a file that cannot be read, is not TOML or breaks the format.
     """
     try:
-        return _codebook(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _codebook(tomllib.loads(path.read_text(encoding="utf-8")), path.parent)
     except OSError as error:
         raise InputError(f"cannot read the codebook {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # of UTF-8, TOML, or a number of 5,000 digits
@@ -109,7 +114,7 @@ def read_codebook(path: Path) -> Codebook:
         raise InputError(f"codebook {path}: {error}") from None
 
 
-def _codebook(content: dict[str, Any]) -> Codebook:
+def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
     optional = "country country_column countries missing scales include exclude id"
     optional += " encoding delimiter decimal sheet"
     check_keys(content, "the file", "source citation attributes questions", optional)
@@ -121,6 +126,8 @@ def _codebook(content: dict[str, Any]) -> Codebook:
     missing = _pairs(content.get("missing", []))
     nowhere = tuple(dict.fromkeys(code for code, _ in missing))
     recodes = tuple(_recode(entry, nowhere) for entry in content["attributes"])
+    if isinstance(content["questions"], str):
+        content["questions"] = _table(folder / content["questions"], content, nowhere)
     entries = _chosen(content)
     questions = tuple(_question(entry, content, nowhere) for entry in entries)
     names = [recode.attribute.name for recode in recodes]
@@ -277,6 +284,31 @@ def _question(
         merged=merged,
         written=codes if is_written else (),
     )
+
+
+def _table(path: Path, content: dict[str, Any], missing: tuple[Code, ...]) -> list[dict[str, Any]]:
+    """Returns a CSV file's questions as [[questions]] has them, each row checked by itself."""
+    entries = []
+    for number, row in read_rows(path, ("id", "text", "options")).items():
+        with within(f"{path}: row {number}"):
+            if unknown := row.keys() - {"id", "text", "options", "topic", "missing"}:
+                raise InputError(f"the column {min(unknown):.40} is not known; take it out")
+            parts = [one.partition("=") for one in row["options"].split(";") if one.strip()]
+            pairs = [[_code(code), label.strip()] for code, _, label in parts]
+            entry = {
+                "column": row["id"],
+                "topic": row.get("topic") or content["source"],
+                "text": row["text"],
+                "options": pairs if "=" in row["options"] else row["options"],
+                "dropped": [*map(_code, filter(str.strip, row.get("missing", "").split(";")))],
+            }
+            _question(entry, content, missing)
+        entries.append(entry)
+    return entries
+
+
+def _code(text: str) -> Code:
+    return int(text) if re.fullmatch(r"\s*-?\d{1,18}\s*", text) else text.strip()
 
 
 def _options(

@@ -68,7 +68,12 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
             f"a table of lists of {LABELLED}",
             lambda value: isinstance(value, dict) and all(map(_labelled, value.values())),
         ),
-        ("attributes questions", "one table or more", lambda value: bool(value) and _tables(value)),
+        ("attributes", "one table or more", lambda value: bool(value) and _tables(value)),
+        (
+            "questions",
+            "one table or more, or the name of a CSV file",
+            lambda value: _is_text(value) or (bool(value) and _tables(value)),
+        ),
         (
             "codes",
             'a list of codes for each level, or a range "1-3"',
