@@ -130,6 +130,11 @@ class Form:
     sheet: str | None = None
 
 
+def spelt(key: str, example: str) -> str:
+    """Returns, for a message, where a user gives a field of `Form`."""
+    return f'{key} = "{example}" in the codebook (for a draft of one: --form {key}={example})'
+
+
 @dataclass(frozen=True)
 class Codebook:
     """All that is known of a survey before its answers are read.

@@ -96,6 +96,7 @@ from ace_jax.survey.codes import Code, plain, spelling
 from ace_jax.survey.personas import Attribute, country_names
 
 BUILTIN = Path(__file__).parent / "builtin"
+FORM = [field.name for field in fields(Form)]
 LONGEST_RANGE = 1000  # codes
 
 
@@ -114,9 +115,15 @@ def read_codebook(path: Path) -> Codebook:
         raise InputError(f"codebook {path}: {error}") from None
 
 
+def form_of(given: dict[str, str], where: str) -> Form:
+    """Reads how files are spelt; raises InputError for a key or a value that is not known."""
+    check_keys(given, where, "", " ".join(FORM))
+    return Form(**given)
+
+
 def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
     optional = "country country_column countries missing scales include exclude id"
-    optional += " encoding delimiter decimal sheet"
+    optional = " ".join([optional, *FORM])
     check_keys(content, "the file", "source citation attributes questions", optional)
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
@@ -148,7 +155,7 @@ def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
         texts = ((code, code) for code in chain(*lists) if isinstance(code, str))
         # A column may serve several attributes.
         labels[column] = (*labels.get(column, ()), *own, *texts, *missing)
-    form = {field.name: content[field.name] for field in fields(Form) if field.name in content}
+    form = {name: content[name] for name in FORM if name in content}
     return Codebook(
         source=content["source"],
         citation=content["citation"],

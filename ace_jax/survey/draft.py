@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.codebook_file import form_of
 from ace_jax.survey.codes import Code, plain
 from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
 from ace_jax.survey.personas import RESERVED
@@ -68,13 +69,15 @@ class Attribute:
     unsure: list[str] = field(default_factory=list)
 
 
-def draft(path: Path, country: str | None = None) -> str:
+def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None = None) -> str:
     """Returns a codebook (TOML) with a question or an attribute for every column that can be one.
 
-    `country` is the alpha-3 code of all respondents; without it, a column says. Raises InputError
-    for a file that cannot be read, and for one without a question.
+    `country` is the alpha-3 code of all respondents; without it, a column says. `form` are fields
+    of `Form`, which the codebook then has. Raises InputError for a file that cannot be read, and
+    for one without a question.
     """
-    columns = columns_of(path)
+    form = dict(form or {})
+    columns = columns_of(path, form_of(form, "--form"))
     where = _country(columns, country)
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
@@ -104,6 +107,7 @@ def draft(path: Path, country: str | None = None) -> str:
         file=path.name,
         source=re.sub(r"\W+", "_", path.stem).strip("_") or "survey",
         **where,
+        form=form,
         weights=weights,
         missing=missing,
         attributes=[_without(one, everywhere) for one in attributes],

@@ -23,7 +23,7 @@ class Column:
     ranges: Ranges
 
 
-def columns_of(path: Path) -> list[Column]:
+def columns_of(path: Path, form: Form) -> list[Column]:
     """Returns a file's columns; raises InputError for one that cannot be read."""
 
     def named(found: Sequence[str]) -> list[str]:
@@ -31,7 +31,7 @@ def columns_of(path: Path) -> list[Column]:
         check_columns(names, names, path, "a file that has it once")
         return names
 
-    table, metadata = read_table(path, named, Form())
+    table, metadata = read_table(path, named, form)
     texts = getattr(metadata, "column_names_to_labels", {})
     labels = getattr(metadata, "variable_value_labels", {})
     ranges = getattr(metadata, "missing_ranges", {})

@@ -10,6 +10,7 @@ import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
+from ace_jax.survey.codebook import spelt
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.kinds import check_fits, kind_of
 
@@ -81,8 +82,8 @@ def _pyreadstat(path: Path, kind: str, **options: Any) -> tuple[pd.DataFrame, An
     except DAMAGE as error:
         if "encoding" in str(error) or "character set" in str(error):
             raise InputError(
-                f"{path} has texts in another encoding than it says; give it in the codebook, such "
-                'as encoding = "cp1252", or save the file again as UTF-8'
+                f"{path} has texts in another encoding than it says; save it as UTF-8, or give it, "
+                f"such as {spelt('encoding', 'cp1252')}"
             ) from None
         raise InputError(
             f"{path} is damaged or cut off ({reason(error)}); download it again"

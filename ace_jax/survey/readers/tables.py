@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.survey.codebook import Codebook, Form
+from ace_jax.survey.codebook import Codebook, Form, spelt
 from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.kinds import check_fits, kind_of
@@ -321,6 +321,6 @@ def read_header(
 def _not_decoded(path: Path, form: Form) -> InputError:
     encoding = (form.encoding or "utf-8").upper().removesuffix("-SIG")
     return InputError(
-        f"{path} is not {encoding}; save it as UTF-8, or give its encoding in the codebook, "
-        'such as encoding = "cp1252"'
+        f"{path} is not {encoding}; save it as UTF-8, or give its encoding, such as "
+        f"{spelt('encoding', 'cp1252')}"
     )
