@@ -121,6 +121,7 @@ def test_a_question_of_one_s_own_is_asked_in_english():
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ('["Mann", "Frau"]', '["[MANN]", "Frau"]', r"attribute gender, in\.de: \[MANN\] is no"),
         ('["Mann", "Frau"]', '["Mann"]', r"attribute gender, in\.de: give 2 different levels"),
         ('[["n", "Nein"], ["y"', '[["n", "Nein"], ["z"', r"q2, in\.de: `options` are to have the"),
         ('"worth_de"', '"worth"', r"q1, in\.de uses the scale 'worth', which"),

@@ -193,6 +193,7 @@ def _languages(
             check_keys(its, where, "levels")
             if len(levels) != len(entry["levels"]) or _repeated(map(plain, levels)):
                 raise InputError(f"{where}: give {len(entry['levels'])} different levels")
+            _check_texts(where, levels)
             said[language]["attributes"][entry["name"]] = levels
     return dict(said)
 
