@@ -104,25 +104,26 @@ class Prompt:
     option_style: str
     chat: bool
     option_order: str = "as_given"
+    language: str = "en"
 
     @classmethod
     def of(cls, style: PromptStyle) -> "Prompt":
         """Describes a style."""
-        template = style.template
-        return cls(
-            template.name, template.source, style.option_style, style.chat, style.option_order
-        )
+        how = (style.option_style, style.chat, style.option_order, style.language)
+        return cls(style.template.name, style.template.source, *how)
 
     def style(self) -> PromptStyle:
         """Compiles the template that the record carries."""
         template = PromptTemplate.of_source(self.template, self.source)
-        return PromptStyle(template, self.option_style, self.chat, self.option_order)
+        how = (self.option_style, self.chat, self.option_order, self.language)
+        return PromptStyle(template, *how)
 
     def described(self) -> str:
         """Returns the parts that are chosen, for a message."""
         chat = ", chat" if self.chat else ""
         order = f", options {self.option_order}" if self.option_order != "as_given" else ""
-        return f"template {self.template}, {self.option_style} labels{order}{chat}"
+        words = f", in {self.language}" if self.language != "en" else ""
+        return f"template {self.template}, {self.option_style} labels{order}{words}{chat}"
 
     def same_as(self, other: "Prompt") -> bool:
         """Returns whether the model reads the same text."""

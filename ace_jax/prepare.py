@@ -34,6 +34,7 @@ HELP = {
     "ace_jax; release: the authors' directory data/eval)",
     "draft": "write a first codebook from what the --input file's own labels and values say, for "
     "you to correct (--countries CODE: the country of all its respondents)",
+    "form": "how a draft's file is spelt: encoding, delimiter, decimal or sheet, as in a codebook",
     "codebook": "table: the meaning of its columns and codes",
     "weights": "column of survey weights (default: every respondent counts the same)",
     "rule": "move a cut of the codebook, such as education.college=3 (lowest code that is College "
@@ -108,7 +109,8 @@ def _check_flags(datasets: Mapping[str, Dataset]) -> None:
 def _draft(args: argparse.Namespace) -> None:
     if len(args.input) != 1 or len(args.countries or [""]) != 1:
         raise InputError("--draft-codebook FILE.toml takes one --input FILE, and one --countries")
-    text = draft(args.input[0], *(args.countries or ()))
+    country = args.countries[0] if args.countries else None
+    text = draft(args.input[0], country, dict(args.form))
     with whole_file(args.draft_codebook) as file:
         file.write_text(text, encoding="utf-8")
     questions, attributes, unsure = map(text.count, ("[[questions]]", "[[attributes]]", "UNSURE: "))
@@ -118,8 +120,13 @@ def _draft(args: argparse.Namespace) -> None:
     )
 
 
-def _rule(text: str) -> tuple[str, float | None]:
+def _pair(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
+    return key, value
+
+
+def _rule(text: str) -> tuple[str, float | None]:
+    key, value = _pair(text)
     try:
         if value == "none":
             return key, None
@@ -142,6 +149,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, metavar="DATASET", help="directory to write")
     add("--codebook", type=Path, metavar="TOML", help=HELP["codebook"])
     add("--draft-codebook", type=Path, metavar="TOML", help=HELP["draft"])
+    add("--form", nargs="+", type=_pair, default=[], metavar="KEY=VALUE", help=HELP["form"])
     add("--weights", metavar="COLUMN", help=HELP["weights"])
     rules = add("--rule", nargs="+", action="extend", type=_rule, default=[], help=HELP["rule"])
     rules.metavar = "KEY=VALUE"
@@ -153,6 +161,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.draft_codebook is None and None in (args.source, args.output):
         parser.error("--source and --output are required, or --draft-codebook")
+    if args.form and args.draft_codebook is None:
+        parser.error("--form is for --draft-codebook; a codebook has these keys itself")
     return args
 
 

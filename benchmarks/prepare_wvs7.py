@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pycountry
 
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 
 RESPONDENTS, COLUMNS, COUNTRIES = 97_000, 600, 66
 

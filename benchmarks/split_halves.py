@@ -28,7 +28,7 @@ import pandas as pd
 
 from ace_jax.evaluation.alignment import Distributions, alignment_distances, effect_distances
 from ace_jax.survey import cells
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.estimators import pair_precision, shrunk
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import Attribute

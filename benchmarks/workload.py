@@ -29,7 +29,7 @@ from ace_jax.planning.workload import stand_in_tokenizer
 from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import Prompt, PromptStyle, encode
 from ace_jax.recipe import ROW_LENGTHS, Batch
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas

@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.prompt.template = "persona_first"
     config.prompt.option_style = "number"  # 1..K; or "letter", "text", "code" (the survey's own)
     config.prompt.option_order = "as_given"  # or "reversed", or "both", drawn a context and epoch
+    config.prompt.language = "en"  # the codebook's texts; or "de", ..., or "country": each its own
     config.prompt.chat = False
 
     config.lora = ConfigDict()

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from ace_jax.prepare import main
-from ace_jax.survey.codebook import BUILTIN
+from ace_jax.survey.codebook_file import BUILTIN
 from ace_jax.survey.dataset import PICTURE
 from ace_jax.survey.readers.gss import TABLES
 

@@ -3,14 +3,8 @@ from collections import Counter
 import pytest
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import (
-    BUILTIN,
-    Question,
-    Threshold,
-    describe,
-    read_codebook,
-    with_rules,
-)
+from ace_jax.survey.codebook import Question, Threshold, describe, with_rules
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.personas import ATTRIBUTES
 
 GOOD = """
@@ -157,7 +151,7 @@ def test_an_unknown_rule_is_refused(tmp_path):
         ('"agreement"', '[[1, "No"], [2, ""]]', r'list of \[code, "label"\]'),
         ('"agreement"', '[[1, "No"], [2, ["Yes"]]]', r'list of \[code, "label"\]'),
         ('"agreement"', '[[1, "No"], [2, " no"]]', "has two options 'no'; tell them apart"),
-        ('"agreement"', '[[1, "No"], ["1", "Yes"]]', "the option code '1' twice"),
+        ('"agreement"', '[[1, "No"], ["1", "Yes"]]', r"codes \(1, '1'\) and labels .* all diff"),
         ('"agreement"', str([[n, str(n)] for n in range(10, 110)]), "at most 99"),
         ("dropped = [9]", "dropped = [2]", "q1: the code 2 counts, and is also in `dropped`"),
         ("dropped = [9]", "merged = [[2, 1]]", "q1: the code 2 counts, and is also in"),
@@ -188,6 +182,48 @@ def test_a_codebook_without_questions_is_refused(tmp_path):
     text = GOOD[: GOOD.index("[[attributes]]")] + "attributes = []\nquestions = []\n"
     with pytest.raises(InputError, match=r"`attributes` is \[\]; give one table or more"):
         read_codebook(written(tmp_path, text))
+
+
+def with_table(tmp_path, rows, header="id,text,options,missing"):
+    (tmp_path / "q.csv").write_text(f"{header}\n{rows}\n", encoding="utf-8")
+    top = GOOD[: GOOD.index("[[questions]]")].replace("source =", 'questions = "q.csv"\nsource =')
+    return read_codebook(written(tmp_path, top))
+
+
+def test_questions_can_be_a_table(tmp_path):
+    rows = 'q1,Is work important?,agreement,9\nq2,"Well, is it?",y=Yes; n=No = never ;0=?,"-1; NAP"'
+    first, second = with_table(tmp_path, rows).questions
+    assert first == read_codebook(written(tmp_path, GOOD.replace('"Work"', '"mine"'))).questions[0]
+    assert (second.text, second.written) == ("Well, is it?", ("y", "n", 0))
+    assert second.option_labels == ("Yes", "No = never", "?")
+    assert (second.topic, second.dropped) == ("mine", (-1, "NAP"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("q1,Is it?,1=No; 2=Yes,\nq2,Is it?,1=No; Yes,", r"q\.csv: row 3: .*`options` is"),
+        ("q1,Is it?,1=No; 1=Yes,", r"q\.csv: row 2: question q1 has the option codes \(1, 1\)"),
+        ("q1,Is it?,1=No; 2=no,", "row 2: question q1 has two options 'no'"),
+        ("q1,Is it?,No; Yes,", "row 2: question q1 uses the scale 'No; Yes', which"),
+        ("q1,Is it?,,", "row 2: question q1 uses the scale '', which"),
+        ("q1,,1=No; 2=Yes,", "row 2: question q1: `text` is ''; give a text"),
+        ("q1,In [CITY]?,1=No; 2=Yes,", r"row 2: question q1: \[CITY\] is no placeholder"),
+        ("q1,Is it?,1=No; 2=Yes,2", "row 2: question q1: the code 2 counts, and is also in"),
+        ("sex,Is it?,1=No; 2=Yes\n", r"q\.csv: row 2: has 3 fields, the header 4"),
+        ("q1,Is it?,1=No; 2=Yes,\nq1,Is it?,1=No; 2=Yes,", "the name q1 is used twice"),
+    ],
+)
+def test_a_broken_table_of_questions_is_refused_by_its_row(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        with_table(tmp_path, rows)
+
+
+def test_a_table_of_questions_has_known_columns(tmp_path):
+    with pytest.raises(InputError, match=r"q\.csv: row 2: the column order is not known"):
+        with_table(tmp_path, "q1,Is it?,1=No; 2=Yes,1", "id,text,options,order")
+    with pytest.raises(InputError, match=r"q\.csv: has no column 'id'; it has text,options"):
+        with_table(tmp_path, '"text,options"', '"text,options"')
 
 
 def test_a_missing_codebook_is_refused(tmp_path):

@@ -255,3 +255,31 @@ def test_a_draft_is_refused_in_one_line(tmp_path):
         main(command)
     with pytest.raises(SystemExit, match="2"):
         main(["--input", str(data)])
+
+
+def test_a_column_of_lists_is_refused(tmp_path):
+    path = tmp_path / "own.parquet"
+    pd.DataFrame({"q": [1, 2], "several": [[1], [2]]}).to_parquet(path)
+    with pytest.raises(InputError, match="column several holds lists or records"):
+        draft(path)
+
+
+def test_a_draft_carries_how_its_file_is_spelt(tmp_path):
+    data, made = tmp_path / "own.csv", tmp_path / "d.toml"
+    data.write_text("sexe;q\nfemme;né\nhomme;né\nhomme;ça\nfemme;ça\n", encoding="cp1252")
+    command = ["--draft-codebook", str(made), "--input", str(data), "--countries", "FRA"]
+    with pytest.raises(InputError, match=r"is not UTF-8; .*a draft of one: --form enc"):
+        main(command)
+    with pytest.raises(InputError, match="--form: `encoding` is 'klingon'; give the name of one"):
+        main([*command, "--form", "encoding=klingon"])
+    with pytest.raises(InputError, match="--form has the unknown key `sheets`; known are encoding"):
+        main([*command, "--form", "sheets=a"])
+    main([*command, "--form", "encoding=cp1252", "delimiter=;"])
+    assert {"encoding": "cp1252", "delimiter": ";"}.items() <= tomllib.loads(
+        made.read_text("utf-8")
+    ).items()
+    codebook = ["--source", "table", "--codebook", str(made), "--input", str(data)]
+    main([*codebook, "--output", str(tmp_path / "own")])
+    assert len(read_dataset(tmp_path / "own").cells) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*codebook, "--output", str(tmp_path / "own"), "--form", "sheet=a"])

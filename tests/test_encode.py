@@ -8,10 +8,10 @@ from ace_jax.prompts.encode import (
     Prompt,
     PromptStyle,
     check_prompts,
-    country_name,
     encode,
     render_cells,
 )
+from ace_jax.prompts.language import country_name
 from ace_jax.prompts.template import in_chat
 from ace_jax.survey.dataset import read_dataset
 

@@ -6,7 +6,7 @@ import pytest
 
 from ace_jax import load_survey, prepare
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import read_dataset
 
 CODEBOOK = read_codebook(BUILTIN / "eqls2011.toml")

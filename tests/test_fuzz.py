@@ -16,7 +16,7 @@ from ace_jax.convert import inspect
 from ace_jax.errors import InputError
 from ace_jax.model.formats.cards import Scores
 from ace_jax.model.formats.hf import listed
-from ace_jax.survey.codebook import read_codebook
+from ace_jax.survey.codebook_file import read_codebook
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.readers import gss, sources
 from ace_jax.survey.readers.release_train import read_train

@@ -9,7 +9,7 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.runtime.progress import show_messages
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import FILES, PICTURE, read_dataset
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.readers.gss import DEGREE, FROM_ABORTION, SEX

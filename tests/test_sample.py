@@ -4,7 +4,7 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.readers.tables import Raw
 from ace_jax.survey.sample import split_respondents

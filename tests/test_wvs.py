@@ -11,7 +11,8 @@ from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.runtime.progress import show_messages
 from ace_jax.survey.cells import aggregate, complete_cases, from_table
-from ace_jax.survey.codebook import BUILTIN, describe, read_codebook, with_rules
+from ace_jax.survey.codebook import describe, with_rules
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers import wvs

@@ -182,10 +182,11 @@ def requested_model(config: ConfigDict, record: Experiment | None) -> dict[str, 
         template = PromptTemplate.load(given(config, "prompt.template", None))
     style = given(config, "prompt.option_style", asked and asked.option_style)
     order = given(config, "prompt.option_order", asked and asked.option_order)
+    language = given(config, "prompt.language", asked and asked.language)
     chat = given(config, "prompt.chat", asked.chat if asked else None)
     return {
         "base": given(config, "model.path", record and record.model.name),
-        "prompt": PromptStyle(template, style, chat, order),
+        "prompt": PromptStyle(template, style, chat, order, language),
         "dtype": config.model.dtype,
         "quantization": config.model.quantization,
         "attention": config.model.attention,

@@ -56,7 +56,8 @@ class Ways:
         if audit:
             for labels in (other for other in STYLES if other != style.option_style):
                 ways[f"{labels}_labels"] = Way(replace(style, option_style=labels), first, every)
-            for name in (other for other in TEMPLATES if other != style.template.name):
+            english = TEMPLATES if style.language == "en" else ()  # they are in no other language
+            for name in (other for other in english if other != style.template.name):
                 template = PromptStyle.of(name).template
                 ways[name] = Way(replace(style, template=template), first, every)
         return cls(cells, ways, both, audit)

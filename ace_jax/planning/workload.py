@@ -22,7 +22,7 @@ from ace_jax.model.formats.hub import Description, describe
 from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
 from ace_jax.recipe import Batch
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, dataset_directory, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas

@@ -9,6 +9,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from ace_jax.errors import InputError, check_known
+from ace_jax.prompts.language import ENGLISH, country_name, wordings
 from ace_jax.prompts.options import ORDERS, check_options, listed
 from ace_jax.prompts.template import PromptTemplate, in_chat
 from ace_jax.prompts.trie import Tokens
@@ -80,6 +81,8 @@ class PromptStyle:
     """Whether a prompt is a user's turn in the model's chat template."""
     option_order: str = "as_given"
     """How options are listed: `as_given`, `reversed`, or `both`, whose answers are averaged."""
+    language: str = ENGLISH
+    """Of the prompts: `en` (the codebook's texts), another, or `country`: each country's own."""
 
     def __post_init__(self) -> None:
         check_options(self.option_style, self.option_order)
@@ -91,9 +94,10 @@ class PromptStyle:
         option_style: str = "number",
         chat: bool = False,
         option_order: str = "as_given",
+        language: str = ENGLISH,
     ) -> "PromptStyle":
         """Reads the fields of `config.prompt`; raises `InputError` for unknown names."""
-        return cls(PromptTemplate.load(template), option_style, chat, option_order)
+        return cls(PromptTemplate.load(template), option_style, chat, option_order, language)
 
     @property
     def listings(self) -> tuple[bool, ...]:
@@ -104,21 +108,23 @@ class PromptStyle:
 def render_cells(
     cells: pd.DataFrame, dataset: Dataset, style: PromptStyle, last_first: bool = False
 ) -> list[PromptText]:
-    """Returns the prompt of each cell (country, question_id and attributes), in order."""
-    question_of = {
-        row["question_id"]: (row["text"], tuple(row["option_labels"]), tuple(row["option_codes"]))
-        for row in dataset.questions.to_dict("records")
+    """Returns the prompt of each cell (country, question_id and attributes), in order.
+
+    Raises `InputError` where the survey or the template lacks the style's language.
+    """
+    codes = {
+        name: tuple(its)
+        for name, its in dataset.questions.set_index("question_id")["option_codes"].items()
     }
-    names = ["country", *(attribute.name for attribute in dataset.attributes)]
-    return [
-        render(
-            *question_of[cell["question_id"]],
-            {name: cell[name] for name in names if isinstance(cell[name], str)},
-            style,
-            last_first,
-        )
-        for cell in cells.to_dict("records")
-    ]
+    said = wordings(dataset, style.language, cells["country"].unique())
+    prompts = []
+    for cell in cells.to_dict("records"):
+        name, words = cell["question_id"], said[cell["country"]]
+        asked = words.questions[name]["text"], tuple(words.questions[name]["options"]), codes[name]
+        persona = {of: its[cell[of]] for of, its in words.levels.items() if pd.notna(cell[of])}
+        persona["country"] = cell["country"]
+        prompts.append(render(*asked, persona, style, last_first, words.language))
+    return prompts
 
 
 def render(
@@ -128,10 +134,11 @@ def render(
     persona: Mapping[str, str],
     style: PromptStyle,
     last_first: bool = False,
+    language: str | None = None,
 ) -> PromptText:
     """Returns the prompt that asks one persona one question.
 
-    The country's English name takes the place of [COUNTRY].
+    The country's name takes the place of [COUNTRY].
 
     Args:
       text: of the question.
@@ -140,13 +147,27 @@ def render(
       persona: its country (ISO 3166-1 alpha-3) and the levels of the attributes that it names.
       style: how it is put.
       last_first: whether the last option is listed first.
+      language: of the words, and of the country's name; None: English, as the style is to be.
+
+    Raises `InputError` for a template or a style in another language.
     """
-    levels = dict(persona)
-    name = country_name(levels.pop("country"))
+    if language is None and style.language != ENGLISH:
+        raise InputError(
+            f"prompt.language: these prompts are in {style.language}, and a question of your own is"
+            f" asked in {ENGLISH} only; add it to the survey's codebook, and evaluate"
+        )
+    language, levels = language or ENGLISH, dict(persona)
+    if language not in style.template.languages:
+        raise InputError(
+            f"prompt.template: {style.template.name} is in {', '.join(style.template.languages)}, "
+            f"and prompt.language asks for {language}; give a file that is in it and begins with "
+            f"{{# language: {language} -#}}"
+        )
+    name = country_name(levels.pop("country"), language)
     named = tuple(option.replace(COUNTRY, name) for option in options)
     lines = listed(named, codes, style.option_style, last_first)
     question = text.replace(COUNTRY, name)
-    prompt = style.template.render(name, levels, question, lines, style.option_style)
+    prompt = style.template.render(name, levels, question, lines, style.option_style, language)
     labels = tuple(option.label for option in lines)
     return PromptText(prompt, labels[::-1] if last_first else labels)
 
@@ -224,11 +245,6 @@ def check_prompts(prompts: Sequence[Prompt], vocab_size: int, window: int | None
             f"a prompt has {longest} tokens with its answer, more than the {window} of the model's "
             "sliding_window; shorten the question or prompt.template"
         )
-
-
-def country_name(code: str) -> str:
-    """Returns the English name of an ISO 3166-1 alpha-3 code, or the code where it is unknown."""
-    return country_names().get(code, code)
 
 
 def _end(text: str) -> str:

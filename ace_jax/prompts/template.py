@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jinja2
@@ -23,6 +24,8 @@ LONGEST = 1 << 20  # characters of a prompt
 # that case, or fail.
 UNDATED = "{%- set strftime_now = todays_date +%}"
 LOGGER = logging.getLogger("ace_jax")
+# In which languages a template is, as its own comment says: {# language: de fr -#}
+LANGUAGES = re.compile(r"\{#-?\s*languages?:([\w\s]+)-?#\}")
 BUILT_IN = ("persona_first", "question_first", "anthropological")
 
 
@@ -33,6 +36,12 @@ class PromptTemplate:
     name: str
     source: str
     compiled: jinja2.Template
+
+    @cached_property
+    def languages(self) -> list[str]:
+        """The languages that its comment names; English if there is none."""
+        found = LANGUAGES.search(self.source)
+        return found[1].split() if found else ["en"]
 
     @classmethod
     def load(cls, name: str) -> "PromptTemplate":
@@ -66,9 +75,11 @@ class PromptTemplate:
         question: str,
         options: tuple[Option, ...],
         option_style: str = "number",
+        language: str = "en",
     ) -> str:
         """Returns the prompt for one persona (level by attribute) and question.
 
+        The template sees the arguments by their names, and `language` as `prompt_language`.
         Raises `InputError` if the template does what the sandbox forbids, fails, or gives too long
         a text.
         """
@@ -78,6 +89,7 @@ class PromptTemplate:
             "question": question,
             "options": [asdict(option) for option in options],
             "option_style": option_style,
+            "prompt_language": language,
         }
         try:
             text = self.compiled.render(variables | dict(persona))

@@ -64,6 +64,7 @@ def build(
         "citation": codebook.citation,
         "inputs": [{"name": path.name, "sha256": digest} for path, digest in inputs],
         "attributes": {attribute.name: list(attribute.levels) for attribute in attributes},
+        **({"languages": codebook.languages} if codebook.languages else {}),
         "rules": describe(codebook)
         | dict(raw.notes)
         | {"weights": weights, "filters": [*raw.notes.get("filters", []), COMPLETE]},

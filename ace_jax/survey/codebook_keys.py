@@ -28,6 +28,12 @@ def _is_labelled(value: Any) -> bool:
     return isinstance(code, str) or (_is_number(code) and code == int(code))
 
 
+def _by_language(value: Any) -> bool:
+    # The codebook's own texts are English.
+    is_table = isinstance(value, dict) and "en" not in value
+    return is_table and all(map(LANGUAGE.fullmatch, value)) and _tables([*value.values()])
+
+
 def _is_encoding(value: Any) -> bool:
     try:
         return "".encode(value) is not None
@@ -38,6 +44,7 @@ def _is_encoding(value: Any) -> bool:
 _codes = _list_of(lambda value: isinstance(value, str) or _is_number(value))
 _labelled = _list_of(_is_labelled)
 _tables = _list_of(lambda value: isinstance(value, dict))
+LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z][a-z]{3})?")
 RANGE = re.compile(r"\s*(-?\d{1,18})\s*-\s*(-?\d{1,18})\s*")
 LABELLED = '[code, "label"], the codes whole numbers or texts'
 TEXTS = "source citation country country_column id sheet name column topic text level"
@@ -61,7 +68,12 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
             f"a table of lists of {LABELLED}",
             lambda value: isinstance(value, dict) and all(map(_labelled, value.values())),
         ),
-        ("attributes questions", "one table or more", lambda value: bool(value) and _tables(value)),
+        ("attributes", "one table or more", lambda value: bool(value) and _tables(value)),
+        (
+            "questions",
+            "one table or more, or the name of a CSV file",
+            lambda value: _is_text(value) or (bool(value) and _tables(value)),
+        ),
         (
             "codes",
             'a list of codes for each level, or a range "1-3"',
@@ -72,6 +84,7 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("dropped", "a list of codes", _codes),
         ("merged", "a list of pairs of codes", _list_of(lambda of: _codes(of) and len(of) == 2)),
         ("threshold", "a table of keys", lambda value: isinstance(value, dict)),
+        ("in", "a table of keys by language, such as in.de.text", _by_language),
         ("at_least", "a number", _is_number),
         ("bins", "a list of numbers", _list_of(_is_number)),
     )

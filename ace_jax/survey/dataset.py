@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.files import check_digests, digests, read_object, whole_directory, write_record
-from ace_jax.survey.codebook import BUILTIN, Question
+from ace_jax.survey.codebook import Question
+from ace_jax.survey.codebook_file import BUILTIN
 from ace_jax.survey.personas import ATTRIBUTES, Attribute, attributes_of
 from ace_jax.survey.readers.tables import check_columns, read_parquet, sound_parquet
 
@@ -56,8 +57,9 @@ class Dataset:
     `questions`: source, question_id, topic, text, option_codes (list of int), option_labels
     (list of str), ordinal. `cells`: the columns of `cells.aggregate`, and `p_shrunk` if there are
     shrunk estimates, which training then learns from. `manifest`: where it all comes from; its
-    `attributes` map each attribute to its levels, the paper's where absent. `path`: where it was
-    read from.
+    `attributes` map each attribute to its levels, the paper's where absent; its `languages` have by
+    language `questions` (text and options by id) and `attributes` (levels by name). `path`: where
+    it was read from.
     """
 
     questions: pd.DataFrame
@@ -82,7 +84,7 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 (hex) of the content: questions, cells, attributes and their levels.
+        """The SHA-256 (hex) of the content: questions, cells, attributes, and their translations.
 
         Neither the order of rows nor where the dataset lies or when it was prepared enters it.
         Effective n and shares count to nine decimals.
@@ -93,6 +95,8 @@ class Dataset:
             codes = [int(code) for code in row["option_codes"]]
             text = [row["question_id"], row["topic"], row["text"], codes, [*row["option_labels"]]]
             sha256.update(json.dumps(text).encode())
+        if languages := self.manifest.get("languages"):
+            sha256.update(json.dumps(languages, sort_keys=True).encode())
         keys = ["question_id", "country", *names]
         cells = self.cells.fillna(dict.fromkeys(names, "")).sort_values(keys)
         for name in keys:

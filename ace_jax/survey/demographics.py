@@ -5,17 +5,12 @@ from collections.abc import Callable
 
 import pycountry
 
+_GENDER = r"sex[eo]?|gender|geschlecht|g[eé]nero|sesso|k[oö]n|kj[oø]nn|p[lł]e[cć]|пол|性别|性別"
+_AGE = r"age|alter|edad|idade|et[aà]|[aâ]ge|wiek|ålder|alder|возраст|年龄|年齢"
 # A column's whole name, and a word in its label.
 NAMES = {
-    "gender": (
-        r"(resp_?)?(sex|gender|gndr|sexe|sexo|geschlecht|g[eé]nero|sesso|k[oö]n|kj[oø]nn|p[lł]e[cć]"
-        r"|пол|性别|性別|fe?male|woman)\d?",
-        r"sex|gender|sexe|sexo|geschlecht|g[eé]nero|sesso|k[oö]n|kj[oø]nn|p[lł]e[cć]|пол|性别|性別",
-    ),
-    "age": (
-        r"(age|agea|ager|alter|edad|idade|et[aà]|[aâ]ge|wiek|ålder|alder|возраст|年龄|年齢)",
-        r"age|alter|edad|idade|et[aà]|[aâ]ge|wiek|ålder|alder|возраст|年龄|年齢",
-    ),
+    "gender": (rf"(resp_?)?({_GENDER}|gndr|fe?male|woman)\d?", _GENDER),
+    "age": (rf"{_AGE}|agea|ager", _AGE),
     "education": (
         r"(educ\w*|edu|edulvl\w*|degree|e?isced\w*|bildung|schulab\w*|dipl[oô]me|escolaridade?"
         r"|istruzione|utbildning|utdanning|wykszta[lł]cenie|образование|学历|学歴)\d?",

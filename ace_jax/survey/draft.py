@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
+from ace_jax.survey.codebook_file import form_of
 from ace_jax.survey.codes import Code, plain
 from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
 from ace_jax.survey.personas import RESERVED
 from ace_jax.survey.readers.columns import Column, columns_of
 from ace_jax.survey.readers.value_labels import (
-    MOST_OPTIONS,
+    LONGEST_SCALE,
     NotAQuestionError,
     is_missing,
     option_label,
@@ -68,13 +69,15 @@ class Attribute:
     unsure: list[str] = field(default_factory=list)
 
 
-def draft(path: Path, country: str | None = None) -> str:
+def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None = None) -> str:
     """Returns a codebook (TOML) with a question or an attribute for every column that can be one.
 
-    `country` is the alpha-3 code of all respondents; without it, a column says. Raises InputError
-    for a file that cannot be read, and for one without a question.
+    `country` is the alpha-3 code of all respondents; without it, a column says. `form` are fields
+    of `Form`, which the codebook then has. Raises InputError for a file that cannot be read, and
+    for one without a question.
     """
-    columns = columns_of(path)
+    form = dict(form or {})
+    columns = columns_of(path, form_of(form, "--form"))
     where = _country(columns, country)
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
@@ -104,6 +107,7 @@ def draft(path: Path, country: str | None = None) -> str:
         file=path.name,
         source=re.sub(r"\W+", "_", path.stem).strip("_") or "survey",
         **where,
+        form=form,
         weights=weights,
         missing=missing,
         attributes=[_without(one, everywhere) for one in attributes],
@@ -178,7 +182,7 @@ def _numbers(numbers: pd.Series, column: Column) -> Options:
     left = [code for code in found if code not in beside]
     if any(not code.is_integer() for code in left):
         raise NotAQuestionError("numbers in fractions")
-    if len(left) > MOST_OPTIONS + 3:
+    if len(left) > LONGEST_SCALE + 3:
         raise NotAQuestionError("many different numbers")
     runs: list[list[int]] = []
     for code in map(int, left):
@@ -189,7 +193,7 @@ def _numbers(numbers: pd.Series, column: Column) -> Options:
     codes = max(runs, key=len, default=[])
     if len(codes) < 2:
         codes = [int(code) for code in left]
-    if not 2 <= len(codes) <= MOST_OPTIONS:
+    if not 2 <= len(codes) <= LONGEST_SCALE:
         raise NotAQuestionError("one answer" if len(codes) < 2 else "many different numbers")
     dropped = tuple(int(code) for code in found if code not in codes)
     unsure = ["the file has no labels: write the options', and see that they are in order"]
@@ -267,7 +271,7 @@ def _attributes(columns: Sequence[Column]) -> list[Attribute]:
 
 def _age(column: Column) -> Attribute:
     numbers = pd.to_numeric(column.values, errors="coerce").dropna()
-    if numbers.nunique() <= MOST_OPTIONS:
+    if numbers.nunique() <= LONGEST_SCALE:
         return _attribute("age", column)
     codes = [float(code) for code in numbers.unique()]
     none = [c for c in codes if c > OLDEST or is_missing(c, column.labels, column.ranges)]

@@ -5,7 +5,7 @@ A flag is a line: what was found, where, and what to do. None changes a number.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -54,13 +54,12 @@ def question_counts(
         given = answers.value_counts().reindex(question.option_codes, fill_value=0)
         none = {spelling(code): int(n) for code, n in raw[answers.isna()].value_counts().items()}
         blank = int(raw.isna().sum())
-        codes = question.written or question.option_codes
         counts[name] = {
             "n": int(given.sum()),
             "missing": none | ({"blank": blank} if blank else {}),
             "shares": {
                 spelling(code): round(100 * float(n) / max(int(given.sum()), 1), 1)
-                for code, n in zip(codes, given, strict=True)
+                for code, n in zip(question.file_codes, given, strict=True)
             },
         }
     return counts
@@ -101,7 +100,7 @@ def flags_of(
                     f"{recode.attribute.name}: the code {spelling(low.iloc[0])} ({len(low)} "
                     "respondents) counts as a low one; if it is none, list it in `dropped`"
                 )
-        elif not isinstance(by, tuple) and (idle := [c for c in by if not raw.isin([c]).any()]):
+        elif isinstance(by, Mapping) and (idle := [c for c in by if not raw.isin([c]).any()]):
             flags.append(
                 f"{recode.attribute.name}: nobody has the code {idle[0]!r} of {recode.column}; see "
                 "that the file spells it so"

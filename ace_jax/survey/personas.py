@@ -13,7 +13,7 @@ from ace_jax.errors import InputError
 # stand in the place of the question.
 RESERVED = frozenset(
     (
-        *("country", "persona", "question", "options", "option_style"),
+        *("country", "persona", "question", "options", "option_style", "prompt_language"),
         *("source", "question_id", "topic", "granularity", "n", "effective_n", "p", "weight", "w2"),
         *("p_data", "p_model", "option", "option_mass", "option_text", "distance", "score"),
         *("model", "run", "seed", "attribute", "combination", "variance", "effect"),

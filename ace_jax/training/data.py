@@ -197,6 +197,8 @@ def _check_release(config: ConfigDict) -> None:
         raise InputError(
             "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
         )
+    if config.prompt.language != "en":
+        raise InputError("prompt.language: the authors' file has English prompts; set it to en")
     if config.data.questions:
         raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
     if config.data.granularity is not None:

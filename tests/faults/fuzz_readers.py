@@ -46,6 +46,8 @@ from ace_jax.prompts.template import in_chat
 from ace_jax.runtime.metrics import read_rows
 from ace_jax.survey.build import build
 from ace_jax.survey.cells import from_table
+from ace_jax.survey.codebook_file import read_codebook
+from ace_jax.survey.draft import draft
 from ace_jax.survey.readers import release_eval, release_train, sources
 
 MEMORY = 2 << 30
@@ -123,13 +125,27 @@ def _survey(
 ) -> Callable[[Path], None]:
     def read(directory: Path) -> None:
         paths = [directory / name for name in names]
-        weights = "weight" if source == "table" else None
+        weights = {"table": "weight"}.get(source) if codebook != SHORT else "WEIGHT"
         its = directory / codebook if codebook else None
         raw = sources.read(source, paths, its, weights)
         if source != "gss2018":  # its small tables lack most questions
             from_table(raw.table, raw.codebook, weights)
         if aggregated:
             build(raw, paths, {}, weights)
+
+    return read
+
+
+def _draft(*names: str) -> Callable[[Path], None]:
+    def read(directory: Path) -> None:
+        for name in names:
+            written = directory / "draft.toml"
+            form = {"sheet": "answers"} if name.endswith("xlsx") else {}
+            written.write_text(draft(directory / name, "FRA", form), encoding="utf-8")
+            try:
+                read_codebook(written)
+            except InputError as error:
+                raise ValueError(f"the draft is no codebook: {error}") from None
 
     return read
 
@@ -143,7 +159,8 @@ def _template(directory: Path) -> None:
 
 def _own(name: str) -> Reader:
     form = {"csv": "text", "parquet": "parquet"}.get(name.rpartition(".")[2], "bytes")
-    return Reader("table", {name: form}, _survey("table", name, codebook="own.toml"))
+    codebook = SHORT if name in ("own.por", "own.xpt") else "own.toml"
+    return Reader("table", {name: form}, _survey("table", name, codebook=codebook))
 
 
 def _model(seed: str, damaged: dict[str, str], read: Callable[[Path], None]) -> Reader:
@@ -151,6 +168,7 @@ def _model(seed: str, damaged: dict[str, str], read: Callable[[Path], None]) -> 
     return Reader(seed, files, lambda at: read(at / "model"))
 
 
+SHORT = "short.toml"  # with the names that old formats have
 GSS = ("spending.csv", "wages.csv", "abortion.csv")
 FINEST = "4_attributes/gender_education_residence_marital_status"
 CONFIG, WEIGHTS = {"config.json": "json"}, {"model.safetensors": "safetensors"}
@@ -192,6 +210,24 @@ READERS = {
     "sav": _own("own.sav"),
     "zsav": _own("own.zsav"),
     "dta": _own("own.dta"),
+    "por": _own("own.por"),
+    "xpt": _own("own.xpt"),
+    "xlsx": _own("own.xlsx"),
+    "ods": _own("own.ods"),
+    "rds": _own("own.rds"),
+    "questions": Reader(
+        "table", {"asked.csv": "text"}, _survey("table", "own.csv", codebook="asked.toml")
+    ),
+    "draft": Reader(
+        "table",
+        {"own.csv": "text", "own.parquet": "parquet", "own.xlsx": "bytes", "own.rds": "bytes"},
+        _draft("own.csv", "own.parquet", "own.xlsx", "own.rds"),
+    ),
+    "draft labels": Reader(
+        "issp",
+        {"ZA7650.sav": "bytes", "ZA7650.dta": "bytes"},
+        _draft("ZA7650.sav", "ZA7650.dta"),
+    ),
     "gss csv": Reader("gss", dict.fromkeys(GSS, "text"), _survey("gss2018", *GSS)),
     "issp sav": Reader("issp", {"ZA7650.sav": "bytes"}, _survey("issp", "ZA7650.sav")),
     "issp dta": Reader("issp", {"ZA7650.dta": "bytes"}, _survey("issp", "ZA7650.dta")),

@@ -12,6 +12,7 @@ from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
 from test_gguf import write_gguf
 from test_gss import ABORTION, SPENDING, WAGES
+from test_kinds import ods, por, rds, upper_names, xlsx, xpt
 from test_release_eval import put, put_everyone
 from test_release_train import pair, write_lines
 from test_report import predictions
@@ -157,6 +158,18 @@ def _surveys(directory: Path) -> None:
     pyreadstat.write_sav(answers, table / "own.sav")
     pyreadstat.write_sav(answers, table / "own.zsav", compress=True)
     pyreadstat.write_dta(answers, table / "own.dta")
+    xlsx(answers, table / "own.xlsx")
+    ods(answers, table / "own.ods")
+    rds(answers, table / "own.rds")
+    short = answers.rename(columns={"age_group": "age_grp"}).rename(columns=str.upper)
+    por(short, table / "own.por")
+    xpt(short, table / "own.xpt")
+    (table / "short.toml").write_text(upper_names(CODEBOOK.replace("age_group", "age_grp")))
+    head = CODEBOOK[: CODEBOOK.index("[[questions]]")]
+    (table / "asked.toml").write_text('questions = "asked.csv"\n' + head)
+    (table / "asked.csv").write_text(
+        "id,text,options,missing\nq1,Trust [COUNTRY]?,0=No; 1=Yes,9\nq2,How?,1=A; 2=B; 3=C,\n"
+    )
     gss = _made(directory / "gss")
     for name, its in (("spending", SPENDING), ("wages", WAGES), ("abortion", ABORTION)):
         its.to_csv(gss / f"{name}.csv", index=False)

@@ -25,7 +25,7 @@ from ace_jax import __version__
 from ace_jax.evaluation.alignment import Distributions
 from ace_jax.evaluation.references import ORACLES
 from ace_jax.evaluation.uncertainty import ALL
-from ace_jax.prompts.encode import country_name
+from ace_jax.prompts.language import country_name
 from ace_jax.report.findings import Findings, headline
 
 SCRIPTS = ("core", "charts", "tables", "overview", "sections", "explorer", "main")

@@ -1,16 +1,14 @@
 """A file's columns with all that it says of them, for a draft of its codebook."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from ace_jax.survey.codebook import Form
 from ace_jax.survey.codes import GAPS
-from ace_jax.survey.readers import kinds
-from ace_jax.survey.readers.sheets import read_r, read_sheet
-from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
-from ace_jax.survey.readers.tables import check_columns, read_csv, read_header, read_parquet
+from ace_jax.survey.readers.tables import check_columns, read_table
 from ace_jax.survey.readers.value_labels import Labels, Ranges
 
 
@@ -25,24 +23,15 @@ class Column:
     ranges: Ranges
 
 
-def _whole(path: Path) -> tuple[pd.DataFrame, Any]:
-    """Returns a file's table, and pyreadstat's metadata of it where it has some."""
-    kind = kinds.kind_of(path)
-    if kind in STATISTICS:
-        return read_statistics(path, list, user_missing=True)
-    if kind == kinds.PARQUET:
-        return read_parquet(path, list).to_pandas(), None
-    if kind != kinds.CSV:
-        return (read_sheet if kind == kinds.SHEET else read_r)(path, list), None
-    header = read_header(path, ())
-    named = [*filter(None, header.names)]
-    check_columns(named, named, path, "a file that has it once")
-    return read_csv(path, lambda _: named, header), None
-
-
-def columns_of(path: Path) -> list[Column]:
+def columns_of(path: Path, form: Form) -> list[Column]:
     """Returns a file's columns; raises InputError for one that cannot be read."""
-    table, metadata = _whole(path)
+
+    def named(found: Sequence[str]) -> list[str]:
+        names = [*filter(None, found)]
+        check_columns(names, names, path, "a file that has it once")
+        return names
+
+    table, metadata = read_table(path, named, form)
     texts = getattr(metadata, "column_names_to_labels", {})
     labels = getattr(metadata, "variable_value_labels", {})
     ranges = getattr(metadata, "missing_ranges", {})

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.readers.tables import Raw, read_codes
 
 WAVE = "2011"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.readers.tables import Raw, check_columns, read_csv, read_header
 
 YEAR = 2018

@@ -198,7 +198,7 @@ def _open(path: Path) -> _File:
 
     if (kind := kind_of(path)) not in STATISTICS:
         raise InputError(f"{path} is {kind}, not an SPSS (.sav) or Stata (.dta) file; give {WHOLE}")
-    table, metadata = read_statistics(path, choose, user_missing=True)
+    table, metadata = read_statistics(path, choose)
     if table.empty or not metadata.variable_value_labels:
         raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
     table.columns = table.columns.str.upper()

@@ -13,6 +13,7 @@ from typing import Any
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
+from ace_jax.survey.codebook import spelt
 
 BYTES = 8  # of a number in memory
 HEAD = 512
@@ -20,7 +21,7 @@ HEAD = 512
 CSV, PARQUET, SHEET, R = "a CSV file", "a Parquet file", "a spreadsheet", "an R file (.rds, .rda)"
 SAV, ZSAV, POR = "an SPSS file (.sav)", "an SPSS file (.zsav)", "an SPSS file (.por)"
 DTA, XPT = "a Stata file (.dta)", "a SAS transport file (.xpt)"
-UTF16 = 'text in UTF-16; save it in UTF-8, or give encoding = "utf-16" in the codebook'
+UTF16 = f"text in UTF-16; save it in UTF-8, or give {spelt('encoding', 'utf-16')}"
 READ = (CSV, PARQUET, SHEET, R, SAV, ZSAV, POR, DTA, XPT)
 
 # How files of a kind begin. Those that are not in READ are refused by their name.

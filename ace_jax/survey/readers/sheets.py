@@ -11,6 +11,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.files import reason
+from ace_jax.survey.codebook import spelt
 from ace_jax.survey.readers.kinds import SHEET, R, check_fits
 
 # The libraries that read them, and what to install for each.
@@ -57,8 +58,8 @@ def read_sheet(path: Path, choose: Choose, only: str | None = None) -> pd.DataFr
         return next(iter(taken.values()))
     if taken:
         raise InputError(
-            f"{path} has several tables, {', '.join(taken)}; leave one in, or name it in the "
-            f'codebook, such as sheet = "{next(iter(taken))}"'
+            f"{path} has several tables, {', '.join(taken)}; leave one in, or name it, such as "
+            f"{spelt('sheet', next(iter(taken)))}"
         )
     raise refused or InputError(f"{path} has no rows under a header")
 

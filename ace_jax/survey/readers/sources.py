@@ -9,7 +9,8 @@ import pandas as pd
 
 from ace_jax.errors import InputError, check_known
 from ace_jax.survey import cells
-from ace_jax.survey.codebook import Codebook, Question, Threshold, read_codebook
+from ace_jax.survey.codebook import Codebook, Question, Threshold
+from ace_jax.survey.codebook_file import read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
 from ace_jax.survey.readers import eqls, gss, issp, release_eval, wvs
 from ace_jax.survey.readers.tables import Raw, read_codes, stacked

@@ -10,6 +10,7 @@ import pyreadstat
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
+from ace_jax.survey.codebook import spelt
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.kinds import check_fits, kind_of
 
@@ -36,14 +37,12 @@ SAV_HEADER = 176  # bytes before the first record of a .sav file
 def read_statistics(
     path: Path,
     choose: Callable[[list[str]], list[str]],
-    *,
-    user_missing: bool = False,
     encoding: str | None = None,
 ) -> tuple[pd.DataFrame, Any]:
     """Returns some columns of a file of one of the kinds STATISTICS, and pyreadstat's metadata.
 
-    `choose` says which columns, given all names. With `user_missing`, codes that a .sav file
-    declares missing are read as codes. (Stata's own missing values always are missing.)
+    `choose` says which columns, given all names. Codes that a .sav file declares missing are
+    read as codes. (Stata's own missing values always are missing.)
 
     Raises InputError for a file that is not there, is empty or damaged, or claims more respondents
     than it can hold: pyreadstat makes room for all of them before it reads the first.
@@ -62,7 +61,7 @@ def read_statistics(
             "download it again"
         )
     check_fits((rows or 0) * len(columns), path)
-    if user_missing and kind in (kinds.SAV, kinds.ZSAV):
+    if kind in (kinds.SAV, kinds.ZSAV):
         spelt["user_missing"] = True
     table, metadata = _pyreadstat(path, kind, usecols=columns, **spelt)
     if rows is not None and len(table) < rows:
@@ -83,8 +82,8 @@ def _pyreadstat(path: Path, kind: str, **options: Any) -> tuple[pd.DataFrame, An
     except DAMAGE as error:
         if "encoding" in str(error) or "character set" in str(error):
             raise InputError(
-                f"{path} has texts in another encoding than it says; give it in the codebook, such "
-                'as encoding = "cp1252", or save the file again as UTF-8'
+                f"{path} has texts in another encoding than it says; save it as UTF-8, or give it, "
+                f"such as {spelt('encoding', 'cp1252')}"
             ) from None
         raise InputError(
             f"{path} is damaged or cut off ({reason(error)}); download it again"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from ace_jax.errors import InputError
 from ace_jax.files import reason
-from ace_jax.survey.codebook import Codebook, Form
+from ace_jax.survey.codebook import Codebook, Form, spelt
 from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
 from ace_jax.survey.readers import kinds
 from ace_jax.survey.readers.kinds import check_fits, kind_of
@@ -73,30 +73,16 @@ def read_codes(
                 flags.append(f"{path.name}: has the columns {name} and {alike[0]}; {name} was read")
         return kept
 
+    # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
+    spelt = {
+        name
+        for name, its in codebook.labels.items()
+        if any(isinstance(code, str) or label in GAPS for code, label in its)
+    }
     form = codebook.form
-    kind = kind_of(path, form.encoding)
-    if kind in STATISTICS:
-        table, metadata = read_statistics(path, choose, user_missing=True, encoding=form.encoding)
+    table, metadata = read_table(path, choose, form, named, {*spelt, *texts}, variable)
+    if metadata is not None:
         flags += _against_metadata(table, metadata, codebook, path)
-    elif kind == kinds.SHEET:
-        table = read_sheet(path, choose, form.sheet)
-    elif kind == kinds.R:
-        table = read_r(path, choose)
-    elif kind == kinds.PARQUET:
-        with sound_parquet(path):
-            content = read_parquet(path, choose)
-            if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
-                raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
-            table = content.to_pandas()
-    else:
-        # Text codes may look like numbers ("01"); pandas reads a column of numbers much faster.
-        spelt = {
-            name
-            for name, its in codebook.labels.items()
-            if any(isinstance(code, str) or label in GAPS for code, label in its)
-        }
-        header = read_header(path, named, variable, form)
-        table = read_csv(path, choose, header, {*spelt, *texts})
     columns = {
         name: column.astype(str).str.strip()
         if name in texts
@@ -106,6 +92,35 @@ def read_codes(
     coded = pd.DataFrame(columns)
     coded.attrs["flags"] = flags
     return coded
+
+
+def read_table(
+    path: Path,
+    choose: Callable[[list[str]], list[str]],
+    form: Form,
+    needed: Collection[str] = (),
+    texts: Collection[str] = (),
+    variable: Callable[[str], str] = str.strip,
+) -> tuple[pd.DataFrame, Any]:
+    """Returns the columns of a file that `choose` says, and pyreadstat's metadata or None.
+
+    For a CSV file, `needed` and `variable` are as of `read_header`, `texts` as of `read_csv`.
+    Raises InputError for a file of another form, a damaged one, and one with lists in a column.
+    """
+    kind = kind_of(path, form.encoding)
+    if kind in STATISTICS:
+        return read_statistics(path, choose, form.encoding)
+    if kind == kinds.SHEET:
+        return read_sheet(path, choose, form.sheet), None
+    if kind == kinds.R:
+        return read_r(path, choose), None
+    if kind == kinds.CSV:
+        return read_csv(path, choose, read_header(path, needed, variable, form), texts), None
+    with sound_parquet(path):
+        content = read_parquet(path, choose)
+        if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
+            raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
+        return content.to_pandas(), None
 
 
 def stacked(tables: Sequence[pd.DataFrame], apart: Collection[str] = ()) -> pd.DataFrame:
@@ -306,6 +321,6 @@ def read_header(
 def _not_decoded(path: Path, form: Form) -> InputError:
     encoding = (form.encoding or "utf-8").upper().removesuffix("-SIG")
     return InputError(
-        f"{path} is not {encoding}; save it as UTF-8, or give its encoding in the codebook, "
-        'such as encoding = "cp1252"'
+        f"{path} is not {encoding}; save it as UTF-8, or give its encoding, such as "
+        f"{spelt('encoding', 'cp1252')}"
     )

@@ -14,7 +14,7 @@ from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.codes import Code, spaced
 
 # More are numbers (hours, ages) or lists; the longest scales run from 0 to 10.
-MOST_OPTIONS = 11
+LONGEST_SCALE = 11
 
 Labels = Mapping[Code, str]
 Ranges = Sequence[Mapping[str, Any]]
@@ -108,8 +108,8 @@ def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
         if not all(code.is_integer() and first < code < last for code in unlabelled):
             raise NotAQuestionError("answers without a label")
         codes = [float(code) for code in range(first, last + 1)]
-    if len(codes) > MOST_OPTIONS:
-        raise NotAQuestionError(f"more than {MOST_OPTIONS} options")
+    if len(codes) > LONGEST_SCALE:
+        raise NotAQuestionError(f"more than {LONGEST_SCALE} options")
     texts = tuple(with_country(named.get(code) or f"{code:g}") for code in codes)
     is_ordinal = len(codes) > 2 and not any(map(BESIDE.match, texts))
     dropped = tuple(map(int, sorted(set(found) - given)))

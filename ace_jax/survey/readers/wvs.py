@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ace_jax.errors import InputError
-from ace_jax.survey.codebook import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.readers.tables import Raw, read_codes, stacked
 
 WEIGHTS = ("W_WEIGHT", "S018", "PWGHT")
