@@ -5,8 +5,8 @@ signals, standard error and exit status.
 """
 
 import atexit
-import importlib
 import os
+import runpy
 import sys
 from multiprocessing import get_context
 from subprocess import TimeoutExpired
@@ -77,7 +77,7 @@ def _run(module, arguments, devices, cwd, stderr, first):
     jax.config.update("jax_num_cpu_devices", devices)
     try:
         exec(first, {})
-        importlib.import_module(module).cli()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stderr.flush()
         atexit._run_exitfuncs()  # which a child of multiprocessing leaves out; jax has some
