@@ -94,7 +94,7 @@ class LanguageModel:
         prompt: PromptStyle | str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
-        attention: str = "xla",
+        attention: str | None = None,
         mesh: Mesh | None = None,
         rebased: bool = False,
     ) -> "LanguageModel":
@@ -108,7 +108,7 @@ class LanguageModel:
           dtype: `float32` or `bfloat16`; None: the adapter's, or float32 on a CPU and bfloat16
             elsewhere.
           quantization: `none`, `int8` or `nf4`; None: the adapter's, or none.
-          attention: `xla`, or `pallas`, the kernel for GPUs.
+          attention: `xla` (None), or `pallas`, the kernel for GPUs.
           mesh: devices; None: all, each with a copy of the model.
           rebased: accept an adapter that was trained on another base.
 
@@ -131,7 +131,7 @@ class LanguageModel:
             dtype=dtype or recorded.dtype,
             quantization=quantization or recorded.quantization,
             mesh=mesh or make_mesh(data=-1, fsdp=1, tensor=1),
-            attention=checked_attention(attention),
+            attention=checked_attention(attention or "xla"),
             adapter=adapter,
             experiment=record,
             rebased=rebased,

@@ -5,6 +5,7 @@ signals, standard error and exit status.
 """
 
 import atexit
+import importlib
 import os
 import runpy
 import sys
@@ -77,7 +78,11 @@ def _run(module, arguments, devices, cwd, stderr, first):
     jax.config.update("jax_num_cpu_devices", devices)
     try:
         exec(first, {})
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        found = importlib.import_module(module)
+        if hasattr(found, "cli"):
+            found.cli()
+        else:  # a package with a __main__
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         sys.stderr.flush()
         atexit._run_exitfuncs()  # which a child of multiprocessing leaves out; jax has some
