@@ -41,6 +41,7 @@ from ace_jax.survey.readers.sources import TIERS
 from ace_jax.survey.split import HeldOut
 
 EFFECT = ("country", "attribute", "combination", "question_id")
+WHY_UNCLEAR = "too few questions, or too small differences in the survey"
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
 GAINS = ["n_seeds", "seed_sd", "gain", "gain_low", "gain_high", "p_value"]
 IN_AUDIT = ["score", "ci_low", "ci_high", "moved", "option_mass"]  # 0-1 there, 0-100 here
@@ -239,7 +240,8 @@ def headline(findings: Findings) -> list[str]:
         if toggle in slopes.index:
             of = [f"{toggle}_slope_low", f"{toggle}_slope", f"{toggle}_slope_high"]
             rows = {part: _moves(*its.loc[findings.best, of]) for part, its in parts.items()}
-            said.append(f"{_asked(ask, rows)} (0 is no difference, 1 the survey's)")
+            unclear = f"; {UNCLEAR}: {WHY_UNCLEAR}" if UNCLEAR in rows.values() else ""
+            said.append(f"{_asked(ask, rows)} (0 is no difference, 1 the survey's{unclear})")
     return [f"{sentence}." for sentence in (*said, _least_trusted(findings, slopes))]
 
 
@@ -249,7 +251,8 @@ def _parts(findings: Findings) -> dict[str, pd.DataFrame]:
     blocks = blocks[blocks["granularity"] == findings.granularities[-1]]
     if blocks["block"].nunique() > 1:
         percent = blocks.assign(score=100 * blocks["score"])
-        return {str(block): its.set_index("run") for block, its in percent.groupby("block")}
+        found = {str(block): its.set_index("run") for block, its in percent.groupby("block")}
+        return dict(sorted(found.items(), key=lambda part: (part[0].startswith("both"), part[0])))
     table, slopes = findings.finest("scores").set_index("run"), findings.finest("slopes")
     for toggle in (ATTRIBUTES, COUNTRY):
         its = slopes[slopes["toggle"] == toggle].set_index("run")
@@ -277,9 +280,7 @@ def _answers(findings: Findings, part: str, scores: pd.Series) -> str:
 
 def _moves(low: float, slope: float, high: float) -> str:
     said = verdict(low, slope, high)
-    if said == UNCLEAR:
-        return "not clear, there are too few questions, or the survey's differences are too small"
-    return f"{said}, slope {slope:.2f} [{low:.2f}, {high:.2f}]"
+    return said if said == UNCLEAR else f"{said}, slope {slope:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _least_trusted(findings: Findings, slopes: pd.DataFrame) -> str:

@@ -23,8 +23,6 @@ function verdict() {
   const best = methods[0];
   const where = state.country === ALL ? plural(data.countries.length, "country").replace("countrys", "countries") : countryName[state.country];
   const gain = gainAt(best.run, state.country, state.granularity);
-  const references = standing(state.country, ALL).filter((row) => !isRun.has(row.run) && !data.oracles.includes(row.run));
-  const above = references.filter((row) => row.score > best.score);
   const ceiling = ceilingAt(state.country, state.granularity);
   const heading = runs.length === 1
     ? [h("b", {}, best.run), ` reaches ${fixed(best.score)} of 100`]
@@ -43,10 +41,6 @@ function verdict() {
     parts.push(`A perfect model would reach ${fixed(ceiling.ceiling)} with so few respondents a cell, so this is `,
       h("b", {}, `${fixed((100 * best.score) / ceiling.ceiling, 0)}\u00a0%`), " of what can be reached. ");
   }
-  if (above.length) {
-    parts.push(`But ${above.map((row) => `\u201c${row.run}\u201d (${fixed(row.score)})`).join(" and ")} `,
-      `score${above.length === 1 ? "s" : ""} higher without any model.`);
-  } else if (references.length) parts.push(`It is above every reference that needs no model; the best of them, \u201c${references[0].run}\u201d, has ${fixed(references[0].score)}.`);
   return [
     h("p", { class: "over" }, `${data.survey} \u00b7 ${where} \u00b7 ${granularityText(state.granularity)}`),
     h("h1", {}, heading),
