@@ -199,6 +199,16 @@ def test_questions_can_be_a_table(tmp_path):
     assert (second.topic, second.dropped) == ("mine", (-1, "NAP"))
 
 
+def test_a_table_of_questions_lies_beside_its_codebook(tmp_path):
+    (tmp_path / "inner").mkdir()
+    with_table(tmp_path, "q1,Is it?,1=No; 2=Yes,")
+    path = tmp_path / "inner" / "codebook.toml"
+    before = next(tmp_path.glob("*.toml")).read_text(encoding="utf-8")
+    path.write_text(before.replace('"q.csv"', '"../q.csv"'), encoding="utf-8")
+    with pytest.raises(InputError, match="a file beside the codebook, without a directory"):
+        read_codebook(path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -33,3 +33,11 @@ def test_programs_are_kept_for_later_runs_on_this_machine(settings, tmp_path, mo
 def test_a_directory_of_the_users_choice_stays(settings):
     keep_compiled()
     assert jax.config.values["jax_compilation_cache_dir"] == settings["jax_compilation_cache_dir"]
+
+
+def test_a_cache_that_cannot_be_written_is_none(settings, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    keep_compiled()
+    assert jax.config.values["jax_compilation_cache_dir"] is None

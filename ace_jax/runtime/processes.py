@@ -61,10 +61,15 @@ def keep_compiled() -> None:
     """Keeps compiled programs in the user's cache, for later runs on this machine.
 
     `JAX_COMPILATION_CACHE_DIR` names another directory, `JAX_ENABLE_COMPILATION_CACHE=0` keeps
-    none. Machines have their own directories: a program may need what another processor lacks.
+    none, and neither does a cache that cannot be written. Machines have their own directories: a
+    program may need what another processor lacks.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         directory = user_cache() / "compiled" / platform.node()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_compilation_cache_max_size", LARGEST_CACHE)
 

@@ -134,6 +134,8 @@ def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
     nowhere = tuple(dict.fromkeys(code for code, _ in missing))
     recodes = tuple(_recode(entry, nowhere) for entry in content["attributes"])
     if isinstance(content["questions"], str):
+        if Path(content["questions"]).name != content["questions"]:
+            raise InputError("`questions` names a file beside the codebook, without a directory")
         content["questions"] = _table(folder / content["questions"], content, nowhere)
     entries = _chosen(content)
     questions = tuple(_question(entry, content, nowhere) for entry in entries)
