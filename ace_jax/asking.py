@@ -14,7 +14,7 @@ from ace_jax.errors import InputError
 from ace_jax.evaluation.answers import mean_of, predictions_table
 from ace_jax.evaluation.asked import answers_table, shifts_table
 from ace_jax.evaluation.nearest import nearest_questions
-from ace_jax.evaluation.ways import coarsest
+from ace_jax.evaluation.orders import coarsest
 from ace_jax.experiment import Experiment, Prompt
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.formats import peft

@@ -8,10 +8,10 @@ What a flag or config contradicts is refused; `--allow-mismatch FIELD` (model, s
 split, prompt) lets it through and marks the output. The second form is for base models.
 
 WORKDIR gets predictions.parquet (a row a cell), answers.csv (a row a cell and option), scores.csv,
-blocks.csv (scores and slopes by what training had not seen), national.csv, scores.png,
-questions.parquet, run.json and references.parquet (the answers of what needs no language model,
-docs/analysis.md); audit.csv with --config.audit=True, which asks the same cells in other ways. Run
-it again with the same WORKDIR to go on where it stopped.
+blocks.csv (scores and slopes by what training had not seen), national.csv, questions.parquet,
+references.parquet (the answers of what needs no language model, docs/analysis.md) and run.json. It
+has the order gap: how far answers move when the options are listed in the other order. Run it again
+with the same WORKDIR to go on where it stopped.
 """
 
 import threading
@@ -25,11 +25,10 @@ from ace_jax import command
 from ace_jax.answering import Batching
 from ace_jax.evaluation import record as recording
 from ace_jax.evaluation.answers import Answers
-from ace_jax.evaluation.ways import Ways, described
+from ace_jax.evaluation.orders import Orders, described
 from ace_jax.experiment import adapter_experiment
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.sharding import make_mesh
-from ace_jax.report.figures import score_by_granularity
 from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.processes import keep_compiled, on_first, start, stop_on_signal
 from ace_jax.runtime.progress import log
@@ -63,8 +62,6 @@ def main(config: ConfigDict, workdir: Path, allowed: tuple[str, ...] = ()) -> No
         ]
         tables = recording.result_tables(scored, answers, references)
         on_first(lambda: recording.write_output(workdir, tables, run))
-        name = "adapter" if adapter else "base model"
-        on_first(lambda: score_by_granularity({name: tables["scores.csv"]}, workdir / "scores.png"))
         on_first(lambda: delete_saved(workdir))
     on_first(lambda: print(recording.shown(tables)))
     log(f"predictions and scores: {workdir}")
@@ -77,22 +74,20 @@ def ask_model(
     marks: tuple[str, ...],
     claim: Claim,
     stop: threading.Event,
-) -> tuple[dict[str, Answers], dict[str, Any]]:
-    """Returns a model's answers by way of asking, and run.json; saves the answers meanwhile."""
+) -> tuple[Answers, dict[str, Any]]:
+    """Returns a model's answers, and run.json; saves the answers meanwhile."""
     log(f"model: {model}")
-    ways = Ways.of(model.style, scored.cells, config.audit)
-    texts = ways.texts(scored.dataset)
+    orders = Orders.of(model.style, scored.cells)
+    texts = orders.texts(scored.dataset)
     run = model.run_record(scored, marks)
-    saved = SavedAnswers(
-        claim.workdir, run | {"audit": config.audit, "batch": config.batch.to_dict()}
-    )
+    saved = SavedAnswers(claim.workdir, run | {"batch": config.batch.to_dict()})
     saved.check()
     model.load()
     on_first(claim.make)
     answers = model.ask(texts, Batching(**config.batch), saved=saved, stop=stop)
-    gap = ways.order_gap(answers)
+    gap = orders.gap(answers)
     log(described(gap))
-    return ways.settle(answers), run | {"order_gap": gap}
+    return orders.settle(answers), run | {"order_gap": gap}
 
 
 def cli() -> None:

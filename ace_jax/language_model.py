@@ -20,15 +20,15 @@ from jax.sharding import Mesh
 
 from ace_jax.answering import Batching, ask
 from ace_jax.errors import InputError
-from ace_jax.evaluation.answers import UNALTERED, Answers, mean_of, predictions_table
+from ace_jax.evaluation.answers import Answers, mean_of, predictions_table
 from ace_jax.evaluation.asked import Asked, shifts_table
+from ace_jax.evaluation.orders import Orders
 from ace_jax.evaluation.record import (
     NOT_RECORDED,
     EvaluationSet,
     evaluation_set,
     run_record,
 )
-from ace_jax.evaluation.ways import Ways
 from ace_jax.experiment import Experiment, Model, Prompt, adapter_experiment
 from ace_jax.likelihood import ScoringStep, make_scoring_step
 from ace_jax.model.architecture import base_dtype
@@ -318,11 +318,11 @@ class LanguageModel:
         """
         scored = evaluation_set(survey, split, self.experiment, split=holdout)
         marks = self.marks(scored, tuple(allow_mismatch))
-        ways = Ways.of(self.style, scored.cells, audit=False)
-        answers = self.ask(ways.texts(scored.dataset))
-        predictions = predictions_table(scored.cells, ways.settle(answers)[UNALTERED])
+        orders = Orders.of(self.style, scored.cells)
+        answers = self.ask(orders.texts(scored.dataset))
+        predictions = predictions_table(scored.cells, orders.settle(answers))
         predictions.attrs["ace_jax"] = {
-            "run": self.run_record(scored, marks) | {"order_gap": ways.order_gap(answers)},
+            "run": self.run_record(scored, marks) | {"order_gap": orders.gap(answers)},
             "questions": scored.questions_scored.to_dict("records"),
         }
         return predictions

@@ -3,7 +3,7 @@
     python benchmarks/report_size.py [--countries 14] [--questions 240] [--keep DIR]
 
 Five methods and seven references on countries x questions x 80 personas, of 2 to 11 options, with
-topics, texts and an audit. The report is made in a process of its own. If there is a Chromium, it
+topics and texts. The report is made in a process of its own. If there is a Chromium, it
 opens the page ten times and the median counts. Prints JSON: seconds, peak memory, bytes, and
 milliseconds until the page is drawn and can be used.
 """
@@ -100,16 +100,6 @@ def write_runs(directory: Path, countries: int, questions: int) -> list[str]:
         moved_too = np.einsum("cqa,pa->cqp", moves * effects + others, named)
         p = _answers(near * centre + wrong + moved_too, 0.9 * spread, options)
         runs.append(_write(directory / name, name, cells, p_data, p, table, levels))
-        audit = pd.DataFrame(
-            {
-                "variant": ["unaltered", "options reversed", "letters", "question first"],
-                "granularity": 4,
-                "score": random.uniform(0.7, 0.85, 4),
-                "moved": [0.0, 0.08, 0.05, 0.11],
-                "option_mass": 0.97,
-            }
-        )
-        audit.to_csv(directory / name / "audit.csv", index=False)
     # Seven references, as `evaluate` writes them; their answers do not matter here.
     uniform = [np.full(k, 1 / k) for k in options[question]]
     middle = _answers(centre + 0 * moved, spread, options)

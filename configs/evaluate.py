@@ -34,7 +34,6 @@ def get_config(experiment: str = "ace") -> ConfigDict:
 
     config.adapter = ConfigDict()
     config.adapter.path = placeholder(str)  # a PEFT directory; None: the base model
-    config.audit = False  # True: how far the answers depend on how they are asked for
 
     config.batch = ConfigDict()
     config.batch.size = 80  # cells that share a trie: all personas of a question

@@ -71,24 +71,21 @@ esac
 
 for each in $unseen; do
   holdout=$(holdout_of "$each") here=$output/$each
-  # An audit asks four times over, in ways that share less: base and ace, once, on questions.
-  case $each in questions) audited=${seeds%% *} ;; *) audited= ;; esac
 
-  score base "$here/base" ${audited:+--config.audit=True} "$@"
+  score base "$here/base" "$@"
   score adprompt "$here/adprompt" "$@"
   runs=(--run "base=$here/base" --run "adprompt=$here/adprompt")
 
   for seed in $seeds; do
     fields=(--config.seed="$seed" "$@")
     for method in $methods; do
-      trained=$here/$method-$seed audit=
-      [ "$method $seed" != "ace $audited" ] || audit=True
+      trained=$here/$method-$seed
       [ -f "$trained/scored/run.json" ] ||
         python -m ace_jax.train --config "configs/methods.py:$method${epochs:+@$epochs}" \
           --workdir "$trained/train" --config.data.holdout="$holdout" \
           ${steps:+--config.max_steps="$steps"} "${fields[@]}"
       score "$method" "$trained/scored" --config.adapter.path="$trained/train/adapter" \
-        ${audit:+--config.audit=True} "${fields[@]}"
+        "${fields[@]}"
     done
   done
   for method in $methods; do

@@ -177,7 +177,6 @@ def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
     assert run["marks"] == []
     assert run["adapter"] is None
     assert run["prompt"]["template"] == "question_first"
-    assert (base / "scores.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert {path.name for path in base.iterdir()} == {
         "predictions.parquet",
         "references.parquet",
@@ -186,7 +185,6 @@ def test_the_run_says_what_was_scored(base, survey_path, tiny_checkpoint):
         "national.csv",
         "questions.parquet",
         "scores.csv",
-        "scores.png",
         "run.json",
         "lock",
     }
@@ -202,23 +200,9 @@ def test_the_same_again_is_the_same(base, tiny_checkpoint, survey_path, tmp_path
         assert (tmp_path / name).read_bytes() == (base / name).read_bytes()
 
 
-def test_an_audit_asks_in_other_ways_and_changes_nothing_else(
+def test_the_order_gap_is_to_a_survey_that_lists_its_options_the_other_way_round(
     base, tiny_checkpoint, survey_path, tmp_path
 ):
-    evaluate.main(config_for(tiny_checkpoint, survey_path, audit=True), tmp_path / "audited")
-    pd.testing.assert_frame_equal(predictions_of(tmp_path / "audited"), predictions_of(base))
-    files = [json.loads((of / "run.json").read_text()) for of in (tmp_path / "audited", base)]
-    assert files[0].pop("files").keys() - files[1].pop("files").keys() == {"audit.csv"}
-    assert files[0].pop("content_sha256") != files[1].pop("content_sha256")
-    assert files[0] == files[1]
-    assert (tmp_path / "audited" / "scores.csv").read_bytes() == (base / "scores.csv").read_bytes()
-    audit = pd.read_csv(tmp_path / "audited" / "audit.csv").set_index(["variant", "granularity"])
-    scores = pd.read_csv(base / "scores.csv").query("country == 'ALL'").set_index("granularity")
-    pd.testing.assert_frame_equal(audit.loc["unaltered"][SCORES[2:]], scores[SCORES[2:]])
-    assert (audit.loc["unaltered"]["moved"] == 0).all()
-    assert (audit.drop(["unaltered", "code_labels"])["moved"] > 0).all()
-
-    # A survey that lists its options the other way round gets the reversed answers.
     dataset = read_dataset(survey_path)
     turned = {
         "option_labels": [labels[::-1] for labels in dataset.questions["option_labels"]],
@@ -228,18 +212,17 @@ def test_an_audit_asks_in_other_ways_and_changes_nothing_else(
     other = Dataset(dataset.questions.assign(**turned), cells, dataset.manifest)
     write_dataset(other, tmp_path / "turned")
     evaluate.main(config_for(tiny_checkpoint, tmp_path / "turned"), tmp_path / "out")
-    expected = pd.read_csv(tmp_path / "out" / "scores.csv").query("country == 'ALL'")
-    reversed_options = audit.loc["reversed_options"]
-    np.testing.assert_allclose(reversed_options["score"], expected["score"], atol=1e-6)
     answers, plain = (predictions_of(out) for out in (tmp_path / "out", base))
     moved = [
         wasserstein_distance(range(len(one)), range(len(one)), one, two[::-1]) / (len(one) - 1)
         for one, two in zip(plain["p_model"], answers["p_model"], strict=True)
     ]
-    of_countries = answers.assign(moved=moved).groupby(["granularity", "country"])
-    means = of_countries[["moved", "option_mass"]].mean().groupby("granularity").mean()
-    for name, expected in means.items():
-        np.testing.assert_allclose(reversed_options[name], expected, atol=1e-6)
+    coarsest = plain["granularity"] == plain["granularity"].min()
+    expected = plain.assign(moved=moved)[coarsest].groupby("question_id")["moved"].mean()
+    gap = json.loads((base / "run.json").read_text())["order_gap"]
+    assert gap["questions"] == pytest.approx(expected.to_dict(), abs=2e-6)
+    assert gap["mean"] == pytest.approx(expected.mean(), abs=2e-6)
+    assert min(gap["questions"].values()) > 0
 
 
 def test_an_adapter_of_zeros_is_the_base_and_a_trained_one_is_not(

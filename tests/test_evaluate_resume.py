@@ -29,7 +29,7 @@ SMALL = {
     "data.questions": ("natspac", "abany"),
     "data.holdout": "none",
     "data.split": "all",
-    "batch.size": 40,  # 4 batches
+    "batch.size": 40,  # 4 batches, and one in the other order
     "batch.row_lengths": (256,),
 }
 WRITTEN = ("predictions.parquet", "scores.csv", "questions.parquet")
@@ -61,17 +61,17 @@ def small_config(checkpoint, **changes):
 
 @pytest.fixture(scope="module")
 def whole(tiny_checkpoint, tmp_path_factory):
-    """An evaluation without a stop, audited."""
+    """An evaluation without a stop."""
     workdir = tmp_path_factory.mktemp("whole")
-    evaluate.main(small_config(tiny_checkpoint, audit=True), workdir)
+    evaluate.main(small_config(tiny_checkpoint), workdir)
     return workdir
 
 
 def outcome(workdir):
-    """What is written of an evaluation, audited or not."""
-    run = read_object(workdir / "run.json", "an evaluation")
-    del run["files"]  # an audit is among them
-    return run, *((workdir / name).read_bytes() for name in WRITTEN)
+    """What is written of an evaluation."""
+    return read_object(workdir / "run.json", "an evaluation"), *(
+        (workdir / name).read_bytes() for name in WRITTEN
+    )
 
 
 def stop(config, workdir, after=2):
@@ -94,17 +94,16 @@ def stop(config, workdir, after=2):
 def test_a_stopped_evaluation_goes_on_and_ends_as_one_without_a_stop(
     whole, tiny_checkpoint, tmp_path, capsys
 ):
-    config = small_config(tiny_checkpoint, audit=True)
-    for after in (5, 23):  # in the midst of the second way to ask, and when all is answered
+    config = small_config(tiny_checkpoint)
+    for after in (2, 4):  # in the midst, and when all is answered
         last = stop(config, tmp_path, after)
-        here = f"after batch {after + 1} of 24"
+        here = f"after batch {after + 1} of 5"
         assert last == f"stopped {here}; run the same command again to go on"
         assert {path.name for path in tmp_path.iterdir()} == {FILE, "lock"}
     capsys.readouterr()
     evaluate.main(config, tmp_path)
-    assert "evaluate: batch 24 of 24" in capsys.readouterr().err.splitlines()
+    assert "evaluate: batch 5 of 5" in capsys.readouterr().err.splitlines()
     assert outcome(tmp_path) == outcome(whole)
-    assert (tmp_path / "audit.csv").read_bytes() == (whole / "audit.csv").read_bytes()
     assert not (tmp_path / FILE).exists()
 
 
@@ -243,11 +242,11 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_finished_evaluation_is_made_anew(whole, tiny_checkpoint, peft_adapter, tmp_path):
-    """What lay there is replaced as a whole: nothing is left of an audit that is no more."""
+    """What lay there is replaced as a whole."""
     workdir = shutil.copytree(whole, tmp_path / "run")
-    (workdir / "audit.csv").write_text("variant\n")
+    (workdir / "national.csv").write_text("country\n")
     adapter = str(peft_adapter("q_proj")[1])
     evaluate.main(small_config(tiny_checkpoint, adapter__path=adapter), workdir)
     assert json.loads((workdir / "run.json").read_text())["adapter"]["path"] == adapter
     assert not predictions_of(workdir).equals(predictions_of(whole))
-    assert not (workdir / "audit.csv").exists()
+    assert (workdir / "national.csv").read_text() != "country\n"

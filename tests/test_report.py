@@ -122,16 +122,14 @@ def test_tables_figures_and_one_page_are_written(runs, tmp_path, capsys, draw):
 
 def test_a_report_is_made_again_and_has_blocks_where_runs_held_out_the_same(tmp_path, capsys):
     unseen = {"questions": ["q1"], "countries": [], "personas": []}
-    audit = pd.DataFrame({"variant": ["options reversed"], "granularity": [4], "score": [0.5]})
     runs = []
     for seed, name in enumerate(("base", "trained")):
         table = predictions(seed, countries=("USA", "NGA"))
         runs.append(write_out(tmp_path / name, table, adapter=None, held_out=unseen))
-    audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
     for _ in range(2):
         report.main([*runs, "--output", str(tmp_path / "report")])
     written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"blocks.csv", "audit.csv", "tiers.csv", "gaps.csv"} <= written
+    assert {"blocks.csv", "tiers.csv", "gaps.csv"} <= written
     assert written <= {*report.OWN, *report.OTHERS}
     blocks = pd.read_csv(tmp_path / "report" / "blocks.csv")
     assert set(blocks["block"]) == {"unseen questions", "seen"}
@@ -279,14 +277,15 @@ def test_what_a_report_lacks_is_said(tmp_path):
     assert "Effects are missing" in notes
 
 
-def test_the_audit_of_seeds_is_their_mean(seeds, tmp_path):
-    for name, score in (("trained", 0.75), ("seed 3", 0.5)):  # one seed was not audited
-        audit = pd.DataFrame({"variant": ["unaltered", "a"], "granularity": 4, "score": score})
-        audit.to_csv(tmp_path / name / "audit.csv", index=False)
+def test_the_order_gap_of_seeds_is_their_mean(seeds, tmp_path):
+    for name, gap in (("trained", 0.2), ("seed 3", 0.4)):  # the base did not measure it
+        run = json.loads((tmp_path / name / "run.json").read_text())
+        run["order_gap"] = {"mean": gap, "n_cells": 2, "questions": {"q1": gap, "q0": gap}}
+        (tmp_path / name / "run.json").write_text(json.dumps(run))
     report.main([*seeds, "--output", str(tmp_path / "report")])
-    audit = pd.read_csv(tmp_path / "report" / "audit.csv")
-    assert audit["variant"].tolist() == ["unaltered", "a"]
-    assert audit["score"].tolist() == [62.5, 62.5]
+    gaps = pd.read_csv(tmp_path / "report" / "order_gaps.csv")
+    assert gaps["question_id"].tolist() == ["ALL", "q1", "q0"]
+    assert gaps["gap"].tolist() == pytest.approx([30, 30, 30])
 
 
 def write_references(out, **answers):
@@ -297,9 +296,7 @@ def write_references(out, **answers):
     pd.concat(tables).to_parquet(out / "references.parquet", index=False)
 
 
-def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
-    audit = pd.DataFrame({"variant": ["unaltered"], "granularity": [4], "score": [0.75]})
-    audit.to_csv(tmp_path / "trained" / "audit.csv", index=False)
+def test_the_first_runs_references_are_shown(runs, tmp_path, draw):
     other = predictions(3)
     uniform = [np.full(3, 1 / 3)] * len(other)
     write_references(tmp_path / "base", uniform=uniform, nearest=list(other["p_model"]))
@@ -312,7 +309,6 @@ def test_an_audit_and_the_first_runs_references_are_shown(runs, tmp_path, draw):
     assert data["references"] == ["uniform", "nearest"]
     assert [run["name"] for run in data["runs"]] == ["base", "trained"]
     assert not any("No references" in note for note in data["notes"])
-    assert pd.DataFrame(**data["tables"]["audit"])["score"].tolist() == [75.0]
     differences = pd.read_csv(tmp_path / "report" / "differences.csv")
     assert set(differences["other"]) == {"base", "trained"}  # no reference with another
     learnt = pd.read_csv(tmp_path / "report" / "effect_differences.csv")

@@ -13,7 +13,6 @@ import subprocess
 import zlib
 
 import numpy as np
-import pandas as pd
 import pytest
 from test_report import NASTY, predictions, write_out, write_questions
 
@@ -75,11 +74,10 @@ def report(tmp_path_factory):
     eight = tuple(f"q{i}" for i in range(8))
     tables = [predictions(seed, questions=eight) for seed in (1, 2, 3)]
     for name, table in zip(("base", "other", "trained"), tables, strict=True):
-        write_out(directory / name, table if name != "trained" else near(table, 0.8))
+        gap = {"mean": 0.25, "n_cells": 1, "questions": {"q1": 0.25}}
+        mine = {"order_gap": gap} if name == "trained" else {}
+        write_out(directory / name, table if name != "trained" else near(table, 0.8), **mine)
         write_questions(directory / name, eight, text=NASTY, topic=f"Trust {NASTY}")
-    audit = pd.DataFrame({"variant": ["unaltered", "reversed_options"], "granularity": 4})
-    audit = audit.assign(score=[0.75, 0.5], moved=[0, 0.25], option_mass=0.9)
-    audit.to_csv(directory / "trained" / "audit.csv", index=False)
     comparison = compare({name: directory / name for name in ("base", "other", "trained")})
     comparison.save_html(directory / "index.html")
     return comparison, directory / "index.html"
@@ -126,7 +124,7 @@ def said(document):
 def test_the_page_opens_with_a_verdict_and_all_its_parts(index, tmp_path):
     document = opened(index, tmp_path)
     assert "answers most like the survey" in document
-    for part in ("overview", "countries", "topics", "attributes", "questions", "audit", "about"):
+    for part in ("overview", "countries", "topics", "attributes", "questions", "order", "about"):
         assert f'<section id="{part}"' in document
     assert (
         "Opening\N{HORIZONTAL ELLIPSIS}" not in document
@@ -162,14 +160,14 @@ def test_the_explorer_shows_what_the_cells_hold(report, tmp_path):
 
 
 @browser
-def test_effects_classes_and_audits_are_those_of_the_tables(report, tmp_path):
+def test_effects_classes_and_order_gaps_are_those_of_the_tables(report, tmp_path):
     script = """
       const rows = (table) => [...table.querySelectorAll("tbody tr")]
         .map((row) => [...row.children].map((cell) => cell.textContent));
       const effects = [...document.querySelectorAll("#attributes table")]
         .find((one) => one.ariaLabel.startsWith("Effects by question"));
       const bars = [...document.querySelectorAll("#attributes .track")].map((one) => one.ariaLabel);
-      say({ effects: rows(effects), bars, audit: rows(document.querySelector("#audit table")) });"""
+      say({ effects: rows(effects), bars, order: rows(document.querySelector("#order table")) });"""
     found = said(opened(report[1], tmp_path, script))
     tables = report[0].tables
     effects = tables["effects"].query("run == 'trained' and country == 'ALL'")
@@ -185,7 +183,7 @@ def test_effects_classes_and_audits_are_those_of_the_tables(report, tmp_path):
         shown = dict(re.findall(r"(\w+) (\d+) %", bar))
         shares = of.set_index("class")["share"].to_dict()
         assert {name: int(share) for name, share in shown.items()} == pytest.approx(shares, abs=0.5)
-    assert found["audit"] == [["trained", "90.0", "75.0", "50.0 moved 25.0"]]
+    assert found["order"] == [["All", "25.0"], ["q1", "25.0"]]
 
 
 @browser

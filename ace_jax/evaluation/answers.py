@@ -1,16 +1,13 @@
 """Answers to cells, alone and beside the survey's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ace_jax.evaluation.alignment import Distributions, alignment_distances, score_table
-from ace_jax.evaluation.uncertainty import ALL
-
-UNALTERED = "unaltered"
+from ace_jax.evaluation.alignment import Distributions, alignment_distances
 
 
 @dataclass(frozen=True)
@@ -62,24 +59,3 @@ def answers_table(predictions: pd.DataFrame, questions: pd.DataFrame) -> pd.Data
     columns = ["option", "option_text", "p_data", "p_model"]
     long = table.explode(columns, ignore_index=True)
     return long[[*who.drop("option_mass"), *columns, "option_mass"]]
-
-
-def audit_table(cells: pd.DataFrame, answers: Mapping[str, Answers]) -> pd.DataFrame:
-    """Returns the score over all countries by variant and granularity, and how far answers moved.
-
-    `answers` are by variant, UNALTERED among them. Columns are variant, granularity, n_cells,
-    n_questions, score, ci_low, ci_high (as in the rows ALL of `score_table`), moved (mean alignment
-    distance from the unaltered answers) and option_mass (mean).
-    """
-    p = {name: Distributions.of(pd.Series(of.p, dtype=object)) for name, of in answers.items()}
-    tables = []
-    for name, given in answers.items():
-        moved = alignment_distances(p[name], p[UNALTERED])
-        predictions = predictions_table(cells, given).assign(moved=moved)
-        means = predictions.groupby(["granularity", "country"])[["moved", "option_mass"]].mean()
-        means = means.groupby("granularity").mean().reset_index()
-        scores = score_table(predictions)
-        overall = scores[scores["country"] == ALL].drop(columns="country")
-        tables.append(overall.merge(means, on="granularity").assign(variant=name))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["variant", *table.columns.drop("variant")]]

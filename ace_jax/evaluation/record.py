@@ -12,13 +12,7 @@ from ml_collections import ConfigDict
 from ace_jax import __version__
 from ace_jax.errors import InputError, check_in
 from ace_jax.evaluation.alignment import score_table
-from ace_jax.evaluation.answers import (
-    UNALTERED,
-    Answers,
-    answers_table,
-    audit_table,
-    predictions_table,
-)
+from ace_jax.evaluation.answers import Answers, answers_table, predictions_table
 from ace_jax.evaluation.blocks import MODEL, SLOPES, block_table
 from ace_jax.evaluation.poststratify import national_table
 from ace_jax.evaluation.references import reference_answers
@@ -246,16 +240,16 @@ def run_record(
 
 
 def result_tables(
-    scored: EvaluationSet, answers: Mapping[str, Answers], references: Mapping[str, Answers]
+    scored: EvaluationSet, answers: Answers, references: Mapping[str, Answers]
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables by file name; audit.csv is there if cells were asked in several ways.
+    """Returns the tables by file name; national.csv is there if there are cells of the finest kind.
 
     scores.csv has a column `score_NAME` a reference. references.parquet has a row a cell and
     reference: reference, cell (its row in predictions.parquet, int64), p (float64 array).
     blocks.csv is `blocks.block_table`.
     """
     cells, questions = scored.cells, scored.questions_scored
-    predictions = predictions_table(cells, answers[UNALTERED])
+    predictions = predictions_table(cells, answers)
     score_of = {
         f"{BESIDE}{name}": score_table(predictions_table(cells, of))["score"]
         for name, of in references.items()
@@ -273,7 +267,7 @@ def result_tables(
         "blocks.csv": block_table(
             {
                 name: [predictions_table(cells, of)]
-                for name, of in {MODEL: answers[UNALTERED], **references}.items()
+                for name, of in {MODEL: answers, **references}.items()
             },
             scored.held_out,
             scored.dataset.attributes,
@@ -283,8 +277,6 @@ def result_tables(
     national = national_table(predictions, len(scored.dataset.attributes))
     if len(national):
         tables["national.csv"] = national
-    if len(answers) > 1:
-        tables["audit.csv"] = audit_table(cells, answers)
     return tables
 
 
@@ -293,7 +285,7 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
     Raises `InputError` if they cannot be written.
     """
-    for before in ("run.json", "audit.csv", "national.csv"):
+    for before in ("run.json", "national.csv"):
         (workdir / before).unlink(missing_ok=True)
     for name, table in tables.items():
         with whole_file(workdir / name, replace=True) as file:
@@ -304,7 +296,7 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
 
 def shown(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Returns scores, the finest cells of each block, the audit if any and national answers."""
+    """Returns scores, the finest cells of each block and national answers."""
     scores, blocks = tables["scores.csv"], tables["blocks.csv"]
     beside = [str(name) for name in scores if str(name).startswith(BESIDE)]
     style: dict[str, Any] = {"float_format": "{:.4f}".format, "index": False}
@@ -319,8 +311,6 @@ def shown(tables: Mapping[str, pd.DataFrame]) -> str:
         size = f"questions {row['n_questions']}, countries {row['n_countries']}"
         table = its[["run", "score", *SLOPES]].dropna(axis=1, how="all").to_string(**style)
         parts.append(f"{block}, G = {row['granularity']} ({size}):\n{table}")
-    if "audit.csv" in tables:
-        parts.append(tables["audit.csv"].to_string(**style))
     if "national.csv" in tables:
         means = tables["national.csv"][["distance", "distance_unweighted"]].mean()
         parts.append(

@@ -20,7 +20,7 @@ from ace_jax.runtime.progress import log
 
 # What a report always has, and tables that only some have: such a directory may be replaced.
 OWN = ("index.html", "scores.csv", "topics.csv", "gains.csv", "slopes.csv", "figures")
-SOME = ("differences", "effect_differences", "tiers", "gaps", "composition", "blocks", "audit")
+SOME = ("differences", "effect_differences", "tiers", "gaps", "composition", "blocks", "order_gaps")
 OTHERS = tuple(f"{name}.csv" for name in (*SOME, "effects", "effect_distances", "classes"))
 
 

@@ -84,17 +84,6 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def score_by_granularity(runs: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Draws the scores (`alignment.score_table`) over all countries, one line a run."""
-    tables = [table[table["country"] == ALL].assign(run=name) for name, table in runs.items()]
-    scores = pd.concat(tables, ignore_index=True)
-    scores[["score", "ci_low", "ci_high"]] *= 100
-    with drawn(path, (1.3 * COLUMN, 3.2), ("png",)) as (_, [[axes]]):
-        _score_lines(axes, scores, looks_of(list(runs)))
-        axes.set_title("Alignment with the survey, 95 % intervals over questions")
-        axes.legend()
-
-
 def effect_sizes(dataset: Dataset, path: Path) -> None:
     """Draws how far each attribute moves answers, by topic (as the paper's Fig. 5).
 

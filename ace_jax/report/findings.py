@@ -44,7 +44,6 @@ EFFECT = ("country", "attribute", "combination", "question_id")
 WHY_UNCLEAR = "too few questions, or too small differences in the survey"
 NO_EFFECT, NOISE_FLOOR = "predicting no effect", "sampling noise alone"
 GAINS = ["n_seeds", "seed_sd", "gain", "gain_low", "gain_high", "p_value"]
-IN_AUDIT = ["score", "ci_low", "ci_high", "moved", "option_mass"]  # 0-1 there, 0-100 here
 
 
 @dataclass(frozen=True)
@@ -168,17 +167,8 @@ def find(methods: Methods, notes: Sequence[str], average: Average) -> Findings:
         tables |= _effects(everything, questions, min_n, seed)
     except InputError as error:
         notes.append(f"Effects are missing: {error}.")
-    audits = [
-        run.audit.assign(run=name)
-        for name, of in methods.items()
-        for run in of
-        if run.audit is not None
-    ]
-    if audits:  # the mean over the seeds that were audited
-        by = pd.concat(audits).groupby(["run", "variant", "granularity"], sort=False)
-        audit = by.mean()
-        audit[audit.columns.intersection(IN_AUDIT)] *= 100
-        tables["audit"] = audit.reset_index()
+    if len(gaps := _order_gaps(methods)):
+        tables["order_gaps"] = gaps
     marks, names = tuple(marks_of(runs)), tuple(references)
     return Findings(methods, names, questions, average, tables, marks, tuple(notes))
 
@@ -211,6 +201,22 @@ def _effects(
         "effect_distances": _by_run(pd.concat(distances), everything),
         "classes": class_shares(of_methods),
     }
+
+
+def _order_gaps(methods: Methods) -> pd.DataFrame:
+    """Returns how far the order of options moves answers (0-100): run, question_id, gap.
+
+    `ALL` is the mean over questions. Runs that did not record it are left out.
+    """
+    rows = [
+        (name, question, 100 * gap)
+        for name, of in methods.items()
+        for run in of
+        if (its := run.identity.get("order_gap"))
+        for question, gap in {ALL: its["mean"], **its["questions"]}.items()
+    ]
+    table = pd.DataFrame(rows, columns=["run", "question_id", "gap"])
+    return table.groupby(["run", "question_id"], sort=False).mean().reset_index()
 
 
 def _of_each(

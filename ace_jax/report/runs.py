@@ -18,6 +18,7 @@ from ace_jax.files import check_digests, read_object
 from ace_jax.survey.personas import Attribute, attributes_of
 
 REQUIRED = ("country", "question_id", "granularity", "n", "effective_n", "p_data", "p_model")
+REFERENCES = "references.parquet"
 RECORD = "ace_jax"  # the key of `DataFrame.attrs` that holds a run's record
 
 RunLike = pd.DataFrame | str | Path
@@ -36,7 +37,6 @@ class Run:
     predictions: pd.DataFrame
     questions: pd.DataFrame
     identity: Mapping[str, Any]
-    audit: pd.DataFrame | None = None
     references: Path | None = None
 
     @property
@@ -136,7 +136,7 @@ def reference_runs(run: Run) -> dict[str, list[Run]]:
             sizes = predictions["p_model"].map(len)
             if not sizes.equals(predictions["p_data"].map(len)):
                 raise ValueError(f"{name} has answers of another size")
-            found[str(name)] = [replace(run, name=str(name), predictions=predictions, audit=None)]
+            found[str(name)] = [replace(run, name=str(name), predictions=predictions)]
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{run.references} is damaged ({error}); evaluate it again") from None
     return found
@@ -180,14 +180,11 @@ def _read(name: str, source: RunLike) -> Run:
     else:
         where, out = str(source), Path(source)
         identity = read_object(out / "run.json", "an output of ace_jax.evaluate")
-        some = [each for each in ("audit.csv", "references.parquet") if (out / each).is_file()]
-        known = identity.pop("files", {})
-        tables = ["predictions.parquet", "questions.parquet"]
-        check_digests(out, known, [*tables, *some])
+        tables, references = ["predictions.parquet", "questions.parquet"], out / REFERENCES
+        check_digests(out, identity.pop("files", {}), [*tables, REFERENCES])
         predictions, questions = (_load(out / table) for table in tables)
-        audit = _load(out / "audit.csv") if "audit.csv" in some else None
-        references = out / "references.parquet" if "references.parquet" in some else None
-        run = Run(name, predictions, questions, identity, audit, references)
+        found = references if references.is_file() else None
+        run = Run(name, predictions, questions, identity, found)
     if {"attributes", "seed", "data"} - set(run.identity) or "min_n" not in run.identity["data"]:
         raise InputError(f"{where}: run.json lacks attributes, seed or data; evaluate it again")
     names = [str(name) for name in run.identity["attributes"]]
@@ -206,7 +203,7 @@ def _read(name: str, source: RunLike) -> Run:
 
 def _load(path: Path) -> Any:
     try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return pd.read_parquet(path)
     except FileNotFoundError:
         problem = f"{path.parent}: {path.name} is missing; run ace_jax.evaluate first"
     except (OSError, LookupError, ValueError, pa.ArrowException) as error:

@@ -44,7 +44,7 @@ KEPT = {
     "slopes": "run country granularity toggle slope slope_low slope_high verdict",
     "effect_distances": "run country attribute distance distance_low distance_high",
     "classes": "run country class share",
-    "audit": "run variant granularity score moved option_mass",
+    "order_gaps": "run question_id gap",
 }
 
 

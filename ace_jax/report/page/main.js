@@ -1,7 +1,7 @@
 // The page: its sections, the choices that hold for all of them, and where one is.
 const SECTIONS = [
   ["overview", "Overview", overview], ["standing", "", standings], ["countries", "Countries", countries], ["topics", "Topics", topics],
-  ["attributes", "Attributes", attributes], ["questions", "Questions", questions], ["audit", "Audit", audit], ["about", "About", about],
+  ["attributes", "Attributes", attributes], ["questions", "Questions", questions], ["order", "Order", order], ["about", "About", about],
 ];
 const START_ALL = [ALL, "All"];
 

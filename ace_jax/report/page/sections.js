@@ -1,4 +1,4 @@
-// The comparison taken apart: by country, by topic, by attribute; the audit; and what all of it is.
+// The comparison taken apart: by country, by topic, by attribute; the order of options; and what all of it is.
 const to = (code) => h("a", { href: "#", onclick: (event) => { event.preventDefault(); change({ country: code }); } }, countryName[code]);
 
 function countries() {
@@ -156,26 +156,20 @@ function influence() {
       caption: "How far each attribute moves answers, all countries (0\u2013100, sampling noise included)" })];
 }
 
-function audit() {
-  const rows = tables.audit || [];
-  if (!rows.length) return [h("h2", {}, "Audit"), h("p", { class: "note" }, "These runs were not audited. Evaluate with --config.audit=True to see how much the form of a prompt matters.")];
-  return [h("h2", {}, "Audit"), h("p", {}, "What should not matter: how options are named, in which order they come, how the question is put."),
-    view(["granularity"], () => auditTable(rows.filter((row) => String(row.granularity) === state.granularity)))];
-}
-// Methods in rows, ways to ask in columns; beside a score, how far it makes answers move.
-function auditTable(rows) {
-  if (!rows.length) return h("p", { class: "note" }, "Not audited at this granularity.");
-  const at = indexed(rows, "run", "variant");
-  const [asked, ...others] = [...new Set(rows.map((row) => row.variant))];
-  const column = (variant) => ({ key: variant, label: title(variant), value: (row) => at(row.run, variant)?.score,
-    text: (row) => fixed(at(row.run, variant)?.score),
-    small: (row) => (variant !== asked && known(at(row.run, variant)?.moved) ? `moved ${fixed(at(row.run, variant).moved)}` : "") });
-  const columns = [{ key: "run", label: "Method", text: (row) => row.run, value: (row) => row.run }, ...[asked, ...others].map(column)];
-  if (rows.some((row) => known(row.option_mass))) columns.splice(1, 0,
-    { key: "mass", label: "Option mass, %", text: (row) => fixed(at(row.run, asked)?.option_mass), value: (row) => at(row.run, asked)?.option_mass });
-  return [sortable({ columns, rows: runs.filter((run) => at(run, asked)).map((run) => ({ run })),
-    caption: `Scores by the way of asking, all countries, flat averages, ${granularityText(state.granularity)}` }),
-    h("p", { class: "note" }, "Moved: mean distance (0\u2013100) from the answers as first asked. Option mass: probability that falls on any of the options, before they are set to sum to one.")];
+// How far each method's answers move when the options are listed in the other order.
+function order() {
+  const rows = tables.order_gaps || [];
+  const heading = h("h2", {}, "Order of options");
+  if (!rows.length) return [heading, h("p", { class: "note" }, "These runs did not measure it. Evaluate them again.")];
+  const at = indexed(rows, "run", "question_id");
+  const methods = runs.filter((run) => at(run, ALL));
+  const asked = [...new Set(rows.map((row) => row.question_id))].filter((id) => id !== ALL);
+  const cell = (id) => (run) => at(run, id)?.gap;
+  const columns = [{ key: "question", label: "Question", text: (row) => (row.id === ALL ? "All" : row.id), value: (row) => row.id },
+    ...methods.map((run) => ({ key: run, label: run, value: (row) => cell(row.id)(run), text: (row) => fixed(cell(row.id)(run)) }))];
+  return [heading,
+    h("p", {}, "A model that answers the question and not its form says the same whichever option comes first. How far do answers move (0\u2013100) when the options are listed in the other order?"),
+    sortable({ columns, rows: [ALL, ...asked].map((id) => ({ id })), caption: "Mean distance between the answers in both orders, coarsest cells" })];
 }
 
 function about() {
