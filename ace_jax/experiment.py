@@ -22,7 +22,7 @@ from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.recipe import Recipe
 from ace_jax.survey.dataset import Dataset, select_questions
-from ace_jax.survey.readers.sources import load_survey
+from ace_jax.survey.readers.sources import load_survey, paths_of
 from ace_jax.survey.split import HeldOut, Split
 
 FILE = "experiment.json"
@@ -52,8 +52,8 @@ class Survey:
     """The survey: `digest` is of its content, so a renamed or re-prepared DATASET is the same one.
 
     Attributes:
-      name: last part of the path.
-      path: how it was named.
+      name: last part of the path; of several, joined by +.
+      path: how it was named; of several, joined by commas.
       digest: SHA-256 of its questions and cells.
       questions: ids of the questions selected; empty: all.
       attributes: levels by attribute.
@@ -73,7 +73,7 @@ class Survey:
     def of(cls, dataset: Dataset, path: str, questions: tuple[str, ...]) -> "Survey":
         """Describes a whole dataset, of which only some questions may be used."""
         return cls(
-            name=Path(path).name,
+            name="+".join(Path(each).name for each in paths_of(path)),
             path=path,
             digest=dataset.digest,
             questions=questions,

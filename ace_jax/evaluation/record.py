@@ -22,7 +22,7 @@ from ace_jax.prompts.encode import PromptStyle
 from ace_jax.prompts.template import PromptTemplate
 from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.readers.release_train import is_release_train
-from ace_jax.survey.readers.sources import load_survey
+from ace_jax.survey.readers.sources import load_survey, paths_of
 from ace_jax.survey.split import HeldOut, Split
 
 PARTS = ("held_out", "train", "all")
@@ -141,7 +141,7 @@ def evaluation_set(
 
 def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSet:
     """Returns the cells that a config of `evaluate` names; the record fills what is None."""
-    path = given(config, "data.path", record and record.survey.path)
+    path = ",".join(paths_of(given(config, "data.path", record and record.survey.path)))
     if is_release_train(Path(path)):
         raise InputError(
             f"data.path: {path} is the authors' training file, which has no cells; name those to "

@@ -19,7 +19,7 @@ from ace_jax.survey.dataset import Dataset, select_questions
 from ace_jax.survey.estimators import pair_precision
 from ace_jax.survey.pairs import COUNTRY, mode, toggle_pairs, toggle_weights
 from ace_jax.survey.readers.release_train import ReleasePairs, is_release_train, read_train
-from ace_jax.survey.readers.sources import load_survey
+from ace_jax.survey.readers.sources import load_survey, paths_of
 from ace_jax.survey.split import HeldOut, Split
 
 Source = Dataset | ReleasePairs
@@ -75,7 +75,8 @@ def training_data(
     `split` and `source` are those of the config where they are not given. Raises `InputError` for
     settings that do not fit the survey, or nothing left to train or validate on.
     """
-    path, split = config.data.path, split or Split(config.data.holdout, config.seed)
+    path = ",".join(paths_of(config.data.path))
+    split = split or Split(config.data.holdout, config.seed)
     if source is None:
         source = read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
     weight = config.objective.pair_weight

@@ -12,6 +12,7 @@ from ace_jax.survey import cells
 from ace_jax.survey.codebook import Codebook, Question, Threshold
 from ace_jax.survey.codebook_file import read_codebook
 from ace_jax.survey.dataset import Dataset, read_dataset
+from ace_jax.survey.joined import joined
 from ace_jax.survey.readers import eqls, gss, issp, release_eval, wvs
 from ace_jax.survey.readers.tables import Raw, read_codes, stacked
 
@@ -73,15 +74,30 @@ def read(
     return select(Raw(stacked(tables), own), countries, questions)
 
 
-def load_survey(path_or_name: str | Path) -> Dataset:
+def load_survey(where: str | Path | Sequence[str | Path]) -> Dataset:
     """Reads a DATASET directory, a built-in dataset by its name, or the authors' data/eval.
 
-    Raises InputError as `read_dataset` and `release_eval.read_eval` do.
+    Several, as `paths_of` takes them, make one dataset (`joined.joined`). Raises InputError as
+    `read_dataset`, `release_eval.read_eval` and `joined` do, or if one is named twice.
     """
-    directory = Path(path_or_name)
-    released = release_eval.is_release_eval(directory)
-    dataset = release_eval.read_eval(directory) if released else read_dataset(path_or_name)
-    return replace(dataset, path=str(path_or_name))
+    paths = paths_of(where)
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise InputError(f"data.path: {','.join(paths)}: a survey is named twice; take one out")
+    datasets = []
+    for path in paths:
+        released = release_eval.is_release_eval(Path(path))
+        read = release_eval.read_eval(Path(path)) if released else read_dataset(path)
+        datasets.append(replace(read, path=path))
+    dataset = datasets[0] if len(datasets) == 1 else joined(datasets)
+    return replace(dataset, path=",".join(paths))
+
+
+def paths_of(where: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """Returns the surveys that `data.path` names: one, a sequence, or several joined by commas."""
+    if isinstance(where, str | Path):
+        text = str(where)
+        where = [text] if Path(text).exists() else text.split(",")
+    return tuple(str(path).strip() for path in where)
 
 
 def coverage(raw: Raw) -> str | None:

@@ -1,0 +1,138 @@
+"""Several surveys as one: what they share, and what cannot be joined."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from ml_collections import ConfigDict
+
+from ace_jax.errors import InputError
+from ace_jax.experiment import Survey
+from ace_jax.recipe import load_config
+from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
+from ace_jax.survey.readers.sources import load_survey, paths_of
+from ace_jax.training.data import training_data
+
+GSS = select_questions(read_dataset("gss2018"), ("natspac", "abany"))
+BOTH = "eqls2011,gss2018"
+
+
+def without(dataset: Dataset, name: str) -> Dataset:
+    """A survey that lacks an attribute."""
+    cells = dataset.cells[dataset.cells[name].isna()].drop(columns=name).reset_index(drop=True)
+    levels = {one.name: list(one.levels) for one in dataset.attributes if one.name != name}
+    return Dataset(dataset.questions, cells, dataset.manifest | {"attributes": levels})
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(**datasets):
+        for name, dataset in datasets.items():
+            write_dataset(dataset, tmp_path / name)
+        return [str(tmp_path / name) for name in datasets]
+
+    return write
+
+
+def test_two_surveys_are_one_with_the_cells_of_both():
+    one, two = map(read_dataset, paths_of(BOTH))
+    joined = load_survey(BOTH)
+    assert joined.name == "eqls2011+gss2018"
+    assert joined.attributes == one.attributes
+    assert len(joined.questions) == len(one.questions) + len(two.questions)
+    assert joined.cells["source"].value_counts().to_dict() == {
+        "eqls2011": len(one.cells),
+        "gss2018": len(two.cells),
+    }
+    assert load_survey(["eqls2011", "gss2018"]).digest == joined.digest
+    record = Survey.of(joined, joined.path, ())
+    assert (record.name, record.path) == ("eqls2011+gss2018", BOTH)
+    assert record.reopened().digest == joined.digest
+
+
+def test_what_only_one_survey_asks_of_people_is_left_out(written):
+    """Cells that name no other attribute stay; they count every respondent already."""
+    paths = written(ours=without(GSS, "residence"))
+    joined = load_survey(["eqls2011", *paths])
+    assert [one.name for one in joined.attributes] == ["gender", "education", "marital_status"]
+    whole = read_dataset("eqls2011").cells
+    kept = joined.cells[joined.cells["source"] == "eqls2011"]
+    assert len(kept) == whole["residence"].isna().sum()
+    assert "residence" not in joined.cells
+    assert joined.cells["granularity"].max() == 3
+    np.testing.assert_array_equal(kept["p"].iloc[7], whole[whole["residence"].isna()]["p"].iloc[7])
+
+
+def test_an_id_that_two_surveys_have_is_prefixed_in_both(written):
+    questions = GSS.questions.replace({"question_id": {"abany": "trust_people"}})
+    cells = GSS.cells.replace({"question_id": {"abany": "trust_people"}})
+    joined = load_survey(["eqls2011", *written(ours=Dataset(questions, cells, GSS.manifest))])
+    ids = set(joined.questions["question_id"])
+    assert {"eqls2011.trust_people", "ours.trust_people", "natspac"} <= ids
+    assert "trust_people" not in ids
+    assert set(joined.cells["question_id"]) == ids
+
+
+def test_shrunk_answers_of_one_survey_are_learnt_beside_the_others(written):
+    shrunk = replace(GSS, cells=GSS.cells.assign(p_shrunk=GSS.cells["p"].map(lambda p: p[::-1])))
+    joined = load_survey(["eqls2011", *written(ours=shrunk)])
+    ours = joined.cells["source"] == "gss2018"
+    learnt = joined.learnt[ours].iloc[3], joined.learnt[~ours].iloc[3]
+    raw = joined.cells.loc[ours, "p"].iloc[3], joined.cells.loc[~ours, "p"].iloc[3]
+    np.testing.assert_array_equal(learnt[0], raw[0][::-1])
+    np.testing.assert_array_equal(learnt[1], raw[1])
+
+
+def other_levels():
+    cells = GSS.cells.replace({"gender": {"Male": "Man"}})
+    levels = {one.name: list(one.levels) for one in GSS.attributes} | {"gender": ["Man", "Female"]}
+    return Dataset(GSS.questions, cells, GSS.manifest | {"attributes": levels})
+
+
+def other_attributes():
+    levels = {one.name: list(one.levels) for one in GSS.attributes}
+    names = {name: f"our_{name}" for name in levels}
+    attributes = {names[name]: its for name, its in levels.items()}
+    cells = GSS.cells.rename(columns=names)
+    return Dataset(GSS.questions, cells, GSS.manifest | {"attributes": attributes})
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        (other_levels, "gender has the levels Male, Female in eqls2011 and Man, Female in .*ours"),
+        (other_attributes, "have no attribute in common"),
+    ],
+)
+def test_surveys_that_do_not_fit_are_refused(other, line, written):
+    with pytest.raises(InputError, match=line):
+        load_survey(["eqls2011", *written(ours=other())])
+
+
+def test_a_survey_that_is_named_twice_is_refused(written):
+    (path,) = written(ours=GSS)
+    with pytest.raises(InputError, match="is named twice"):
+        load_survey([path, f"{path}/"])
+    copies = written(one=GSS, two=GSS)
+    with pytest.raises(InputError, match=r"two holds the same survey as .*one"):
+        load_survey(copies)
+
+
+def test_a_directory_with_a_comma_in_its_name_is_one_survey(written):
+    (path,) = written(**{"ours, 2018": GSS})
+    assert paths_of(path) == (path,)
+    assert load_survey(path).name == "gss2018"
+
+
+@pytest.mark.parametrize("path", [BOTH, ("eqls2011", "gss2018")])
+def test_training_learns_from_both_and_records_them(path):
+    settings = load_config("quickstart").to_dict()
+    settings["data"] |= {"path": path, "holdout": "question:abany,country:DEU"}
+    data = training_data(ConfigDict(settings))
+    assert {"natspac", "trust_people"} <= set(data.train.pairs["question_id"])
+    assert {"USA", "FRA"} <= set(data.train.pairs["country"])
+    assert data.survey.path == BOTH
+    assert data.held_out.questions == ("abany",)
+    assert data.held_out.countries == ("DEU",)
+    assert pd.Series(data.train.pairs["weight"]).eq(1).all()  # every cell counts alike
