@@ -8,10 +8,14 @@ import pytest
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
-from ace_jax.experiment import Survey
-from ace_jax.recipe import load_config
+from ace_jax.evaluation.record import evaluation_set
+from ace_jax.experiment import Experiment, Model, Prompt, Survey
+from ace_jax.model.formats import peft
+from ace_jax.prompts.encode import PromptStyle
+from ace_jax.recipe import Recipe, load_config
 from ace_jax.survey.dataset import Dataset, read_dataset, select_questions, write_dataset
 from ace_jax.survey.readers.sources import load_survey, paths_of
+from ace_jax.survey.split import HeldOut, Split
 from ace_jax.training.data import training_data
 
 GSS = select_questions(read_dataset("gss2018"), ("natspac", "abany"))
@@ -136,3 +140,37 @@ def test_training_learns_from_both_and_records_them(path):
     assert data.held_out.questions == ("abany",)
     assert data.held_out.countries == ("DEU",)
     assert pd.Series(data.train.pairs["weight"]).eq(1).all()  # every cell counts alike
+
+
+def test_a_survey_can_be_held_out():
+    joined = load_survey(BOTH)
+    held_out = Split("survey:gss2018,country:DEU").held_out(joined)
+    of_gss = joined.questions.loc[joined.questions["source"] == "gss2018", "question_id"]
+    assert held_out.questions == tuple(sorted(of_gss))
+    assert held_out.countries == ("DEU",)
+    with pytest.raises(InputError, match=r"no 'gss'; the nearest survey of 2 is gss2018"):
+        Split("survey:gss").held_out(joined)
+
+
+def test_of_another_survey_training_has_seen_only_what_its_own_has():
+    """EQLS has no question of the GSS, nor the USA; a part of the GSS has all of its ids."""
+    trained = load_survey("eqls2011")
+    config = load_config("quickstart")
+    record = Experiment(
+        model=Model("tiny", "", "float32"),
+        survey=Survey.of(trained, "eqls2011", ()),
+        split=Split("country:DEU"),
+        held_out=HeldOut(countries=("DEU",)),
+        prompt=Prompt.of(PromptStyle.of("question_first")),
+        recipe=Recipe.of(config, peft.adapter_config(config.lora)),
+        seed=0,
+        versions={},
+    )
+    scored = evaluation_set(load_survey("gss2018"), "all", record, split=Split())
+    assert scored.held_out == HeldOut()
+    assert set(scored.unseen.questions) == set(scored.dataset.questions["question_id"])
+    assert scored.unseen.countries == ("USA",)
+    assert not scored.seen.any()
+    same = replace(record, survey=Survey.of(read_dataset("gss2018"), "gss2018", ()))
+    part = evaluation_set(GSS, "all", same, split=Split("question:abany"))
+    assert part.unseen == part.held_out == HeldOut(questions=("abany",))

@@ -37,15 +37,17 @@ class EvaluationSet:
     """The cells to score, and what training must not have seen.
 
     `dataset` has the questions selected, `survey` is its record, `part` is `held_out`, `train` or
-    `all`. Both cells of a pair have `min_n` respondents, for statistics of effects. The split's
-    seed is that of the report's simulations too. With `granularity`, only cells that name so many
-    attributes are scored.
+    `all`. `held_out` is what the split holds out. `unseen` is that, and the questions and countries
+    that an adapter was not trained with because its survey was another one. Both cells of a pair
+    have `min_n` respondents, for statistics of effects. The split's seed is that of the report's
+    simulations too. With `granularity`, only cells that name so many attributes are scored.
     """
 
     dataset: Dataset
     survey: Survey
     split: Split
     held_out: HeldOut
+    unseen: HeldOut
     part: str
     min_n: int
     granularity: int | None = None
@@ -53,7 +55,7 @@ class EvaluationSet:
     @property
     def seen(self) -> np.ndarray:
         """Which cells of the dataset training may see."""
-        return ~self.held_out.cells(self.dataset)
+        return ~self.unseen.cells(self.dataset)
 
     @property
     def cells(self) -> pd.DataFrame:
@@ -128,14 +130,38 @@ def evaluation_set(
     split = split or (record.split if record else Split())
     dataset = select_questions(survey, questions)
     drawn = record.held_out if record and split == record.split else split.held_out(dataset)
+    described = Survey.of(survey, path or survey.name, questions)
     return EvaluationSet(
         dataset=dataset,
-        survey=Survey.of(survey, path or survey.name, questions),
+        survey=described,
         split=split,
         held_out=drawn,
+        unseen=_unseen(drawn, described, dataset, record),
         part=part,
         min_n=min_n or (record.recipe.min_n if record else MIN_N),
         granularity=granularity,
+    )
+
+
+def _unseen(
+    held_out: HeldOut, survey: Survey, dataset: Dataset, record: Experiment | None
+) -> HeldOut:
+    """Returns what is held out, and the questions and countries that training's survey lacks.
+
+    Its questions are known only where it still lies where it was.
+    """
+    if record is None or record.survey.digest == survey.digest:
+        return held_out
+    trained = record.survey.reopened()
+    known = (
+        dataset.questions["question_id"] if trained is None else trained.questions["question_id"]
+    )
+    questions = set(dataset.questions["question_id"]) - set(known)
+    countries = set(survey.countries) - set(record.survey.countries)
+    return HeldOut(
+        tuple(sorted(questions | set(held_out.questions))),
+        tuple(sorted(countries | set(held_out.countries))),
+        held_out.personas,
     )
 
 
@@ -234,7 +260,7 @@ def run_record(
             "questions": list(survey.questions),
         },
         "prompt": prompt,
-        "held_out": {name: list(ids) for name, ids in asdict(scored.held_out).items()},
+        "held_out": {name: list(ids) for name, ids in asdict(scored.unseen).items()},
         "marks": list(marks),
     }
 
@@ -269,7 +295,7 @@ def result_tables(
                 name: [predictions_table(cells, of)]
                 for name, of in {MODEL: answers, **references}.items()
             },
-            scored.held_out,
+            scored.unseen,
             scored.dataset.attributes,
             scored.min_n,
         ),

@@ -12,6 +12,7 @@ persona:Female/College Educated/Urban/Married+...
 persona:paper                     the paper's two (section 4.2, RQ2); they differ in every
                                   attribute, so that no pair has both ends held out
 fold:3/5[@SEED]                   fold 3 of the 5 into which the seed divides the questions
+survey:gss2018                    all questions of a survey, where data.path names several
 
 Several are joined by commas (`question:0.2,country:EGY`): a cell is held out if any of them says
 so.
@@ -36,7 +37,8 @@ PAPER_PERSONAS = (
     "Female/College Educated/Urban/Married",
     "Male/Not College Educated/Rural/Not Married",
 )
-UNITS = ("question", "topic", "country", "persona", "fold")
+UNITS = ("question", "topic", "country", "persona", "fold", "survey")
+OF_QUESTIONS = {"topic": "topic", "survey": "source"}  # units that are columns of questions
 # A comma that no unit follows belongs to a name, such as a topic's.
 BETWEEN_PARTS = re.compile(rf",(?=(?:{'|'.join(UNITS)}):)")
 FOLD = re.compile(r"(\d+)/(\d+)(?:@(-?\d+))?")
@@ -102,10 +104,13 @@ class Split:
             "question": questions["question_id"],
             "country": dataset.cells["country"],
             "persona": full_personas(dataset.cells, dataset.attributes).dropna(),
-            "topic": questions["topic"],
+            **{unit: questions[column] for unit, column in OF_QUESTIONS.items()},
         }
-        topics = questions.groupby("topic")["question_id"].agg(list)
-        return self._held_out(known, topics.to_dict())
+        groups = {
+            unit: questions.groupby(column)["question_id"].agg(list).to_dict()
+            for unit, column in OF_QUESTIONS.items()
+        }
+        return self._held_out(known, groups)
 
     def held_out_of_pairs(self, pairs: pd.DataFrame) -> Bool[np.ndarray, "pairs"]:
         """Returns which pairs of the authors' training file are held out.
@@ -119,7 +124,7 @@ class Split:
         return (of_question | known["country"].isin(held_out.countries)).to_numpy()
 
     def _held_out(
-        self, columns: Mapping[str, pd.Series], topics: Mapping[Any, list[str]]
+        self, columns: Mapping[str, pd.Series], groups: Mapping[str, Mapping[Any, list[str]]]
     ) -> HeldOut:
         found: dict[str, set[str]] = {"question": set(), "country": set(), "persona": set()}
         for part in [] if self.spec == "none" else BETWEEN_PARTS.split(self.spec):
@@ -135,8 +140,8 @@ class Split:
             known = list(columns[kind].unique())
             if unit == "fold":
                 found[kind] |= _fold(part, known, self.seed)
-            elif unit == "topic":
-                found["question"].update(*(topics[name] for name in _named(part, known)))
+            elif unit in OF_QUESTIONS:
+                found["question"].update(*(groups[unit][name] for name in _named(part, known)))
             elif unit == "persona":
                 names = list(PAPER_PERSONAS) if value == "paper" else value.split("+")
                 every = "+".join(each for name in names for each in _matching(name, known))
@@ -216,5 +221,5 @@ def _unknown(part: str) -> InputError:
     return InputError(
         f"data.holdout is {part!r}; use none, question:SHARE[@SEED] with 0 < SHARE < 1, "
         "question:ID, topic:NAME, country:SHARE[@SEED], country:CODE, persona:LEVEL/LEVEL/..., "
-        "persona:paper or fold:3/5[@SEED]; join names by + and these by commas"
+        "persona:paper, fold:3/5[@SEED] or survey:NAME; join names by + and these by commas"
     )
