@@ -90,7 +90,7 @@ def trained(way: Way, seed: int, runs: Path) -> Path:
     if not (run / "scored" / "run.json").is_file():
         command(
             "train",
-            "--config=configs/methods.py:ace@2",
+            "--config=configs/methods.py:paper@2",
             f"--workdir={run / 'train'}",
             f"--config.batch.unit={way.unit}",
             f"--config.batch.size={way.size}",
@@ -104,7 +104,7 @@ def trained(way: Way, seed: int, runs: Path) -> Path:
 
 def evaluate(out: Path, *fields: str) -> None:
     """Scores the model on the held-out questions."""
-    experiment = "--config=configs/evaluate.py:methods:ace"
+    experiment = "--config=configs/evaluate.py:methods:paper"
     command("evaluate", experiment, f"--workdir={out}", *data(), *fields)
 
 

@@ -4,7 +4,7 @@
     python -m ace_jax.evaluate --config configs/evaluate.py:quickstart --workdir runs/base
 
 The name after the colon is the experiment whose model, survey, hold-out, prompt and seed are taken:
-`ace` if there is none; `quickstart:smoke` is a variant of one, `methods:forward-kl` a method. With
+`ace` if there is none; `quickstart:smoke` is a variant of one, `methods:joint` a method. With
 `record`, the default where only --adapter is given, all of these are None: the adapter says them.
 """
 

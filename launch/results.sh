@@ -7,13 +7,13 @@
 #     [-- FIELD ...]
 #
 # OUTPUT defaults to runs/results, UNSEEN to "questions personas", SEEDS to "0 1 2", METHODS to all
-# that are trained. A report is made of the SEEDS and METHODS named, so do seed 0 first where time is
+# that are trained at all granularities. A report is made of the SEEDS and METHODS named, so do seed 0 first where time is
 # short and name more later: what is complete (has a run.json) is skipped.
 # EPOCHS is 6 if not given, STEPS ends every training early, FIELDs, such as --config.data.min_n=20,
 # are for training and evaluation both: with others than before, take another OUTPUT.
 # The tables are in OUTPUT/UNSEEN/report. For a try of some minutes:
 #
-#   bash launch/results.sh -o runs/try -s 0 -m "ace forward-kl" -n 2 -- \
+#   bash launch/results.sh -o runs/try -s 0 -m "paper kl" -n 2 -- \
 #     "--config.data.questions=('natspac', 'natenvir', 'natheal', 'nateduc')"
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,7 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=runs/results
 unseen="questions personas"
 seeds="0 1 2"
-methods="anchor-only causal-only ace ace-joint ace-shrunk forward-kl wasserstein"
+methods="paper paper-joint paper-shrunk anchor effect kl wasserstein dsa joint"
 epochs=
 steps=
 while getopts "o:u:s:m:e:n:" option; do
@@ -62,7 +62,7 @@ score() {
 }
 
 case " $methods " in
-  *" ace-shrunk "*)
+  *" paper-shrunk "*)
     [ -d runs/gss2018-shrunk ] ||
       python -m ace_jax.prepare --source gss2018 --estimator shrunk \
         --output runs/gss2018-shrunk

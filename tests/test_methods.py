@@ -42,7 +42,7 @@ def test_a_method_differs_from_the_quickstart_in_what_it_names(method):
     assert own.keys() == quickstart.keys()
     differing = {name for name in own if own[name] != quickstart[name]}
     assert differing <= METHODS[method].keys()
-    assert METHODS[method].keys() - differing <= {"objective.stages"}  # `ace` is the quickstart
+    assert METHODS[method].keys() - differing <= {"objective.stages"}  # `paper` is the quickstart
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -61,23 +61,23 @@ def test_trained_methods_get_the_same_number_of_epochs():
 
 
 def test_a_method_can_have_fewer_epochs():
-    shorter = {method: method_config(f"{method}@2") for method in ("ace", "forward-kl")}
-    assert shorter["ace"].objective.stages == ((1.0, 0.0, 1), (0.0, 1.0, 1))
-    assert shorter["forward-kl"].objective.stages == ((1.0, 0.0, 2),)
-    assert flat(shorter["ace"]).keys() == flat(method_config("ace")).keys()
+    shorter = {method: method_config(f"{method}@2") for method in ("paper", "kl")}
+    assert shorter["paper"].objective.stages == ((1.0, 0.0, 1), (0.0, 1.0, 1))
+    assert shorter["kl"].objective.stages == ((1.0, 0.0, 2),)
+    assert flat(shorter["paper"]).keys() == flat(method_config("paper")).keys()
     with pytest.raises(ValueError, match="2 stages cannot share 3 epochs alike"):
-        method_config("ace@3")
+        method_config("paper@3")
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="no method 'sft'; there are: base, adprompt, anchor-only"):
+    with pytest.raises(ValueError, match="no method 'sft'; there are: base, adprompt, paper"):
         method_config("sft")
 
 
 def test_the_script_runs_all_that_are_trained():
     script = (ROOT / "launch/results.sh").read_text()
     (methods,) = re.findall(r'^methods="(.*)"$', script, re.MULTILINE)
-    assert set(methods.split()) == METHODS.keys() - UNTRAINED - {"joint"}
+    assert set(methods.split()) == METHODS.keys() - UNTRAINED - {"subpop"}
 
 
 @pytest.mark.parametrize(
