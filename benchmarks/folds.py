@@ -3,7 +3,9 @@
     python benchmarks/folds.py --output runs/eqls/folds.csv runs/eqls/fold{1,2,3,4,5}-0/held_out
 
 The directories are those of `evaluate`, of adapters that held out fold:1/5, fold:2/5 and so on. The
-table has the columns of a report's blocks.csv, for cells whose question training had not seen.
+table has the columns of a report's blocks.csv, for cells whose question training had not seen. Two
+more runs join the model with tables: its differences on the level of `mean`, and the average of
+these answers and `mean_nearest`.
 """
 
 import argparse
@@ -11,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.blocks import MODEL, block_table
+from ace_jax.evaluation.combined import levelled
 from ace_jax.report.runs import Run, read_runs, reference_runs
 from ace_jax.survey.split import HeldOut
 
@@ -37,8 +41,15 @@ def pooled(folds: Sequence[Run]) -> pd.DataFrame:
     for fold, of in zip(folds, held_out, strict=True):
         cells = fold.predictions
         own = replace(fold, predictions=cells[cells["question_id"].isin(of.questions)])
-        for name, (run, *_) in {MODEL: [own], **reference_runs(own)}.items():
+        found = {MODEL: own, **{name: run for name, (run, *_) in reference_runs(own).items()}}
+        for name, run in found.items():
             tables.setdefault(name, []).append(run.predictions)
+        if "mean_nearest" in found:
+            means, near = (found[name].predictions["p_model"] for name in ("mean", "mean_nearest"))
+            level = levelled(own.predictions, means)
+            both = [np.mean(each, axis=0) for each in zip(level["p_model"], near, strict=True)]
+            tables.setdefault(f"mean + {MODEL}", []).append(level)
+            tables.setdefault(f"mean_nearest + {MODEL}", []).append(level.assign(p_model=both))
     whole = HeldOut(tuple(questions), held_out[0].countries)
     runs = {name: [pd.concat(of, ignore_index=True)] for name, of in tables.items()}
     min_n = int(folds[0].identity["data"]["min_n"])

@@ -6,7 +6,7 @@ import pytest
 from survey_tables import answered, persona_table
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.combined import LEAST, combined
+from ace_jax.evaluation.combined import LEAST, combined, levelled
 from ace_jax.survey.personas import ATTRIBUTES
 
 NAMES = [attribute.name for attribute in ATTRIBUTES]
@@ -70,6 +70,15 @@ def test_a_model_that_knows_nothing_leaves_the_table_as_it_is():
     seen, unseen = made(share=0.0)
     found = combined(seen, unseen, NAMES)
     assert found.predictions["score"].mean() == pytest.approx(table_score(seen, unseen), abs=1e-3)
+
+
+def test_a_level_is_kept_and_the_models_differences_move_it():
+    rows = [("q", [0.2, 0.8], [0.5, 0.5]), ("q", [0.4, 0.6], [0.7, 0.3]), ("r", [1.0, 0.0], [0, 1])]
+    table = pd.DataFrame(rows, columns=["question_id", "p_data", "p_model"])
+    level = pd.Series([np.array([0.3, 0.7])] * 3)
+    found = levelled(table, level)
+    assert np.allclose(np.stack(found["p_model"]), [[0.2, 0.8], [0.4, 0.6], [0.3, 0.7]])
+    assert found["score"].tolist() == pytest.approx([1, 1, 0.3])
 
 
 def test_tables_that_do_not_fit_are_refused():

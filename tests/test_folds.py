@@ -1,6 +1,7 @@
 """Folds of questions, pooled (benchmarks/folds.py): every question counts once, as unseen."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_pooled_folds_are_one_run_to_which_every_question_was_new(predictions):
     expected = block_table({MODEL: [predictions]}, whole, folds[0].attributes, 10)
     pd.testing.assert_frame_equal(FOLDS["pooled"](folds), expected)
     assert set(expected["block"]) == {"unseen questions", "both unseen"}
+
+
+def test_the_models_differences_are_joined_with_the_tables(predictions, tmp_path):
+    cells = predictions.assign(cell=range(len(predictions)))
+    alike = [np.full(4, 0.25)] * len(cells)
+    parts = [
+        pd.DataFrame({"reference": name, "cell": cells["cell"], "p": p})
+        for name, p in (("mean", alike), ("mean_nearest", list(cells["p_data"])))
+    ]
+    path = tmp_path / "references.parquet"
+    pd.concat(parts).to_parquet(path)
+    table = FOLDS["pooled"]([replace(fold(cells, QUESTIONS), references=path)])
+    its = table[table["block"] == "unseen questions"].set_index("run")
+    slope = {name: its["attributes_slope"][name] for name in its.index}
+    both = slope[f"mean_nearest + {MODEL}"]
+    assert both == pytest.approx((slope["mean_nearest"] + slope[f"mean + {MODEL}"]) / 2, abs=1e-9)
+    assert slope["mean"] == 0
 
 
 def test_a_question_in_two_folds_is_refused(predictions):

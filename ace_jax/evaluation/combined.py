@@ -1,11 +1,12 @@
-"""A table of averages, moved by what a model knows of countries that the table has not seen.
+"""A table of averages, moved by what a model knows of countries or questions that it has not seen.
 
-The table is the persona's mean over the countries that training saw. The model's answer in one
-country, less its mean over the seen ones, is added in log odds:
+For countries, the table is the persona's mean over the countries that training saw. The model's
+answer in one country, less its mean over the seen ones, is added in log odds:
 
     log p(country) = log table + weight (log model(country) - mean of log model) + constant
 
-The weight is fitted on the seen countries alone: each is answered by the table of the others.
+The weight is fitted on the seen countries alone: each is answered by the table of the others. For
+questions, `levelled` keeps a table's level and takes the differences from the model.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jaxtyping import Float
 
 from ace_jax.errors import InputError
 from ace_jax.evaluation.alignment import Distributions, alignment_distances
+from ace_jax.evaluation.references import moved
 
 LEAST = 1e-4  # added to probabilities, so that none is impossible
 WEIGHTS = np.arange(0, 2.55, 0.1)
@@ -59,6 +61,24 @@ def combined(seen: pd.DataFrame, unseen: pd.DataFrame, attributes: list[str]) ->
         p_model=answers, distance=distance, score=1 - distance, option_mass=1.0
     )
     return Combined(table, weight)
+
+
+def levelled(predictions: pd.DataFrame, level: pd.Series) -> pd.DataFrame:
+    """Returns answers whose differences are the model's, and whose level is a table's.
+
+    The model's cumulative shares, less their mean over the cells of a question, move the level.
+
+    Args:
+      predictions: cells and answers (predictions.parquet).
+      level: a distribution for each of its cells (float64 arrays), as of the reference `mean`.
+    """
+    answers = pd.Series(None, predictions.index, object)
+    for rows in predictions.groupby("question_id", sort=False).indices.values():
+        shares = np.cumsum(np.stack(list(predictions["p_model"].iloc[rows])), axis=1)
+        for row, shift in zip(rows, shares - shares.mean(axis=0), strict=True):
+            answers.iloc[row] = moved(level.iloc[row], shift)
+    distance = _distances(predictions, answers)
+    return predictions.assign(p_model=answers, distance=distance, score=1 - distance)
 
 
 def _left_out(seen: pd.DataFrame, weight: float) -> float:

@@ -7,6 +7,8 @@ mean_effect   the mean (of a question that training saw: its own), moved by the 
               attributes on like questions
 nearest       the same country's and persona's answer to the like question that is worded most
               alike (TF-IDF); a question that training saw is its own nearest
+mean_nearest  the mean, moved as the nearest question's answers differ from their mean: the words of
+              a question tell who says more, not how much all say
 persona       the persona's mean over the countries that training saw
 main_effects  the question's mean and what the country and the persona add to it, in log odds
 no_effect     the country's answer to the question, the same for every persona
@@ -18,7 +20,7 @@ see and that name all attributes. Coarser cells include respondents whose person
 a coarser persona is made of the finest ones. `persona` and `main_effects` give unseen questions the
 mean. `nearest` gives the persona's mean where training did not see the persona in the country, and
 the question's where it did not see the persona at all; so does `persona`. Of a cell that training
-saw, `nearest` is the cell itself, and `main_effects` an in-sample fit.
+saw, `nearest` and `mean_nearest` are the cell itself, and `main_effects` an in-sample fit.
 """
 
 from collections.abc import Mapping
@@ -37,8 +39,15 @@ from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import mode, toggle_pairs
 
 ORACLES = ("no_effect", "mode")
-REPEATS = ("nearest", "main_effects")  # of cells that training saw: they are fitted on them
-REFERENCES = ("uniform", "mean", "mean_effect", "nearest", "persona", "main_effects", *ORACLES)
+REPEATS = (
+    "nearest",
+    "mean_nearest",
+    "main_effects",
+)  # of cells that training saw: they are fitted on them
+REFERENCES = (
+    *("uniform", "mean", "mean_effect", "nearest", "mean_nearest", "persona", "main_effects"),
+    *ORACLES,
+)
 HALF = 0.5  # respondents: smooths the shares of a cell before their logarithm
 SHRINK = 10  # respondents: so many halve a main effect
 ROUNDS = 10  # of backfitting
@@ -65,6 +74,11 @@ class _Table:
     def cells(self) -> Float[np.ndarray, "countries personas K"]:
         """The answer of each country and persona, or the persona's mean."""
         return _shares(self.counts, self.personas)
+
+    @property
+    def differences(self) -> Float[np.ndarray, "countries personas K"]:
+        """How far the cumulative shares of each country and persona are from the mean's."""
+        return np.cumsum(self.cells, axis=-1) - np.cumsum(self.mean)
 
     def main_effects(
         self, granularity: Int[np.ndarray, "personas"]
@@ -129,11 +143,13 @@ def reference_answers(
         if size not in means:
             unknown.append(question)
         near = its or _nearest(question, size, dataset.questions, tables)
+        level = its.mean if its else mean
         given = {
             "uniform": uniform,
             "mean": mean,
-            "mean_effect": _moved(its.mean if its else mean, shifts.get(size)),
+            "mean_effect": moved(level, shifts.get(size)),
             "nearest": near.cells if near else mean,
+            "mean_nearest": moved(level, near.differences if near else None),
             "persona": its.personas if its else mean,
             "main_effects": its.main_effects(granularity) if its else mean,
         }
@@ -233,15 +249,15 @@ def _mean_shifts(
     return shifts
 
 
-def _moved(
-    p: Float[np.ndarray, "K"], shift: Float[np.ndarray, "personas K"] | None
-) -> Float[np.ndarray, "personas K"] | Float[np.ndarray, "K"]:
+def moved(
+    p: Float[np.ndarray, "K"], shift: Float[np.ndarray, "*rows K"] | None
+) -> Float[np.ndarray, "*rows K"]:
     """Returns an answer with shifted cumulative shares, made a distribution again."""
     if shift is None:
         return p
-    moved = np.clip(np.cumsum(p) + shift, 0, 1)
-    moved[:, -1] = 1
-    return np.diff(np.maximum.accumulate(moved, axis=1), axis=1, prepend=0)
+    shares = np.clip(np.cumsum(p) + shift, 0, 1)
+    shares[..., -1] = 1
+    return np.diff(np.maximum.accumulate(shares, axis=-1), axis=-1, prepend=0)
 
 
 def _nearest(
