@@ -184,7 +184,7 @@ function about() {
       h("p", {}, "The alignment score is 100 times one minus the Wasserstein distance between the model's and the survey's answers, divided by its maximum (Eq. 15): 100 is the survey itself. "
         + (data.average === "nested" ? "Averages are nested, as in the authors' code: cells within a combination of attributes and topic, these within a country, countries alike." : "Averages are flat: every cell of a country counts alike, and every country.")),
       h("p", {}, "Intervals are 95 %, from the spread between questions (Student's t), so they say what other questions of the kind would give."
-        + " Where there is one question only, they are of sampling its respondents. Gains are paired, question by question; p comes from flipping their signs, and leaves seeds aside."
+        + " Where there is one question only, they are of sampling its respondents. Gains are paired, question by question; p is that of the same interval, and includes seeds."
         + (seeds.length ? ` Means over seeds: ${seeds.map((one) => `${one.run} (${one.n_seeds})`).join(", ")}; how far seeds differ is part of the intervals. The question explorer shows the mean of their answers.` : "")),
       h("p", {}, "The ceiling is the score that a perfect model would have: the survey is a sample, and a cell of few respondents lies off its own population.")),
   ];
