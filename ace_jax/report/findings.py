@@ -245,8 +245,15 @@ def headline(findings: Findings) -> list[str]:
     for toggle, ask in moves.items():
         if toggle in slopes.index:
             of = [f"{toggle}_slope_low", f"{toggle}_slope", f"{toggle}_slope_high"]
-            rows = {part: _moves(*its.loc[findings.best, of]) for part, its in parts.items()}
-            unclear = f"; {UNCLEAR}: {WHY_UNCLEAR}" if UNCLEAR in rows.values() else ""
+            rows = {
+                part: _moves(*its.loc[findings.best, of]) + _best_table(findings, part, its[of[1]])
+                for part, its in parts.items()
+            }
+            unclear = (
+                f"; {UNCLEAR}: {WHY_UNCLEAR}"
+                if any(UNCLEAR in row for row in rows.values())
+                else ""
+            )
             said.append(f"{_asked(ask, rows)} (0 is no difference, 1 the survey's{unclear})")
     return [f"{sentence}." for sentence in (*said, _least_trusted(findings, slopes))]
 
@@ -272,11 +279,24 @@ def _asked(ask: str, answers: Mapping[str, str]) -> str:
     return "; ".join([f"{ask}? {first[0].upper()}{first[1:]}", *rest])
 
 
-def _answers(findings: Findings, part: str, scores: pd.Series) -> str:
-    score = float(scores[findings.best])
+def _tables(findings: Findings, part: str, values: pd.Series) -> pd.Series:
+    """Returns the values of the references that know no more than the model may."""
     seen = part == SEEN or findings.first.identity["data"].get("split") != "held_out"
     unfair = (*ORACLES, *(REPEATS if seen else ()))
-    tables = scores[[name for name in findings.references if name not in unfair]]
+    return values[[name for name in findings.references if name not in unfair]].dropna()
+
+
+def _best_table(findings: Findings, part: str, slopes: pd.Series) -> str:
+    """Returns the slope of the reference that is nearest to the survey's."""
+    tables = _tables(findings, part, slopes)
+    if tables.empty:
+        return ""
+    best = str((tables - 1).abs().idxmin())
+    return f", the best table ({best}) {tables[best]:.2f}"
+
+
+def _answers(findings: Findings, part: str, scores: pd.Series) -> str:
+    score, tables = float(scores[findings.best]), _tables(findings, part, scores)
     of = f"{findings.best} has {score:.1f} of 100"
     if tables.empty:
         return f"there is no table to compare with, {of}"
