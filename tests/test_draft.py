@@ -10,7 +10,7 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.demographics import NAMES, country_of, looks_like
+from ace_jax.survey.demographics import DEMOGRAPHICS, country_of
 from ace_jax.survey.draft import draft
 
 SIZE = 400
@@ -222,9 +222,11 @@ def test_the_country_is_asked_for_where_nothing_says_it(tmp_path):
     ],
 )
 def test_attributes_are_known_by_name_and_label(attribute, name, label):
-    assert [one for one in NAMES if looks_like(one, name, label)] == [attribute]
-    assert not looks_like(attribute, "q5", "How do you find it that people differ by age or sex?")
-    assert not looks_like("gender", "sex", "Partner's sex")
+    found = [one for one, its in DEMOGRAPHICS.items() if its.looks_like(name, label)]
+    assert found == [attribute]
+    about = "How do you find it that people differ by age or sex?"
+    assert not DEMOGRAPHICS[attribute].looks_like("q5", about)
+    assert not DEMOGRAPHICS["gender"].looks_like("sex", "Partner's sex")
 
 
 def test_countries_by_code_or_name():

@@ -25,8 +25,7 @@ def read_sheet(path: Path, choose: Choose, only: str | None = None) -> pd.DataFr
 
     Cells are texts, numbers, dates or missing. Of several sheets, the one called `only` is read, or
     the one that `choose` takes. Raises InputError for a damaged file, for none or several such
-    sheets, for a column that is there twice, and where the library that reads spreadsheets is not
-    installed.
+    sheets, and where the library that reads spreadsheets is not installed.
     """
     _library(path, SHEET)
     if zipfile.is_zipfile(path):
@@ -49,11 +48,14 @@ def read_sheet(path: Path, choose: Choose, only: str | None = None) -> pd.DataFr
         sheets = {only: sheets[only]}
     taken, refused = {}, None
     for name, sheet in sheets.items():
-        if len(sheet) > 1:
-            try:
-                taken[name] = _chosen(sheet, f"{path} ({name})", choose)
-            except InputError as error:
-                refused = refused or error
+        if len(sheet) < 2:
+            continue
+        names = ["" if pd.isna(cell) else str(cell).strip() for cell in sheet.iloc[0]]
+        table = sheet.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
+        try:
+            taken[name] = table[list(choose(names))].infer_objects()
+        except InputError as error:
+            refused = refused or error
     if len(taken) == 1:
         return next(iter(taken.values()))
     if taken:
@@ -62,15 +64,6 @@ def read_sheet(path: Path, choose: Choose, only: str | None = None) -> pd.DataFr
             f"{spelt('sheet', next(iter(taken)))}"
         )
     raise refused or InputError(f"{path} has no rows under a header")
-
-
-def _chosen(sheet: pd.DataFrame, where: str, choose: Choose) -> pd.DataFrame:
-    header = sheet.iloc[0]
-    names = ["" if pd.isna(cell) else str(cell).strip() for cell in header]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise InputError(f"{where} has the column {twice[0]:.40} twice; take one out")
-    table = sheet.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
-    return table[list(choose([name for name in names if name]))].infer_objects()
 
 
 def read_r(path: Path, choose: Choose) -> pd.DataFrame:

@@ -22,6 +22,7 @@ DAMAGE = (
     LookupError,
     MemoryError,
     ValueError,
+    struct.error,
 )
 STATISTICS: Mapping[str, Callable[..., Any]] = {
     kinds.SAV: pyreadstat.read_sav,
@@ -91,7 +92,7 @@ def _pyreadstat(path: Path, kind: str, **options: Any) -> tuple[pd.DataFrame, An
 
 
 def _check_dictionary(path: Path) -> None:
-    """Walks the records at the start of a .sav file; raises ValueError for broken ones.
+    """Walks the records at the start of a .sav file; raises an error of DAMAGE for broken ones.
 
     ReadStat looks up the variables that value labels name. Where the file has no such variable,
     it reads beyond its memory and ends the whole program.
@@ -100,37 +101,30 @@ def _check_dictionary(path: Path) -> None:
         order = "<" if file.read(SAV_HEADER)[64:66] in (b"\2\0", b"\3\0") else ">"
 
         def take(form: str) -> int:
-            content = file.read(struct.calcsize(form))
-            if len(content) < struct.calcsize(form):
-                raise ValueError("it ends before its dictionary does")
-            return int(struct.unpack(order + form, content)[0])
-
-        def skip(length: int) -> None:
-            if length < 0:
-                raise ValueError("a record of negative length")
-            file.seek(length, 1)
+            return int(struct.unpack(order + form, file.read(struct.calcsize(form)))[0])
 
         variables = 0
+        # A negative length reads to the file's end, behind which there is nothing to take.
         while (kind := take("i")) != 999:  # the end of the dictionary
             if kind == 2:  # a variable: width, has a label, number of missing values
                 variables += 1
                 _, labelled, missing = take("i"), take("i"), take("i")
-                skip(16)  # formats and name
+                file.read(16)  # formats and name
                 if labelled:
-                    skip(-(-take("i") // 4) * 4)
-                skip(8 * abs(missing))
+                    file.read(-(-take("i") // 4) * 4)
+                file.read(8 * abs(missing))
             elif kind == 3:  # value labels: value, length, text padded to 8 bytes
                 for _ in range(take("i")):
-                    skip(8)
-                    skip((take("B") + 8) // 8 * 8 - 1)
+                    file.read(8)
+                    file.read((take("B") + 8) // 8 * 8 - 1)
             elif kind == 4:  # the variables of these labels
                 for _ in range(take("i")):
                     if not 1 <= take("i") <= variables:
                         raise ValueError("labels of a variable that is not in the file")
             elif kind == 6:  # a document of lines
-                skip(80 * take("i"))
+                file.read(80 * take("i"))
             elif kind == 7:  # an extension: subtype, size, count
                 take("i")
-                skip(take("i") * take("i"))
+                file.read(take("i") * take("i"))
             else:
                 raise ValueError(f"a record of type {kind}")
