@@ -19,7 +19,6 @@ from ace_jax.recipe import load_config
 from ace_jax.survey.dataset import read_dataset, write_dataset
 from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers.release_eval import (
-    COUNTRIES,
     LEVELS,
     is_release_eval,
     read_eval,
@@ -308,10 +307,6 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
     path = put(tmp_path, "egypt", [cell()])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_eval(tmp_path).cells) == 1
-
-
-def test_every_country_has_its_own_code():
-    assert len(COUNTRIES) == len(set(COUNTRIES.values())) == 14
 
 
 def test_cells_are_scored_by_the_authors_own_labels(tmp_path, tiny_checkpoint, tiny_torch, mesh):

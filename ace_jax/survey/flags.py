@@ -18,7 +18,6 @@ from ace_jax.survey.personas import Attribute
 
 MOSTLY = 0.5  # of the respondents
 BY_CHANCE = 5  # respondents expected: with fewer, nobody may be chance
-MOST_LETTERS = 26  # options with prompt.option_style=letter
 
 # What graded labels say, in English: a word and its opposite, and how strong.
 POLES = re.compile(
@@ -153,8 +152,6 @@ def _of_question(question: Question, respondents: pd.DataFrame) -> Iterator[str]
             )
     if len({*map(plain, labels)}) < len(labels):
         yield f"{name}: two options have the same label; tell them apart, or merge them"
-    if len(labels) > MOST_LETTERS:
-        yield f"{name}: has {len(labels)} options, more than prompt.option_style=letter can name"
     if question.ordinal and (bad := _out_of_order(labels)):
         yield f"{name}: {bad[0]!r} stands before {bad[1]!r}; put the options in order"
     if strange := [one for one in PLACEHOLDER.findall(question.text) if one != COUNTRY]:

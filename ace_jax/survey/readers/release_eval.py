@@ -16,30 +16,17 @@ import pandas as pd
 import pyarrow as pa
 
 from ace_jax import __version__
-from ace_jax.errors import InputError, check_known
-from ace_jax.files import reason
+from ace_jax.errors import InputError, check_known, within
+from ace_jax.files import digests, reason
 from ace_jax.survey.build import COMPLETE, count_cells
 from ace_jax.survey.codebook import COUNTRY, Question
 from ace_jax.survey.dataset import Dataset, cell_schema, question_table
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.personas import ATTRIBUTES, country_names
 
 CELL_FILES = "*/[1-4]_attributes/*/*.json"
-COUNTRIES = {
-    "australia": "AUS",
-    "chile": "CHL",
-    "egypt": "EGY",
-    "ethiopia": "ETH",
-    "germany": "DEU",
-    "great_britain": "GBR",
-    "india": "IND",
-    "japan": "JPN",
-    "mexico": "MEX",
-    "new_zealand": "NZL",
-    "nigeria": "NGA",
-    "philippines": "PHL",
-    "russia": "RUS",
-    "united_states": "USA",
-}
+# A country's code by its directory, or as a line of `data/train` has it.
+COUNTRIES = {name.lower().replace(" ", "_"): code for code, name in country_names().items()}
+COUNTRIES |= {"great_britain": "GBR", "russia": "RUS"}
 # The files' spelling of the levels of `personas.ATTRIBUTES`.
 LEVELS = {
     "gender": {"Male": "Male", "Female": "Female"},
@@ -81,16 +68,9 @@ def read_eval(directory: Path) -> Dataset:
             f"{directory} has no COUNTRY/{{1,2,3,4}}_attributes/ATTRIBUTES/CATEGORY_real.json; "
             "give the authors' data/eval directory"
         )
-    rows: list[tuple[Any, ...]] = []
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        name = path.relative_to(directory).as_posix()
-        digest.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())
-        rows += _rows(content, path)
+    rows = [row for path in files for row in _rows(path)]
+    hashes = digests(directory, [path.relative_to(directory).as_posix() for path in files])
+    digest = hashlib.sha256("".join(f"{its}  {name}\n" for name, its in hashes.items()).encode())
     cells = pd.DataFrame(rows, columns=COLUMNS)
     question = ["asked", "country"]
     other = ~cells.duplicated([*question, "wording"]) & cells.duplicated(question)
@@ -145,16 +125,19 @@ def read_eval(directory: Path) -> Dataset:
     return Dataset(question_table(asked), table, manifest)
 
 
-def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
+def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
     """Yields COLUMNS of each cell of a file; `p` is all 0 where nobody answered."""
     slug, attributes = path.parts[-4], path.parts[-3]
     check_known(slug, COUNTRIES, f"{path}: the country's directory")
-    entries = parse_json(content, str(path))
+    try:
+        entries = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(entries, list):
         raise InputError(f"{path} is not a list of cells; give it as the authors do")
     for place, entry in enumerate(entries, 1):
         where = f"{path}, cell {place}"
-        try:
+        with within(where):
             category = field(entry, "category", str)
             options = field(entry, "options", dict)
             labels = tuple(field(options, key, str) for key in options)
@@ -168,8 +151,6 @@ def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
                 raise expected("sample_count", n, "the number of respondents")
             asked = f"{category}:{field(entry, 'question_id', str)}"
             p = shares(field(entry, "p_real", dict), tuple(options))
-        except InputError as error:
-            raise InputError(f"{where}: {error}; correct it or take it out") from None
         yield (where, category, asked, wording, COUNTRIES[slug], named, *persona, n, p)
 
 
@@ -205,7 +186,7 @@ def field(record: Any, key: str, kind: type) -> Any:
 
 def expected(name: str, value: Any, what: str) -> InputError:
     """Returns the error of a field that is not what it should be."""
-    return InputError(f"{name} is {value!r:.40}, expected {what}")
+    return InputError(f"{name} is {value!r:.40}, expected {what}; correct it or take it out")
 
 
 def whole_number(value: Any, what: str) -> int:
