@@ -10,11 +10,11 @@ from io import BytesIO
 import pandas as pd
 import pyreadstat
 import pytest
-from test_table import CODEBOOK, check_cells, prepared
+from test_table import CODEBOOK, check_cells, dataset
 from test_table import answers as answers  # the fixture
 
 from ace_jax.errors import InputError
-from ace_jax.survey.readers import gss, issp, sheets
+from ace_jax.survey.readers import gss, issp, kinds
 
 ODS = "application/vnd.oasis.opendocument.spreadsheet"
 
@@ -97,7 +97,7 @@ def test_every_kind_gives_exactly_the_counted_cells(tmp_path, answers, write):
         table = table.rename(columns=str.upper)
         codebook = upper_names(codebook)
     write(table, tmp_path / "answers.csv")
-    made = prepared(tmp_path, tmp_path / "answers.csv", codebook=codebook).cells
+    made = dataset(tmp_path, tmp_path / "answers.csv", codebook=codebook).cells
     made["question_id"] = made["question_id"].str.lower()
     check_cells(made, answers)
 
@@ -125,7 +125,7 @@ def zipped(name):
 )
 def test_other_kinds_are_refused_by_name(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
-    for read in (lambda path: prepared(tmp_path, path), gss_of, issp_of):
+    for read in (lambda path: dataset(tmp_path, path), gss_of, issp_of):
         with pytest.raises(InputError, match=message) as error:
             read(tmp_path / "a.csv")
         assert "\n" not in str(error.value)
@@ -143,14 +143,14 @@ def test_a_library_that_is_absent_is_named(tmp_path, monkeypatch):
     def absent(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(sheets, "import_module", absent)
+    monkeypatch.setattr(kinds, "import_module", absent)
     (tmp_path / "a.rds").write_bytes(b"X\n\0\0\0\3 and more")
     with pytest.raises(InputError, match=r"an R file .*rdata reads; .*'ace_jax\[r\]'"):
-        prepared(tmp_path, tmp_path / "a.rds")
-    monkeypatch.setattr(sheets, "import_module", import_module)
+        dataset(tmp_path, tmp_path / "a.rds")
+    monkeypatch.setattr(kinds, "import_module", import_module)
     pytest.importorskip("rdata")
     with pytest.raises(InputError, match=r"a\.rds is damaged or cut off"):
-        prepared(tmp_path, tmp_path / "a.rds")
+        dataset(tmp_path, tmp_path / "a.rds")
 
 
 def test_a_spreadsheet_with_two_tables_or_a_column_twice_is_refused(tmp_path, answers):
@@ -166,11 +166,11 @@ def test_a_spreadsheet_with_two_tables_or_a_column_twice_is_refused(tmp_path, an
             for sheet, table in tables.items():
                 table.to_excel(book, sheet_name=sheet, index=False)
         with pytest.raises(InputError, match=name):
-            prepared(tmp_path, tmp_path / "a.xlsx")
+            dataset(tmp_path, tmp_path / "a.xlsx")
     with pd.ExcelWriter(tmp_path / "a.xlsx", engine="openpyxl") as book:
         answers.head(9).to_excel(book, sheet_name="first", index=False)
         answers.to_excel(book, sheet_name="all", index=False)
     named = f'sheet = "all"\n{CODEBOOK}'
-    check_cells(prepared(tmp_path, tmp_path / "a.xlsx", codebook=named).cells, answers)
+    check_cells(dataset(tmp_path, tmp_path / "a.xlsx", codebook=named).cells, answers)
     with pytest.raises(InputError, match=r"a\.xlsx, sheet: 'al' is not known; did you mean all"):
-        prepared(tmp_path, tmp_path / "a.xlsx", codebook=named.replace("all", "al"))
+        dataset(tmp_path, tmp_path / "a.xlsx", codebook=named.replace("all", "al"))

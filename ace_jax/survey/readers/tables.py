@@ -22,16 +22,22 @@ from ace_jax.errors import InputError
 from ace_jax.files import reason
 from ace_jax.survey.codebook import Codebook, Form, spelt
 from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
-from ace_jax.survey.readers import kinds
-from ace_jax.survey.readers.kinds import check_fits, kind_of
-from ace_jax.survey.readers.sheets import read_r, read_sheet
-from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
+from ace_jax.survey.readers.kinds import (
+    CSV,
+    SHEET,
+    STATISTICS,
+    Choose,
+    R,
+    check_fits,
+    kind_of,
+    read_r,
+    read_sheet,
+    read_statistics,
+)
 from ace_jax.survey.readers.value_labels import Column
 
 DELIMITERS = ",;\t|"
 BLOCK = 16 << 20  # bytes of a CSV file that are read at once
-
-Choose = Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -137,11 +143,11 @@ def read_table(
     kind = kind_of(path, form.encoding)
     if kind in STATISTICS:
         table, metadata = read_statistics(path, choose, form.encoding)
-    elif kind == kinds.SHEET:
+    elif kind == SHEET:
         table = read_sheet(path, choose, form.sheet)
-    elif kind == kinds.R:
+    elif kind == R:
         table = read_r(path, choose)
-    elif kind == kinds.CSV:
+    elif kind == CSV:
         table = _read_csv(path, choose, form, needed, texts, variable)
     else:
         with sound_parquet(path):
