@@ -228,17 +228,17 @@ def test_the_placeholder_of_the_country_is_made_one(tmp_path, text, normal):
         ({"demographics": {"education": 1}}, "education is 1, expected College or No_College"),
         (
             {"demographics": {"age": "Old"}},
-            "of demographics is 'age', expected one of gender",
+            "age is 'Old', expected no such key",
         ),
         ({"demographics": {}}, "demographics is .*, expected as many as 1_attributes says"),
         (
             {"demographics": {"gender": "Male", "residence": "Urban"}},
             "demographics is .*, expected as many as 1_attributes says",
         ),
-        ({"p_real": {"1": 0.5, "3": 0.5}}, "a key of p_real is '3', expected an option"),
+        ({"p_real": {"1": 0.5, "3": 0.5}}, "p_real of option 3 is 0.5, expected an option's share"),
         (
             {"p_real": {"1": 1.5, "2": -0.5}},
-            "p_real of option 2 is -0.5, expected a number",
+            "p_real of option 2 is -0.5, expected an option",
         ),
         ({"p_real": {"1": float("nan")}}, "option 1 is nan, expected"),
         ({"p_real": {"1": float("inf")}}, "option 1 is inf, expected"),

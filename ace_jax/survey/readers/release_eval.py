@@ -212,29 +212,24 @@ def shares(p_real: dict[str, Any], options: Labels) -> tuple[float, ...]:
     Probabilities that sum to 1 within 1e-3 are divided by their sum. Raises InputError for any
     other sum, a key that is no option, and a value that is negative or not a finite number.
     """
-    if unknown := sorted(p_real.keys() - set(options)):
-        raise expected("a key of p_real", unknown[0], "an option")
-    given = [p_real.get(option, 0.0) for option in options]
-    for option, share in zip(options, given, strict=True):
-        if not (type(share) in (int, float) and 0 <= share < LARGEST):
-            raise expected(f"p_real of option {option}", share, "a number from 0 to 1")
-    total = math.fsum(given)
-    if total == 0:
-        return (0.0,) * len(options)
-    if abs(total - 1) > SUM_TOLERANCE:
+    for option, share in p_real.items():
+        if option not in options or type(share) not in (int, float) or not 0 <= share < LARGEST:
+            raise expected(
+                f"p_real of option {option:.40}", share, "an option's share, from 0 to 1"
+            )
+    total = math.fsum(p_real.values())
+    if total and abs(total - 1) > SUM_TOLERANCE:
         raise expected("the sum of p_real", total, "1")
-    return tuple(share / total for share in given)
+    return tuple(p_real.get(option, 0) / (total or 1) for option in options)
 
 
 def persona_of(demographics: dict[str, Any]) -> Persona:
     """Returns the level of each of `personas.ATTRIBUTES`, None where the cell names none."""
-    if unknown := sorted(demographics.keys() - {*LEVELS, "country"}):
-        raise expected("a key of demographics", unknown[0], f"one of {', '.join(LEVELS)}")
-    spelt = {attribute: demographics.get(attribute) for attribute in LEVELS}
-    for attribute, level in spelt.items():
-        if level is not None and str(level) not in LEVELS[attribute]:
-            raise expected(attribute, level, " or ".join(LEVELS[attribute]))
-    return tuple(level and LEVELS[attribute][level] for attribute, level in spelt.items())
+    for name, level in demographics.items():
+        known = LEVELS.get(name, {})
+        if name != "country" and level is not None and str(level) not in known:
+            raise expected(f"{name:.40}", level, " or ".join(known) or "no such key")
+    return tuple(LEVELS[name].get(str(demographics.get(name))) for name in LEVELS)
 
 
 def with_placeholder(text: str) -> str:
