@@ -10,8 +10,9 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.demographics import DEMOGRAPHICS, country_of
+from ace_jax.survey.demographics import DEMOGRAPHICS
 from ace_jax.survey.draft import draft
+from ace_jax.survey.personas import country_of
 
 SIZE = 400
 AGREE = {1: "Stimme zu", 2: 'Teils, "teils"', 3: "Stimme nicht zu", 8: "Refused", -9: "Don't know"}
@@ -235,7 +236,7 @@ def test_countries_by_code_or_name():
         "DEU",
         "FRA",
         None,
-        None,
+        "DEU",
     ]
 
 

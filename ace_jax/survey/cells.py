@@ -122,13 +122,14 @@ def aggregate(
     finest = pd.concat([_sums(frame, names, question, width) for question in questions])
     order = pd.CategoricalDtype([question.question_id for question in questions])
     finest["question_id"] = finest["question_id"].astype(order)
-    sums = pd.concat(
-        [
-            _coarsened(finest, list(chosen))
-            for granularity in range(1, len(names) + 1)
-            for chosen in combinations(names, granularity)
-        ]
-    ).sort_values("question_id", kind="stable", ignore_index=True)
+    parts = []
+    for granularity in range(1, len(names) + 1):
+        for chosen in combinations(names, granularity):
+            keys = ["question_id", "country", *chosen]
+            part = finest.groupby(keys, observed=True).sum(numeric_only=True).reset_index()
+            # Levels as plain text, because the next part may not name these attributes at all.
+            parts.append(part.astype(dict.fromkeys(chosen, object)))
+    sums = pd.concat(parts).sort_values("question_id", kind="stable", ignore_index=True)
     return _cells(sums, names, questions)
 
 
@@ -191,12 +192,6 @@ def _sums(frame: pd.DataFrame, names: list[str], question: Question, width: int)
     sums = sums.reindex(columns=range(width), fill_value=0.0).assign(n=1, w2=weight**2)
     sums = pd.concat([answered[keys], sums], axis=1).groupby(keys, observed=True).sum()
     return sums.reset_index().assign(question_id=question.question_id)
-
-
-def _coarsened(finest: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    sums = finest.groupby(["question_id", "country", *names], observed=True).sum(numeric_only=True)
-    # Levels as plain text, because the next part may not name these attributes at all.
-    return sums.reset_index().astype(dict.fromkeys(names, object))
 
 
 def _cells(sums: pd.DataFrame, names: list[str], questions: tuple[Question, ...]) -> pd.DataFrame:

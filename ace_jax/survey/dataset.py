@@ -192,9 +192,9 @@ def _read(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> pa.Tab
     """Returns the columns of the schema, the optional ones where the file has them."""
 
     def choose(found: list[str]) -> list[str]:
-        needed = [name for name in schema.names if name not in optional]
-        check_columns(needed, found, path, "a DATASET that `prepare` wrote")
-        return [name for name in schema.names if name in found]
+        kept = [name for name in schema.names if name in found or name not in optional]
+        check_columns(kept, found, path, "a DATASET that `prepare` wrote")
+        return kept
 
     with sound_parquet(path):
         table = read_parquet(path, choose)

@@ -5,8 +5,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pycountry
-
 from ace_jax.survey.codebook_file import BUILTIN
 
 # A label of a few words is a demographic column's; a longer one is a question about sex or age.
@@ -50,11 +48,3 @@ DEMOGRAPHICS = {
         (BUILTIN / "demographics.toml").read_text(encoding="utf-8")
     ).items()
 }
-
-
-def country_of(text: str) -> str | None:
-    """Returns the alpha-3 code of a country's code of two or three letters, or of its name."""
-    try:
-        return None if text.isdigit() else str(pycountry.countries.lookup(text).alpha_3)
-    except LookupError:
-        return None

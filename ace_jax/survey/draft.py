@@ -16,8 +16,8 @@ from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
 from ace_jax.survey.codebook_file import form_of
 from ace_jax.survey.codes import GAPS, Code, plain
-from ace_jax.survey.demographics import DEMOGRAPHICS, country_of
-from ace_jax.survey.personas import RESERVED
+from ace_jax.survey.demographics import DEMOGRAPHICS
+from ace_jax.survey.personas import RESERVED, country_of
 from ace_jax.survey.readers.tables import read_table
 from ace_jax.survey.readers.value_labels import (
     LONGEST_SCALE,
@@ -122,7 +122,7 @@ def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
         found = [str(value).strip() for value in column.values.dropna().unique()]
         if not found or not DEMOGRAPHICS["country"].looks_like(column.name, ""):
             continue
-        names = [country_of(value) for value in found]
+        names = [None if value.isdigit() else country_of(value) for value in found]
         if len(found) == 1 and names[0]:
             return where | {"country": names[0], "country_note": f"{column.name} is {found[0]}"}
         if all(names):

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pycountry
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
 from ace_jax.survey.codes import Code, codes
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.personas import ATTRIBUTES, country_of
 from ace_jax.survey.readers.tables import Raw, check_columns, read_table
 from ace_jax.survey.readers.value_labels import (
     Column,
@@ -293,7 +292,4 @@ def _countries(path: Path, columns: Mapping[str, Column]) -> pd.Series:
 def _alpha3(code: str) -> str | None:
     """Returns the country of "DE", of a part of it such as "DE-W" or "GB-GBN", or of "276"."""
     number = NUMERIC.fullmatch(code)
-    alpha2 = code.partition("-")[0].upper()
-    asked = {"numeric": number[1].zfill(3)} if number else {"alpha_2": alpha2}
-    country = pycountry.countries.get(**asked)
-    return None if country is None else str(country.alpha_3)
+    return country_of(number[1].zfill(3) if number else code.partition("-")[0])
