@@ -132,6 +132,7 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
             "count": random.choice(["1", "2", "3 or more"], SIZE),
             "likes": random.choice([True, False], SIZE),
             "note": [f"text {n}" for n in range(SIZE)],
+            "alter": random.choice([1e20, 40.0, 50.0], SIZE),
             "source": "x",
         }
     )
@@ -152,6 +153,7 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
     assert {*questions} == {"How fair is life?", "mood", "step", "count", "likes"}
     text = (tmp_path / "draft.toml").read_text("utf-8")
     assert "UNSURE: -1, 8, 9 may be no answer" in text
+    assert '# numbers too large for codes: "alter"' in text
     assert "the order of the options is not known" in text
     cells = made.cells.query("question_id == 'count' and granularity == 1 and country == 'FRA'")
     who = table[(table["land"] == "FRA") & (table["sexo"] == "H") & (table["education"] != "N/A?")]

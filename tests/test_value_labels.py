@@ -89,6 +89,8 @@ def test_a_scale_is_filled_in_only_between_its_labels():
     ends = {1: "Low", 5: "High"}
     assert labels_of(ends, 1.0, 2.0) == ["Low", "2", "3", "4", "High"]
     assert labels_of(ends, 1.0, 5.0) == ["Low", "High"]
+    with pytest.raises(NotAQuestionError, match="more than 11 options"):
+        labels_of({1: "Low", 2**40: "High"}, 1.0, 2.0)
     for stray in (6.0, 0.0, 2.5):
         with pytest.raises(NotAQuestionError, match="answers without a label"):
             labels_of(ends, 1.0, stray)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
-from ace_jax.survey.codebook_file import form_of
+from ace_jax.survey.codebook_file import LARGEST_CODE, form_of
 from ace_jax.survey.codes import GAPS, Code, plain
 from ace_jax.survey.demographics import DEMOGRAPHICS
 from ace_jax.survey.personas import RESERVED, country_of
@@ -73,13 +73,17 @@ def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
     columns = [one for one in columns if one.name not in {*weights, where["country_column"]}]
-    left_out["a name that tables use for something else"] = [
-        one.name for one in columns if one.name in RESERVED
-    ]
-    columns = [one for one in columns if one.name not in RESERVED]
-    attributes = _attributes(columns)
-    questions: list[Question] = []
+    fit: list[Column] = []
     for column in columns:
+        if column.name in RESERVED:
+            left_out["a name that tables use for something else"].append(column.name)
+        elif _largest(column) >= LARGEST_CODE:
+            left_out["numbers too large for codes"].append(column.name)
+        else:
+            fit.append(column)
+    attributes = _attributes(fit)
+    questions: list[Question] = []
+    for column in fit:
         if any(column is one.column for one in attributes):
             continue
         try:
@@ -100,7 +104,7 @@ def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None
         attributes=attributes,
         scales={options: f"scale_{n}" for n, options in enumerate(shared, 1)},
         questions=questions,
-        left_out={reason: names for reason, names in left_out.items() if names},
+        left_out=dict(left_out),
     )
 
 
@@ -111,6 +115,13 @@ def _cells(values: pd.Series) -> pd.Series:
     if pd.api.types.is_numeric_dtype(values):
         return values
     return values.mask(values.astype(str).str.strip().isin(GAPS))
+
+
+def _largest(column: Column) -> float:
+    """Returns the largest size of a number among the values and the labelled codes, 0 for none."""
+    labelled = [abs(code) for code in column.labels if not isinstance(code, str)]
+    numbers = pd.to_numeric(column.values, errors="coerce").dropna().astype(float)
+    return float(max([0.0, *labelled, *numbers.abs().nlargest(1)]))
 
 
 def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:

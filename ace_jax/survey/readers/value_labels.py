@@ -128,7 +128,8 @@ def options_of(column: Column) -> Options:
     if unlabelled := given - set(named):
         if not all(code.is_integer() and first < code < last for code in unlabelled):
             raise NotAQuestionError("answers without a label")
-        codes = [float(code) for code in range(first, last + 1)]
+        # No more than are too many: labels of a damaged file can lie anywhere.
+        codes = [float(code) for code in range(first, min(last, first + LONGEST_SCALE) + 1)]
     if len(codes) > LONGEST_SCALE:
         raise NotAQuestionError(f"more than {LONGEST_SCALE} options")
     options = [(int(code), with_country(named.get(code) or f"{code:g}")) for code in codes]
