@@ -94,9 +94,6 @@ def tabs(table, directory):
     return [directory / "tabs"]
 
 
-FORMS = [comma_csv, tabs, sav, dta, labelled_csv]
-
-
 def expected(answers, question_id, weighted):
     """The cells of a question, counted one respondent at a time."""
     question = next(q for q in CODEBOOK.questions if q.question_id == question_id)
@@ -137,7 +134,7 @@ def prepared(directory, paths, *arguments):
     return read_dataset(output)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [comma_csv, tabs, sav, dta, labelled_csv])
 def test_every_form_gives_the_same_codes(tmp_path, answers, form):
     read = wvs.read(form(answers, tmp_path)).table
     assert set(read) == set(answers) - {"A_WAVE"}
@@ -167,9 +164,8 @@ def check_cells(made, answers, weighted):
             np.testing.assert_allclose(found[key][2], p, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", [comma_csv, labelled_csv])
-def test_every_form_gives_exactly_the_known_cells(tmp_path, answers, form):
-    raw = select(wvs.read(form(answers, tmp_path)))
+def test_labels_give_exactly_the_known_cells(tmp_path, answers):
+    raw = select(wvs.read(labelled_csv(answers, tmp_path)))
     few = [question for question in raw.codebook.questions if question.question_id in CHECKED]
     codebook = replace(raw.codebook, questions=tuple(few))
     for weights in (None, "W_WEIGHT"):
@@ -191,7 +187,8 @@ def test_the_command_writes_the_known_cells(tmp_path, answers, capsys):
 
 def test_what_is_chosen_is_recorded(tmp_path, answers):
     ruled = ["--rule", "education.college=4", "--questions", "strictly-ordinal"]
-    made = prepared(tmp_path, comma_csv(answers, tmp_path), "--countries", "ury", "EGY", *ruled)
+    paths = comma_csv(answers[::6], tmp_path)
+    made = prepared(tmp_path, paths, "--countries", "ury", "EGY", *ruled)
     rules = made.manifest["rules"]
     assert rules["countries"] == ["EGY", "URY"] == sorted(made.cells["country"].unique())
     assert rules["questions"] == "strictly-ordinal"
@@ -211,7 +208,7 @@ def test_all_questions_can_be_taken(tmp_path, answers):
     columns = {
         name: random.choice([*q.option_codes, -1], len(answers)) for name, q in others.items()
     }
-    few = answers.assign(**columns)[answers["B_COUNTRY_ALPHA"] != "EGY"]
+    few = answers.assign(**columns)[answers["B_COUNTRY_ALPHA"] != "EGY"][::6]
     made = prepared(tmp_path, labelled_csv(few, tmp_path), "--questions", "all")
     assert len(made.questions) == 260
     other = next(iter(others))
