@@ -72,12 +72,9 @@ def digests(directory: Path, names: Iterable[str]) -> dict[str, str]:
 
 def check_digests(directory: Path, known: Mapping[str, str], names: Iterable[str]) -> None:
     """Raises `InputError` naming a file whose SHA-256 is known and is another one now."""
-    for name in names:
-        there = name in known and (directory / name).is_file()
-        if there and digests(directory, [name])[name] != known[name]:
-            raise InputError(
-                f"{directory / name}: is not what was written; restore it, or make it anew"
-            )
+    for file in [directory / name for name in names if name in known]:
+        if file.is_file() and sha256_of([file]) != known[file.name]:
+            raise InputError(f"{file}: is not what was written; restore it, or make it anew")
 
 
 def write_json(file: Path, content: object) -> None:
@@ -147,21 +144,15 @@ def whole_directory(
 
     Raises `InputError` where the output is not free or cannot be written.
     """
-    final = output.resolve()
-    partial, former = (_beside(final, kind, str(os.getpid())) for kind in ("new", "old"))
-    try:
-        _clear_beside(final)
+    with _new_beside(output) as (final, partial):
         check_free(final, own, also)
         partial.mkdir(parents=True)
         yield partial
+        former = _beside(final, "old", str(os.getpid()))
         if final.exists():
             final.rename(former)
         partial.rename(final)
         shutil.rmtree(former, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -172,25 +163,32 @@ def whole_file(output: Path, replace: bool = False) -> Iterator[Path]:
 
     Raises `InputError` where it cannot be written, or there is a file already and not `replace`.
     """
-    final = output.resolve()
-    if final.exists() and not replace:
-        raise InputError(f"{output} exists; choose another file")
-    partial = _beside(final, "new", str(os.getpid()))
-    try:
-        _clear_beside(final)
+    with _new_beside(output) as (final, partial):
         if not replace:
+            if final.exists():
+                raise InputError(f"{output} exists; choose another file")
             final.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         with partial.open("rb") as handle:
             os.fsync(handle.fileno())
         partial.rename(final)
+
+
+@contextmanager
+def _new_beside(output: Path) -> Iterator[tuple[Path, Path]]:
+    """Gives where an output lies, and a path beside it, which is free and is cleared at the end."""
+    final = output.resolve()
+    partial = _beside(final, "new", str(os.getpid()))
+    try:
+        _clear_beside(final)
+        yield final, partial
     except OSError as error:
         raise InputError(
-            f"{output}: cannot be written ({error.strerror or error}); make room and run the same "
-            "command again"
+            f"{output}: cannot be written ({error.strerror or error}); make room or choose another "
+            "place, and run the same command again"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
 def _beside(final: Path, kind: str, pid: str) -> Path:
@@ -206,10 +204,15 @@ def _clear_beside(final: Path) -> None:
                 continue
             if kind == "old" and not final.exists():
                 left.rename(final)
-            elif left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    elif path.exists():
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,7 +11,7 @@ Respondents' rows are read and never written. docs/surveys.md says what each sou
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ace_jax.command import run
@@ -20,10 +20,10 @@ from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.report.figures import effect_sizes
 from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
+from ace_jax.survey.cells import PARTS, split_respondents
 from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
 from ace_jax.survey.draft import draft
 from ace_jax.survey.readers import release_eval, sources
-from ace_jax.survey.sample import PARTS, split_respondents
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "sample")
@@ -59,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in PARTS if args.sample else ("",):
         check_free(args.output / name, *OWN)
     datasets = _datasets(args)
-    if args.strict:
-        _check_flags(datasets)
+    flags = [flag for its in datasets.values() for flag in its.manifest.get("flags", ())]
+    if args.strict and flags:
+        for flag in dict.fromkeys(flags):  # the parts of a sample may share some
+            log(flag)
+        raise InputError(f"--strict: the survey has {len({*flags})} flags, such as {flags[0]}")
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}
@@ -95,15 +98,6 @@ def _datasets(args: argparse.Namespace) -> dict[str, Dataset]:
     if args.source not in EMBEDDED:
         raise InputError(f"--source {args.source} needs the survey's files; give them with --input")
     return {"": read_dataset(args.source)}
-
-
-def _check_flags(datasets: Mapping[str, Dataset]) -> None:
-    flags = [flag for dataset in datasets.values() for flag in dataset.manifest.get("flags", ())]
-    flags = [*dict.fromkeys(flags)]  # the parts of a sample may share some
-    for flag in flags:
-        log(flag)
-    if flags:
-        raise InputError(f"--strict: the survey has {len(flags)} flags, such as {flags[0]}")
 
 
 def _draft(args: argparse.Namespace) -> None:

@@ -35,11 +35,11 @@ from ace_jax.evaluation.combined import combined
 from ace_jax.evaluation.references import reference_answers
 from ace_jax.report.runs import Run, read_runs
 from ace_jax.survey.build import build
+from ace_jax.survey.cells import PARTS, split_respondents
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.estimators import shrunk
 from ace_jax.survey.readers import sources
 from ace_jax.survey.readers.tables import Raw
-from ace_jax.survey.sample import PARTS, split_respondents
 
 STRENGTHS = np.geomspace(1, 3000, 60)  # respondents that a prior may count for
 LEAST = 1e-4

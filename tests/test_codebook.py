@@ -1,10 +1,11 @@
+import re
 from collections import Counter
 
 import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Question, Threshold, describe, with_rules
-from ace_jax.survey.codebook_file import BUILTIN, read_codebook
+from ace_jax.survey.codebook_file import BUILTIN, KINDS, read_codebook
 from ace_jax.survey.personas import ATTRIBUTES
 
 GOOD = """
@@ -55,6 +56,13 @@ def test_a_codebook_is_read(tmp_path):
             dropped=(9,),
         ),
     )
+
+
+def test_the_example_has_every_key():
+    codebook = read_codebook(BUILTIN / "example.toml")
+    assert [question.question_id for question in codebook.questions] == ["q1", "trust"]
+    text = (BUILTIN / "example.toml").read_text(encoding="utf-8")
+    assert [key for key in KINDS if not re.search(rf"\b{key}\b", text)] == []
 
 
 def test_a_rule_moves_a_threshold_and_is_described(tmp_path):
@@ -143,14 +151,14 @@ def test_an_unknown_rule_is_refused(tmp_path):
         ("codes = [[1], [2]]", "codes = [[1], [1]]", "a code to one level only"),
         ("codes = [[1], [2]]", "codes = [[1]]", "give each level its own list"),
         ("codes = [[1], [2]]", "", "either `codes` or `threshold`"),
-        ('["Male", "Female"]', '["Male"]', "at least two different"),
+        ('["Male", "Female"]', '["Male"]', "two or more"),
         ('level = "College Educated" }', 'level = "PhD" }', "the name of one of them"),
         ('country = "USA"\n', "", "either `country` or `country_column`"),
         ('source = "mine"', "source = ", "is not TOML"),
         ('"agreement"', '[[1.9, "No"], [true, "Yes"]]', "`options` is .* whole numbers or texts"),
         ('"agreement"', '[[1, "No"], [2, ""]]', r'list of \[code, "label"\]'),
         ('"agreement"', '[[1, "No"], [2, ["Yes"]]]', r'list of \[code, "label"\]'),
-        ('"agreement"', '[[1, "No"], [2, " no"]]', "has two options 'no'; tell them apart"),
+        ('"agreement"', '[[1, "No"], [2, " no"]]', "says 'no' twice; tell them apart"),
         ('"agreement"', '[[1, "No"], ["1", "Yes"]]', r"codes \(1, '1'\) and labels .* all diff"),
         ('"agreement"', str([[n, str(n)] for n in range(10, 110)]), "at most 99"),
         ("dropped = [9]", "dropped = [2]", "q1: the code 2 counts, and is also in `dropped`"),
@@ -214,7 +222,7 @@ def test_a_table_of_questions_lies_beside_its_codebook(tmp_path):
     [
         ("q1,Is it?,1=No; 2=Yes,\nq2,Is it?,1=No; Yes,", r"q\.csv: row 3: .*`options` is"),
         ("q1,Is it?,1=No; 1=Yes,", r"q\.csv: row 2: question q1 has the option codes \(1, 1\)"),
-        ("q1,Is it?,1=No; 2=no,", "row 2: question q1 has two options 'no'"),
+        ("q1,Is it?,1=No; 2=no,", "row 2: question q1 says 'no' twice"),
         ("q1,Is it?,No; Yes,", "row 2: question q1 uses the scale 'No; Yes', which"),
         ("q1,Is it?,,", "row 2: question q1 uses the scale '', which"),
         ("q1,,1=No; 2=Yes,", "row 2: question q1: `text` is ''; give a text"),

@@ -10,8 +10,9 @@ import pytest
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.survey.dataset import read_dataset
-from ace_jax.survey.demographics import NAMES, country_of, looks_like
+from ace_jax.survey.demographics import DEMOGRAPHICS
 from ace_jax.survey.draft import draft
+from ace_jax.survey.personas import country_of
 
 SIZE = 400
 AGREE = {1: "Stimme zu", 2: 'Teils, "teils"', 3: "Stimme nicht zu", 8: "Refused", -9: "Don't know"}
@@ -131,6 +132,7 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
             "count": random.choice(["1", "2", "3 or more"], SIZE),
             "likes": random.choice([True, False], SIZE),
             "note": [f"text {n}" for n in range(SIZE)],
+            "alter": random.choice([1e20, 40.0, 50.0], SIZE),
             "source": "x",
         }
     )
@@ -151,6 +153,7 @@ def test_values_become_a_codebook_that_runs(tmp_path, form):
     assert {*questions} == {"How fair is life?", "mood", "step", "count", "likes"}
     text = (tmp_path / "draft.toml").read_text("utf-8")
     assert "UNSURE: -1, 8, 9 may be no answer" in text
+    assert '# numbers too large for codes: "alter"' in text
     assert "the order of the options is not known" in text
     cells = made.cells.query("question_id == 'count' and granularity == 1 and country == 'FRA'")
     who = table[(table["land"] == "FRA") & (table["sexo"] == "H") & (table["education"] != "N/A?")]
@@ -222,9 +225,11 @@ def test_the_country_is_asked_for_where_nothing_says_it(tmp_path):
     ],
 )
 def test_attributes_are_known_by_name_and_label(attribute, name, label):
-    assert [one for one in NAMES if looks_like(one, name, label)] == [attribute]
-    assert not looks_like(attribute, "q5", "How do you find it that people differ by age or sex?")
-    assert not looks_like("gender", "sex", "Partner's sex")
+    found = [one for one, its in DEMOGRAPHICS.items() if its.looks_like(name, label)]
+    assert found == [attribute]
+    about = "How do you find it that people differ by age or sex?"
+    assert not DEMOGRAPHICS[attribute].looks_like("q5", about)
+    assert not DEMOGRAPHICS["gender"].looks_like("sex", "Partner's sex")
 
 
 def test_countries_by_code_or_name():
@@ -233,7 +238,7 @@ def test_countries_by_code_or_name():
         "DEU",
         "FRA",
         None,
-        None,
+        "DEU",
     ]
 
 

@@ -67,11 +67,6 @@ TWO = "sex,q1,q2\nM,1,2\nM,2,1\nF,1,1\nF,1,2\n"
             {"top": 'id = "who"'},
             "who: 1 respondents have the id of another",
         ),
-        (
-            FOUR,
-            {"question": f"options = {[[code, f'Step {code}'] for code in range(40)]}"},
-            "q1: has 40 options, more than prompt.option_style=letter",
-        ),
     ],
 )
 def test_each_is_a_line_in_the_manifest_and_on_the_screen(tmp_path, content, changes, flag):

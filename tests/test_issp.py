@@ -13,6 +13,7 @@ from ace_jax.survey.personas import ATTRIBUTES
 from ace_jax.survey.readers import issp
 from ace_jax.survey.readers.issp import degrees
 from ace_jax.survey.readers.sources import select
+from ace_jax.survey.readers.value_labels import Column
 
 ALPHA3 = {"DE": "DEU", "GB": "GBR", "PH": "PHL", "BE": "BEL", "IL": "ISR", "CL": "CHL"}
 LEVELS = [attribute.name for attribute in ATTRIBUTES]
@@ -224,11 +225,8 @@ def test_degree_is_read_from_the_labels_of_edulevel(read, new):
     degree = read.table["DEGREE"][read.table["issp2020_v3"].notna()].reset_index(drop=True)
     known = new["EDULEVEL"].map(dict(enumerate((0, 1, 2, 3, 4, 5, 5, 6, 6))))
     pd.testing.assert_series_equal(degree, known, check_names=False)
-    assert degrees({1: "Upper secondary", 2: "Bachelor", 3: "Ph.D.", 7: "Other"}, []) == {
-        1: 1,
-        2: 5,
-        3: 6,
-    }
+    labels = {1: "Upper secondary", 2: "Bachelor", 3: "Ph.D.", 7: "Other"}
+    assert degrees(Column("EDULEVEL", pd.Series(), labels=labels)) == {1: 1, 2: 5, 3: 6}
 
 
 def broken(old, new, directory, how):
@@ -272,16 +270,16 @@ def broken(old, new, directory, how):
     ("how", "message"),
     [
         ("empty", "is empty; download it again"),
-        ("csv", r"is a CSV file, not an SPSS \(.sav\) or Stata \(.dta\) file"),
+        ("csv", r"file has no value labels; give the complete .sav or .dta file"),
         ("cut", "file is (damaged or )?cut off"),
         ("cut header", "file is damaged or cut off"),
         ("renamed", r"lacks the column C_ALPHAN \(1 of 1 .*the nearest it has is C_ALPHA"),
         ("country", r"column C_ALPHAN holds the country 'XK' \(\d+ respondents\)"),
         ("no country", r"column C_ALPHAN holds the country '' \(\d+ respondents\)"),
         ("text", r"column SEX holds the text '(Fem|M)ale' \(\d+ .*is no code"),
-        ("no labels", "has no respondents or no value labels"),
+        ("no labels", "has no value labels"),
         ("no items", "has no item with labelled options"),
-        ("no rows", "has no respondents or no value labels"),
+        ("no rows", "has a header and no respondents"),
         ("other study", r"is study ZA4850 \(V1\); the modules known are ZA5500"),
         ("no study", "does not say which module it is"),
         ("other codes", "nobody is Female by the codes of column SEX"),

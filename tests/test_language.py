@@ -122,10 +122,10 @@ def test_a_question_of_one_s_own_is_asked_in_english():
     ("old", "new", "message"),
     [
         ('["Mann", "Frau"]', '["[MANN]", "Frau"]', r"attribute gender, in\.de: \[MANN\] is no"),
-        ('["Mann", "Frau"]', '["Mann"]', r"attribute gender, in\.de: give 2 different levels"),
+        ('["Mann", "Frau"]', '["Mann"]', r"attribute gender, in\.de: give 2 levels"),
         ('[["n", "Nein"], ["y"', '[["n", "Nein"], ["z"', r"q2, in\.de: `options` are to have the"),
         ('"worth_de"', '"worth"', r"q1, in\.de uses the scale 'worth', which"),
-        ('[["y", "Oui"], ["n", "Non"]]', '[["y", "A"], ["n", "a"]]', "q2, in.fr has two options"),
+        ('[["y", "Oui"], ["n", "Non"]]', '[["y", "A"], ["n", "a"]]', "q2, in.fr says 'a' twice"),
         ("in.fr.text", "in.en.text", "`in` is .* table of keys by language"),
         ('in.fr.text = "Les loisirs ?"', "", r"question q2, in\.fr lacks `text`"),
         ("Les loisirs ?", "En [PAYS] ?", r"q2, in\.fr: \[PAYS\] is no placeholder"),

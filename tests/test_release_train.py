@@ -216,7 +216,7 @@ def test_pairs_of_the_eval_cells_and_of_lines_written_from_them_are_the_same(tmp
         ({"group_A": group(p_real=[1, 0])}, r"group_A: p_real is \[1, 0\], expected an object"),
         (
             {"group_A": group(p_real={"3": 1})},
-            "group_A: a key of p_real is '3', expected",
+            "group_A: p_real of option 3 is ",
         ),
         ({"group_A": group(p_real={"1": -1, "2": 2})}, "option 1 is -1, expected"),
         ({"group_A": group(p_real={"1": float("nan")})}, "option 1 is nan, expected"),

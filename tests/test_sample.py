@@ -4,10 +4,10 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
+from ace_jax.survey.cells import split_respondents
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.readers.tables import Raw
-from ace_jax.survey.sample import split_respondents
 
 CODEBOOK = read_codebook(BUILTIN / "eqls2011.toml")
 

@@ -7,8 +7,10 @@ import pytest
 
 from ace_jax.errors import InputError
 from ace_jax.prepare import main
+from ace_jax.survey.build import build
 from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.pairs import toggle_pairs
+from ace_jax.survey.readers import sources
 
 CODEBOOK = """
 source = "mine"
@@ -80,6 +82,12 @@ def dta(answers, path):
     pyreadstat.write_dta(answers, path)
 
 
+def dataset(tmp_path, *paths, codebook=CODEBOOK):
+    """What the command writes, without the writing."""
+    (tmp_path / "own.toml").write_text(codebook)
+    return build(sources.read("table", paths, tmp_path / "own.toml"), paths, {})
+
+
 def prepared(tmp_path, *arguments, codebook=CODEBOOK):
     (tmp_path / "own.toml").write_text(codebook)
     output = tmp_path / "dataset"
@@ -113,7 +121,7 @@ def check_cells(cells, answers):
 @pytest.mark.parametrize("write", [comma, semicolon, parquet, sav, dta])
 def test_every_form_gives_exactly_the_counted_cells(tmp_path, answers, write):
     write(answers, tmp_path / "answers")
-    made = prepared(tmp_path, tmp_path / "answers")
+    made = dataset(tmp_path, tmp_path / "answers")
     check_cells(made.cells, answers)
     assert [attribute.levels for attribute in made.attributes] == [
         ("Young", "Middle-aged", "Old"),
@@ -124,7 +132,7 @@ def test_every_form_gives_exactly_the_counted_cells(tmp_path, answers, write):
 def test_files_are_put_one_below_the_other(tmp_path, answers):
     comma(answers.iloc[:200], tmp_path / "one.csv")
     parquet(answers.iloc[200:], tmp_path / "two.parquet")
-    check_cells(prepared(tmp_path, tmp_path / "one.csv", tmp_path / "two.parquet").cells, answers)
+    check_cells(dataset(tmp_path, tmp_path / "one.csv", tmp_path / "two.parquet").cells, answers)
 
 
 def test_countries_and_weights_can_be_chosen(tmp_path, answers):
@@ -137,7 +145,7 @@ def test_countries_and_weights_can_be_chosen(tmp_path, answers):
 
 def test_every_two_levels_are_a_pair(tmp_path, answers):
     comma(answers, tmp_path / "a.csv")
-    made = prepared(tmp_path, tmp_path / "a.csv")
+    made = dataset(tmp_path, tmp_path / "a.csv")
     pairs = toggle_pairs(made.cells, made.attributes, min_n=10)
     # Of each context: 3 pairs of ages for both genders, 3 of genders.
     assert len(pairs) == 4 * (3 * 2 + 3)
@@ -220,8 +228,7 @@ def test_a_text_among_numbers_leaves_them_numbers(tmp_path, answers, form):
     mixed["educ"] = mixed["educ"].astype(str)
     {"csv": comma, "parquet": parquet, "sav": sav}[form](mixed, tmp_path / "mixed")
     without, having = (
-        prepared(tmp_path, tmp_path / name, codebook=codebook).cells
-        for name in ("numbers", "mixed")
+        dataset(tmp_path, tmp_path / name, codebook=codebook).cells for name in ("numbers", "mixed")
     )
     pd.testing.assert_frame_equal(having, without)
     known = np.isin(educ, [6, 3, 7, 2]) & (answers["sex"] != "?") & (answers["q2"] > 0)
@@ -233,11 +240,11 @@ def test_a_level_may_be_called_as_what_stands_for_none(tmp_path, answers):
     names = {1: "None", 2: "NA", 3: "null"}
     codebook = CODEBOOK.replace("[[1], [2], [3]]", '[["None"], ["NA"], ["null"]]')
     comma(answers.replace({"age_group": names}), tmp_path / "a.csv")
-    check_cells(prepared(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, answers)
+    check_cells(dataset(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, answers)
     # Where the codebook declares no such code, the cell is missing.
     gaps = answers["q2"].astype(object).replace(3, "NA")
     comma(answers.assign(q2=gaps), tmp_path / "a.csv")
-    made = prepared(tmp_path, tmp_path / "a.csv").cells
+    made = dataset(tmp_path, tmp_path / "a.csv").cells
     asked = made[(made["question_id"] == "q2") & (made["granularity"] == 1) & made["age"].notna()]
     assert asked["n"].sum() == ((answers["q2"] < 3) & (answers["sex"] != "?")).sum()
 
@@ -249,19 +256,19 @@ def test_texts_that_look_like_numbers_or_truth_stay_texts(tmp_path, answers):
     table = answers[answers["q1"] < 9].assign(age_group=answers["age_group"].map(names))
     comma(table.assign(q1=table["q1"] == 0), tmp_path / "a.csv")
     known = answers[answers["q1"] < 9]
-    check_cells(prepared(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, known)
+    check_cells(dataset(tmp_path, tmp_path / "a.csv", codebook=codebook).cells, known)
 
 
 def test_labels_and_codes_may_stand_side_by_side(tmp_path, answers):
     mixed = answers["q2"].astype(object).replace({1: "little", 3: "3. Much"})
     comma(answers.assign(q2=mixed), tmp_path / "a.csv")
-    check_cells(prepared(tmp_path, tmp_path / "a.csv").cells, answers)
+    check_cells(dataset(tmp_path, tmp_path / "a.csv").cells, answers)
     two = CODEBOOK + 'labels = [[2, "Little"]]'
     with pytest.raises(InputError, match="column q2 holds the text 'little'"):
-        prepared(tmp_path, tmp_path / "a.csv", codebook=two)
+        dataset(tmp_path, tmp_path / "a.csv", codebook=two)
 
 
 def test_a_codebook_that_names_an_absent_column(tmp_path, answers):
     comma(answers, tmp_path / "a.csv")
     with pytest.raises(InputError, match=r"lacks the column q3 .* nearest it has is q\d"):
-        prepared(tmp_path, tmp_path / "a.csv", codebook=CODEBOOK.replace('"q2"', '"q3"'))
+        dataset(tmp_path, tmp_path / "a.csv", codebook=CODEBOOK.replace('"q2"', '"q3"'))

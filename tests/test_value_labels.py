@@ -4,13 +4,20 @@ import pandas as pd
 import pytest
 
 from ace_jax.survey.readers.value_labels import (
+    Column,
     NotAQuestionError,
-    is_missing,
-    option_label,
     options_of,
     question_text,
     with_country,
 )
+
+
+def column(labels, answers=(1.0,), ranges=()):
+    return Column("v1", pd.Series(answers), labels=labels, ranges=ranges)
+
+
+def labels_of(labels, *answers):
+    return [label for _, label in options_of(column(labels, answers)).options]
 
 
 @pytest.mark.parametrize(
@@ -23,20 +30,20 @@ from ace_jax.survey.readers.value_labels import (
 )
 def test_labels_that_are_no_answer(label):
     code = -9 if label.startswith("-9") else 7
-    assert is_missing(code, {code: label}, [])
+    assert column({code: label}).is_missing(code)
 
 
 @pytest.mark.parametrize(
     "label", ["National", "Not at all important", "Never", "None", "No", "Nap in the day", ""]
 )
 def test_labels_that_are_answers(label):
-    assert not is_missing(9, {9: label}, [])
+    assert not column({9: label}).is_missing(9)
 
 
 def test_ranges_and_negative_codes_are_no_answer():
-    assert is_missing(97, {}, [{"lo": 97, "hi": 99}])
-    assert is_missing(-4, {-4: "Recycling is not offered"}, [])
-    assert not is_missing(96, {}, [{"lo": 97, "hi": 99}])
+    of = column({-4: "Recycling is not offered"}, ranges=[{"lo": 97, "hi": 99}])
+    assert [of.is_missing(code) for code in (97, -4, 96)] == [True, True, False]
+    assert not column({}, ranges=[{"lo": "97", "hi": "99"}]).is_missing(97)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,7 @@ def test_ranges_and_negative_codes_are_no_answer():
     ],
 )
 def test_a_label_loses_the_code_it_repeats(code, label, kept):
-    assert option_label(code, label) == kept
+    assert column({code: label}).label(code) == kept
 
 
 @pytest.mark.parametrize(
@@ -75,14 +82,15 @@ def test_a_text_names_the_country_in_one_way(label, text):
 
 
 def test_an_option_names_the_country_in_the_same_way():
-    options = options_of(pd.Series([1.0]), {1: "In <COUNTRY>", 2: "Elsewhere"}, [])
-    assert options.labels == ("In [COUNTRY]", "Elsewhere")
+    assert labels_of({1: "In <COUNTRY>", 2: "Elsewhere"}, 1.0) == ["In [COUNTRY]", "Elsewhere"]
 
 
 def test_a_scale_is_filled_in_only_between_its_labels():
     ends = {1: "Low", 5: "High"}
-    assert options_of(pd.Series([1.0, 2.0]), ends, []).labels == ("Low", "2", "3", "4", "High")
-    assert options_of(pd.Series([1.0, 5.0]), ends, []).labels == ("Low", "High")
+    assert labels_of(ends, 1.0, 2.0) == ["Low", "2", "3", "4", "High"]
+    assert labels_of(ends, 1.0, 5.0) == ["Low", "High"]
+    with pytest.raises(NotAQuestionError, match="more than 11 options"):
+        labels_of({1: "Low", 2**40: "High"}, 1.0, 2.0)
     for stray in (6.0, 0.0, 2.5):
         with pytest.raises(NotAQuestionError, match="answers without a label"):
-            options_of(pd.Series([1.0, stray]), ends, [])
+            labels_of(ends, 1.0, stray)

@@ -71,7 +71,7 @@ def build(
         "estimator": "raw",
         "counts": _respondents(everyone, complete, codebook) | count_cells(cells, attributes),
         "by_question": question_counts(raw.table, everyone, questions),
-        "flags": flags_of(raw.table, everyone, codebook, weights),
+        "flags": [*flags_of(raw.table, everyone, codebook, weights)],
     }
     return Dataset(question_table(questions), cells, manifest)
 

@@ -1,5 +1,7 @@
 """Respondents, read through the codebook, and their cells: what each persona answered (Eq. 8)."""
 
+import re
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,9 +10,12 @@ import pandas as pd
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode
 from ace_jax.survey.personas import Attribute, alpha_3
+from ace_jax.survey.readers.tables import Raw
 
 # No survey's weights are apart by more, or so large or small that their squares are no numbers.
 WEIGHTS_APART, LARGEST_WEIGHT = 1e9, 1e100
+PARTS = ("sample", "rest")  # of `split_respondents`
+SAMPLE = re.compile(r"(0?\.\d+)(?:@(\d+))?")
 
 
 def from_table(table: pd.DataFrame, codebook: Codebook, weights: str | None = None) -> pd.DataFrame:
@@ -58,6 +63,34 @@ def countries(table: pd.DataFrame, codebook: Codebook) -> pd.Series:
     return country.map(codes)
 
 
+def split_respondents(raw: Raw, spec: str) -> dict[str, Raw]:
+    """Draws a share of each country's respondents, such as `0.1@7`: a tenth, drawn by seed 7.
+
+    Returns the PARTS, each with what it is in its notes. At least one respondent of a
+    country is in each. Raises InputError for another spec, or a country of a single respondent.
+    """
+    given = SAMPLE.fullmatch(spec)
+    if given is None or not float(given[1]):
+        raise InputError(f"--sample {spec}: write SHARE@SEED with 0 < SHARE < 1, such as 0.1@0")
+    share, seed = float(given[1]), int(given[2] or 0)
+    country = countries(raw.table, raw.codebook)
+    drawn = np.zeros(len(raw.table), bool)
+    generator = np.random.default_rng(seed)
+    for name, rows in sorted(country.groupby(country).indices.items()):
+        if len(rows) < 2:
+            raise InputError(f"--sample {spec}: {name} has a single respondent; leave it out")
+        count = min(max(1, round(share * len(rows))), len(rows) - 1)
+        drawn[generator.permutation(rows)[:count]] = True
+    return {
+        name: replace(
+            raw,
+            table=raw.table[rows].reset_index(drop=True),
+            notes={**raw.notes, "sample": {"part": name, "share": share, "seed": seed}},
+        )
+        for name, rows in zip(PARTS, (drawn, ~drawn), strict=True)
+    }
+
+
 def complete_cases(respondents: pd.DataFrame, attributes: tuple[Attribute, ...]) -> pd.DataFrame:
     """Keeps the respondents who have a weight, and whose level is known for every attribute.
 
@@ -89,13 +122,14 @@ def aggregate(
     finest = pd.concat([_sums(frame, names, question, width) for question in questions])
     order = pd.CategoricalDtype([question.question_id for question in questions])
     finest["question_id"] = finest["question_id"].astype(order)
-    sums = pd.concat(
-        [
-            _coarsened(finest, list(chosen))
-            for granularity in range(1, len(names) + 1)
-            for chosen in combinations(names, granularity)
-        ]
-    ).sort_values("question_id", kind="stable", ignore_index=True)
+    parts = []
+    for granularity in range(1, len(names) + 1):
+        for chosen in combinations(names, granularity):
+            keys = ["question_id", "country", *chosen]
+            part = finest.groupby(keys, observed=True).sum(numeric_only=True).reset_index()
+            # Levels as plain text, because the next part may not name these attributes at all.
+            parts.append(part.astype(dict.fromkeys(chosen, object)))
+    sums = pd.concat(parts).sort_values("question_id", kind="stable", ignore_index=True)
     return _cells(sums, names, questions)
 
 
@@ -158,12 +192,6 @@ def _sums(frame: pd.DataFrame, names: list[str], question: Question, width: int)
     sums = sums.reindex(columns=range(width), fill_value=0.0).assign(n=1, w2=weight**2)
     sums = pd.concat([answered[keys], sums], axis=1).groupby(keys, observed=True).sum()
     return sums.reset_index().assign(question_id=question.question_id)
-
-
-def _coarsened(finest: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    sums = finest.groupby(["question_id", "country", *names], observed=True).sum(numeric_only=True)
-    # Levels as plain text, because the next part may not name these attributes at all.
-    return sums.reset_index().astype(dict.fromkeys(names, object))
 
 
 def _cells(sums: pd.DataFrame, names: list[str], questions: tuple[Question, ...]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -49,32 +49,31 @@ class Recode:
         """Returns the level (text) of each code, missing where it has none."""
         if isinstance(self.by, Mapping):
             return codes.astype(object).map(dict(self.by))
+        edges, levels = self._spans
+        edges = (*edges[:-1], np.nextafter(edges[-1], np.inf))  # the last is in
         number = pd.to_numeric(codes, errors="coerce")
-        if isinstance(self.by, Threshold):
-            named = np.where(number >= self.by.at_least, self.by.level, self._other)
-            return pd.Series(named, index=codes.index).where(number.notna())
-        edges = [*self.by[:-1], np.nextafter(self.by[-1], np.inf)]  # the last is in
-        return pd.cut(number, edges, right=False, labels=self.attribute.levels).astype(object)
+        return pd.cut(number, edges, right=False, labels=levels).astype(object)
 
     def describe(self) -> dict[str, Any]:
         """Returns which codes are which level, as the manifest records it."""
-        levels: dict[str, Any]
-        if isinstance(self.by, Threshold):
-            cut = f"{self.by.at_least:g}"
-            levels = {self.by.level: f">= {cut}", self._other: f"< {cut}"}
-        elif isinstance(self.by, tuple):
-            ends = (f"{low:g} to {high:g}" for low, high in pairwise(self.by))
-            levels = dict(zip(self.attribute.levels, ends, strict=True))
-        else:
-            levels = {level: [] for level in self.attribute.levels}
+        levels: dict[str, Any] = {level: [] for level in self.attribute.levels}
+        if isinstance(self.by, Mapping):
             for code, level in self.by.items():
                 levels[level].append(code)
+        else:
+            edges, names = self._spans
+            for level, (low, high) in zip(names, pairwise(edges), strict=True):
+                ends = f"< {high:g}" if low == -inf else f">= {low:g}"
+                levels[level] = ends if inf in (-low, high) else f"{low:g} to {high:g}"
         return {"column": self.column, "levels": levels, "dropped_codes": list(self.dropped)}
 
     @property
-    def _other(self) -> str:
-        first, second = self.attribute.levels
-        return second if isinstance(self.by, Threshold) and self.by.level == first else first
+    def _spans(self) -> tuple[tuple[float, ...], tuple[str, ...]]:
+        """The edges between the levels of numbers, ascending, and these levels."""
+        if isinstance(self.by, Threshold):
+            others = [level for level in self.attribute.levels if level != self.by.level]
+            return (-inf, float(self.by.at_least), inf), (*others, self.by.level)
+        return tuple(map(float, self.by)), self.attribute.levels
 
 
 @dataclass(frozen=True)
@@ -170,15 +169,14 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float | None]) -> Codeboo
     None takes an attribute out: `{"education": None}`. Raises InputError for a rule that the
     codebook does not have, or that is no finite number, and if no attribute is left.
     """
+    recodes = {recode.attribute.name: recode for recode in codebook.recodes}
     cuts = {
-        f"{recode.attribute.name}.{recode.by.name}": (recode, recode.by)
-        for recode in codebook.recodes
+        f"{name}.{recode.by.name}": (name, recode.by)
+        for name, recode in recodes.items()
         if isinstance(recode.by, Threshold)
     }
-    recodes = {recode.attribute.name: recode for recode in codebook.recodes}
-    known = {name: name in cuts for name in (*cuts, *recodes)}
     for name, at_least in sorted(rules.items()):
-        if known.get(name) is not (at_least is not None):
+        if name not in (recodes if at_least is None else cuts):
             raise InputError(
                 f"--rule {name}: {codebook.source} has no such rule; "
                 f"it has {', '.join(sorted(cuts)) or 'none'}, and ATTRIBUTE=none of "
@@ -188,8 +186,8 @@ def with_rules(codebook: Codebook, rules: Mapping[str, float | None]) -> Codeboo
             continue
         if not isfinite(at_least):
             raise InputError(f"--rule {name}: {at_least} is no code; give a number")
-        recode, by = cuts[name]
-        recodes[recode.attribute.name] = replace(recode, by=replace(by, at_least=at_least))
+        of, by = cuts[name]
+        recodes[of] = replace(recodes[of], by=replace(by, at_least=at_least))
     kept = tuple(recode for name, recode in recodes.items() if name not in rules)
     if not kept:
         raise InputError("--rule takes every attribute out; leave one in")

@@ -1,81 +1,15 @@
-"""A survey's codebook: how columns and codes become attributes, levels and ordered options.
+"""Reads a survey's codebook from TOML. `builtin/example.toml` explains every key.
 
-The file is TOML (`builtin/gss2018.toml` is one to copy from):
-
-    source = "my_survey"             # names the survey in every cell
-    citation = "Who made it, when."  # copied into the manifest
-    country = "USA"                  # ISO 3166-1 alpha-3; or
-    country_column = "B_COUNTRY"     # the column that holds it
-
-    # What follows up to the attributes may be left out.
-    countries = ["CHL", "MEX"]       # those prepared unless others are asked for
-    id = "respondent"                # a column in which a respondent's id stands: twice is flagged
-    encoding = "cp1252"              # of texts in the files; UTF-8, or what a .sav or .dta says
-    delimiter = ";"                  # of a CSV file; else the one under which the columns are there
-    decimal = ","                    # of a CSV file; "."
-    sheet = "answers"                # of a spreadsheet; else the one that has the columns
-    include = ["q1*", "trust"]       # the questions that are taken, and those that are not:
-    exclude = ["*_text"]             # names, or patterns of names
-    # Codes that count as no answer, or as no level, in every column, each with the label that
-    # files give it; a code may be there several times.
-    missing = [[-1, "Don't know"], [-2, "No answer"]]
-
-    [[attributes]]                   # in the order in which a prompt names them
-    name = "gender"
-    column = "sex"
-    levels = ["Male", "Female"]      # the first is the reference (A=0), the second A=1
-    codes = [[1], ["f", "w"]]        # the column's codes (numbers or text) of each level; a text
-                                     # in place of a list is a range: codes = ["1-3", "4-9"]
-    dropped = [-1, -2]               # codes that count as missing; may be left out
-    # The codes' labels in files that have labels in their cells; may be left out.
-    labels = [[1, "Male"], ["f", "Female"], ["f", "Woman"]]
-    in.de.levels = ["Mann", "Frau"]  # in other languages (prompt.language); may be left out
-
-    [[attributes]]
-    name = "education"
-    column = "degree"
-    levels = ["College Educated", "Not College Educated"]
-    # In place of `codes`, with two levels: codes of 3 and more are "College Educated", lower ones
-    # the other level. `--rule education.college=4` moves the cut.
-    threshold = { name = "college", at_least = 3, level = "College Educated" }
-
-    [[attributes]]
-    name = "age"
-    column = "years"
-    levels = ["Young", "Middle-aged", "Old"]
-    bins = [18, 30, 60, 100]         # in place of `codes`: 18 to below 30, to below 60, to 100
-
-    [scales]                         # options that several questions share; may be left out
-    agreement = [[1, "Disagree"], [2, "Agree"]]
-
-    [[questions]]
-    column = "q1"                    # also the question's id
-    topic = "Work"
-    text = "Is work important to you?"
-    options = [[1, "No"], [2, "A little"], [3, "Very"]]  # code and label, in order; or a scale
-    reverse = true                   # the order is the other way round; false if left out
-    ordinal = true                   # false for yes/no and unordered options; true if left out
-    dropped = [-1, 9]                # codes that count as no answer; may be left out
-    merged = [[0, 1]]                # code 0 counts as code 1; may be left out
-    labels = [[9, "Can't choose"]]   # as of attributes, beside the options' own; may be left out
-    in.de.text = "Ist Ihnen Arbeit wichtig?"
-    in.de.options = [[1, "Nein"], [2, "Etwas"], [3, "Sehr"]]  # of the same codes; or a scale
-    paper = false                    # not one of the paper's questions; true if left out
-
-With `questions = "questions.csv"`, they are rows of a table beside this file, with the columns id,
-text and options ("1=No; 2=Yes", or a scale), and if wanted topic (else the source) and missing
-("-1; 9").
-
-The code "" is a blank cell. Codes are numbers or texts (`codes`); options with a text for a code
-are numbered 1..K.
+A code is a number or a text (`codes`), "" a blank cell. Options with a text for a code are numbered
+1..K.
 """
 
+import fnmatch
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from fnmatch import fnmatchcase
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -91,17 +25,99 @@ from ace_jax.survey.codebook import (
     Recode,
     Threshold,
 )
-from ace_jax.survey.codebook_keys import RANGE, check_keys
 from ace_jax.survey.codes import Code, plain, spelling
 from ace_jax.survey.personas import Attribute, country_names
 
 BUILTIN = Path(__file__).parent / "builtin"
 FORM = [field.name for field in fields(Form)]
 LONGEST_RANGE = 1000  # codes
+LARGEST_CODE = 2**63  # codes are held in 64 bits
+LANGUAGE = re.compile(r"[a-z]{2,3}(_[A-Z][a-z]{3})?")
+RANGE = re.compile(r"\s*(-?\d{1,18})\s*-\s*(-?\d{1,18})\s*")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST_CODE
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_option(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 2 and _is_text(value[1])):
+        return False
+    return isinstance(value[0], str) or (_is_number(value[0]) and value[0] == int(value[0]))
+
+
+def _is_encoding(value: Any) -> bool:
+    try:
+        return "".encode(value) is not None
+    except (LookupError, TypeError, ValueError):
+        return False
+
+
+def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
+
+
+_codes = _list_of(lambda value: isinstance(value, str) or _is_number(value))
+_options_of = _list_of(_is_option)
+_tables = _list_of(_is_table)
+OPTIONS = '[code, "label"], the codes whole numbers or texts'
+# What keys hold, wherever in the file they are.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "source citation country country_column id sheet name column topic text level": (
+        "a text",
+        _is_text,
+    ),
+    "countries levels include exclude": ("a list of texts", _list_of(_is_text)),
+    "ordinal paper reverse": ("true or false", lambda value: isinstance(value, bool)),
+    "encoding": ("the name of one, such as cp1252", _is_encoding),
+    "decimal": ("a point or a comma", lambda value: value in (".", ",")),
+    "delimiter": ("one character", lambda value: isinstance(value, str) and len(value) == 1),
+    "missing labels": (f"a list of {OPTIONS}", _options_of),
+    "options": (
+        f"a list of {OPTIONS}, or the name of a scale",
+        lambda value: isinstance(value, str) or _options_of(value),
+    ),
+    "scales": (
+        f"a table of lists of {OPTIONS}",
+        lambda value: _is_table(value) and all(map(_options_of, value.values())),
+    ),
+    "attributes": ("one table or more", lambda value: bool(value) and _tables(value)),
+    "questions": (
+        "one table or more, or the name of a CSV file",
+        lambda value: _is_text(value) or (bool(value) and _tables(value)),
+    ),
+    "codes": (
+        'a list of codes for each level, or a range "1-3"',
+        _list_of(lambda its: _codes(its) or (isinstance(its, str) and bool(RANGE.fullmatch(its)))),
+    ),
+    "dropped": ("a list of codes", _codes),
+    "merged": ("a list of pairs of codes", _list_of(lambda of: _codes(of) and len(of) == 2)),
+    "threshold": ("a table of keys", _is_table),
+    "in": (  # the codebook's own texts are English
+        "a table of keys by language, such as in.de.text",
+        lambda value: (
+            _is_table(value)
+            and "en" not in value
+            and all(map(LANGUAGE.fullmatch, value))
+            and _tables([*value.values()])
+        ),
+    ),
+    "at_least": ("a number", _is_number),
+    "bins": ("a list of numbers", _list_of(_is_number)),
+}
+KINDS = {key: kind for keys, kind in KINDS.items() for key in keys.split()}
 
 
 def read_codebook(path: Path) -> Codebook:
-    """Reads and checks a codebook (format: this module's docstring).
+    """Reads and checks a codebook.
 
     Raises InputError for a file that cannot be read, is not TOML or breaks the format.
     """
@@ -117,14 +133,29 @@ def read_codebook(path: Path) -> Codebook:
 
 def form_of(given: dict[str, str], where: str) -> Form:
     """Reads how files are spelt; raises InputError for a key or a value that is not known."""
-    check_keys(given, where, "", " ".join(FORM))
+    _check_keys(given, where, "", " ".join(FORM))
     return Form(**given)
+
+
+def _check_keys(entry: dict[str, Any], where: str, required: str, optional: str = "") -> None:
+    """Raises InputError for a key that is missing or not known, or holds something else."""
+    known = [*required.split(), *optional.split()]
+    if missing := [name for name in required.split() if name not in entry]:
+        raise InputError(f"{where} lacks `{missing[0]}`; add it")
+    if unknown := sorted(entry.keys() - {*known}):
+        raise InputError(
+            f"{where} has the unknown key `{unknown[0]:.40}`; known are {', '.join(known)}"
+        )
+    for name, value in entry.items():
+        kind, fits = KINDS[name]
+        if not fits(value):
+            raise InputError(f"{where}: `{name}` is {value!r:.40}; give {kind}")
 
 
 def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
     optional = "country country_column countries missing scales include exclude id"
     optional = " ".join([optional, *FORM])
-    check_keys(content, "the file", "source citation attributes questions", optional)
+    _check_keys(content, "the file", "source citation attributes questions", optional)
     if ("country" in content) == ("country_column" in content):
         raise InputError("give either `country` or `country_column`")
     for country in (*content.get("countries", ()), content.get("country")):
@@ -152,12 +183,11 @@ def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
     }
     for entry in (*content["attributes"], *entries):
         column, own = entry["column"], _pairs(entry.get("labels", []))
-        its = [*entry.get("codes", []), *entry.get("merged", []), entry.get("dropped", [])]
-        lists = (one for one in its if isinstance(one, list))
-        texts = ((code, code) for code in chain(*lists) if isinstance(code, str))
+        lists = [*entry.get("codes", []), *entry.get("merged", []), entry.get("dropped", [])]
+        codes = chain(*(its for its in lists if isinstance(its, list)))
+        texts = ((code, code) for code in codes if isinstance(code, str))
         # A column may serve several attributes.
         labels[column] = (*labels.get(column, ()), *own, *texts, *missing)
-    form = {name: content[name] for name in FORM if name in content}
     return Codebook(
         source=content["source"],
         citation=content["citation"],
@@ -169,7 +199,7 @@ def _codebook(content: dict[str, Any], folder: Path) -> Codebook:
         labels=labels,
         countries=tuple(content.get("countries", ())),
         id_column=content.get("id"),
-        form=Form(**form),
+        form=Form(**{name: content[name] for name in FORM if name in content}),
         languages=_languages(content, zip(questions, entries, strict=True)),
     )
 
@@ -182,26 +212,22 @@ def _languages(
     for one, entry in asked:
         for language, its in entry.get("in", {}).items():
             where = f"question {one.question_id}, in.{language}"
-            check_keys(its, where, "text options")
+            _check_keys(its, where, "text options")
             by_code = dict(_options(its["options"], content, where))
             if {*by_code} != {*one.file_codes}:
                 raise InputError(f"{where}: `options` are to have the codes {one.file_codes}")
-            words = {"text": its["text"], "options": [by_code[code] for code in one.file_codes]}
-            _check_words(where, **words)
-            said[language]["questions"][one.question_id] = words
+            words = [by_code[code] for code in one.file_codes]
+            _check_words(where, words, its["text"])
+            said[language]["questions"][one.question_id] = {"text": its["text"], "options": words}
     for entry in content["attributes"]:
         for language, its in entry.get("in", {}).items():
-            where, levels = f"attribute {entry['name']}, in.{language}", its.get("levels", [])
-            check_keys(its, where, "levels")
-            if len(levels) != len(entry["levels"]) or _repeated(map(plain, levels)):
-                raise InputError(f"{where}: give {len(entry['levels'])} different levels")
-            _check_texts(where, levels)
-            said[language]["attributes"][entry["name"]] = levels
+            where = f"attribute {entry['name']}, in.{language}"
+            _check_keys(its, where, "levels")
+            if len(its["levels"]) != len(entry["levels"]):
+                raise InputError(f"{where}: give {len(entry['levels'])} levels")
+            _check_words(where, its["levels"])
+            said[language]["attributes"][entry["name"]] = its["levels"]
     return dict(said)
-
-
-def _pairs(labelled: list[Any]) -> tuple[tuple[Code, str], ...]:
-    return tuple((code if isinstance(code, str) else int(code), label) for code, label in labelled)
 
 
 def _chosen(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -209,8 +235,7 @@ def _chosen(content: dict[str, Any]) -> list[dict[str, Any]]:
     columns = [str(entry.get("column")) for entry in content["questions"]]
 
     def named(key: str, default: list[str]) -> set[str]:
-        patterns = content.get(key, default)
-        its = {one: [name for name in columns if fnmatchcase(name, one)] for one in patterns}
+        its = {one: fnmatch.filter(columns, one) for one in content.get(key, default)}
         if idle := [one for one in its if not its[one]]:
             raise InputError(f"`{key}`: no question is called {idle[0]!r:.40}; correct it")
         return {*chain(*its.values())}
@@ -218,24 +243,22 @@ def _chosen(content: dict[str, Any]) -> list[dict[str, Any]]:
     kept = named("include", ["*"]) - named("exclude", [])
     if not kept:
         raise InputError("`include` and `exclude` leave no question; change them")
-    return [
-        entry for entry, name in zip(content["questions"], columns, strict=True) if name in kept
-    ]
+    return [entry for entry in content["questions"] if str(entry.get("column")) in kept]
 
 
 def _recode(entry: dict[str, Any], missing: tuple[Code, ...]) -> Recode:
     where = f"attribute {entry.get('name')}"
-    check_keys(entry, where, "name column levels", "codes threshold bins dropped labels in")
+    _check_keys(entry, where, "name column levels", "codes threshold bins dropped labels in")
     levels = tuple(entry["levels"])
-    if len(levels) < 2 or _repeated(map(plain, levels)):
-        raise InputError(f"{where} has levels {levels}; give it at least two different ones")
+    if len(levels) < 2:
+        raise InputError(f"{where} has levels {levels}; give it two or more")
     if sum(key in entry for key in ("codes", "threshold", "bins")) != 1:
         raise InputError(f"{where}: give either `codes` or `threshold` or `bins`")
-    _check_texts(where, levels)
+    _check_words(where, levels)
     dropped = tuple(entry.get("dropped", ()))
     of = (Attribute(entry["name"], levels), entry["column"])
     if "threshold" in entry:
-        check_keys(entry["threshold"], f"{where}, threshold", "name at_least level")
+        _check_keys(entry["threshold"], f"{where}, threshold", "name at_least level")
         threshold = Threshold(**entry["threshold"])
         if len(levels) != 2 or threshold.level not in levels:
             raise InputError(f"{where}: a threshold needs two levels and the name of one of them")
@@ -271,12 +294,12 @@ def _question(
 ) -> Question:
     where = f"question {entry.get('column')}"
     optional = "ordinal dropped merged labels paper reverse in"
-    check_keys(entry, where, "column topic text options", optional)
+    _check_keys(entry, where, "column topic text options", optional)
     labelled = _options(entry["options"], content, where)[:: -1 if entry.get("reverse") else 1]
     codes, labels = tuple(code for code, _ in labelled), tuple(label for _, label in labelled)
     numbers = tuple(code for code in codes if isinstance(code, int))
     dropped, merged = tuple(entry.get("dropped", ())), tuple(map(tuple, entry.get("merged", ())))
-    _check_words(where, entry["text"], labels)
+    _check_words(where, labels, entry["text"])
     _check_not_dropped(codes, (*dropped, *missing, *(code for code, _ in merged)), where)
     if strange := [of for _, of in merged if of not in codes]:
         raise InputError(f"{where}: `merged` names {strange[0]!r:.40}, which is no option")
@@ -321,6 +344,10 @@ def _code(text: str) -> Code:
     return int(text) if re.fullmatch(r"\s*-?\d{1,18}\s*", text) else text.strip()
 
 
+def _pairs(labelled: list[Any]) -> tuple[tuple[Code, str], ...]:
+    return tuple((code if isinstance(code, str) else int(code), label) for code, label in labelled)
+
+
 def _options(
     options: str | list[Any], content: dict[str, Any], where: str
 ) -> tuple[tuple[Code, str], ...]:
@@ -331,14 +358,10 @@ def _options(
     return _pairs(content["scales"][options])
 
 
-def _check_words(where: str, text: str, options: Sequence[str]) -> None:
-    if repeated := _repeated(map(plain, options)):
-        raise InputError(f"{where} has two options {repeated[0]!r:.40}; tell them apart")
-    _check_texts(where, (text, *options))
-
-
-def _check_texts(where: str, texts: Iterable[str]) -> None:
-    for found in chain(*map(PLACEHOLDER.findall, texts)):
+def _check_words(where: str, labels: Sequence[str], *texts: str) -> None:
+    if repeated := _repeated(map(plain, labels)):
+        raise InputError(f"{where} says {repeated[0]!r:.40} twice; tell them apart")
+    for found in chain(*map(PLACEHOLDER.findall, (*texts, *labels))):
         if found != COUNTRY:
             raise InputError(f"{where}: {found} is no placeholder; write {COUNTRY}, or the words")
 

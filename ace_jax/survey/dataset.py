@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ace_jax.errors import InputError, check_known
+from ace_jax.errors import InputError, check_known, within
 from ace_jax.files import check_digests, digests, read_object, whole_directory, write_record
 from ace_jax.survey.codebook import Question
 from ace_jax.survey.codebook_file import BUILTIN
@@ -171,11 +171,9 @@ def read_dataset(path_or_name: str | Path) -> Dataset:
         raise InputError(f"{directory}/manifest.json names no attributes; correct it") from None
     path, table = directory / "questions.parquet", directory / "cells.parquet"
     rows = _read(path, QUESTIONS).to_pylist()
-    try:
+    with within(path):
         for row in rows:
             Question(**row | {name: tuple(row[name]) for name in LISTS})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     questions = pd.DataFrame(rows, columns=QUESTIONS.names)
     _check_rows(questions["question_id"].duplicated(), "repeats a question_id", path)
     cells = _read(table, cell_schema(attributes, shrunk=True), [SHRUNK]).to_pandas()
@@ -194,9 +192,9 @@ def _read(path: Path, schema: pa.Schema, optional: Sequence[str] = ()) -> pa.Tab
     """Returns the columns of the schema, the optional ones where the file has them."""
 
     def choose(found: list[str]) -> list[str]:
-        needed = [name for name in schema.names if name not in optional]
-        check_columns(needed, found, path, "a DATASET that `prepare` wrote")
-        return [name for name in schema.names if name in found]
+        kept = [name for name in schema.names if name in found or name not in optional]
+        check_columns(kept, found, path, "a DATASET that `prepare` wrote")
+        return kept
 
     with sound_parquet(path):
         table = read_parquet(path, choose)

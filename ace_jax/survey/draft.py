@@ -6,23 +6,25 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import COUNTRY
-from ace_jax.survey.codebook_file import form_of
-from ace_jax.survey.codes import Code, plain
-from ace_jax.survey.demographics import PROPOSED, country_of, looks_like
-from ace_jax.survey.personas import RESERVED
-from ace_jax.survey.readers.columns import Column, columns_of
+from ace_jax.survey.codebook_file import LARGEST_CODE, form_of
+from ace_jax.survey.codes import GAPS, Code, plain
+from ace_jax.survey.demographics import DEMOGRAPHICS
+from ace_jax.survey.personas import RESERVED, country_of
+from ace_jax.survey.readers.tables import read_table
 from ace_jax.survey.readers.value_labels import (
     LONGEST_SCALE,
+    Column,
     NotAQuestionError,
-    is_missing,
-    option_label,
+    Options,
+    is_no_answer,
     options_of,
     question_text,
 )
@@ -34,26 +36,12 @@ WEIGHT = re.compile(r".*(weight|wght|wgt|gewicht|pond[eé]r|peso).*|.*_wt|wt", r
 NUMBER_FIRST = re.compile(r"(-?\d+)\s*[.:)\-]\s*\S")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Codes with their labels in order, and the codes found that are no answer."""
-
-    options: tuple[tuple[Code, str], ...]
-    ordinal: bool
-    dropped: tuple[Code, ...]
-    unsure: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question as the template writes it; `options` may be the name of a scale."""
+class Question(NamedTuple):
+    """A question as the template writes it."""
 
     column: Column
     text: str
-    options: Any
-    ordinal: bool
-    dropped: Sequence[Code]
-    unsure: Sequence[str]
+    its: Options
 
 
 @dataclass(frozen=True)
@@ -77,21 +65,25 @@ def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None
     for one without a question.
     """
     form = dict(form or {})
-    columns = columns_of(path, form_of(form, "--form"))
+    found, _ = read_table(path, form=form_of(form, "--form"))
+    columns = [
+        replace(one, values=_cells(one.values), text=one.text or one.name) for one in found.values()
+    ]
     where = _country(columns, country)
     left_out: dict[str, list[str]] = defaultdict(list)
     weights = [one.name for one in columns if WEIGHT.fullmatch(one.name)]
-    candidates = []
+    columns = [one for one in columns if one.name not in {*weights, where["country_column"]}]
+    fit: list[Column] = []
     for column in columns:
-        if column.name in {*weights, where["country_column"]}:
-            continue
-        if column.name in RESERVED or not column.name:
+        if column.name in RESERVED:
             left_out["a name that tables use for something else"].append(column.name)
+        elif _largest(column) >= LARGEST_CODE:
+            left_out["numbers too large for codes"].append(column.name)
         else:
-            candidates.append(column)
-    attributes = _attributes(candidates)
+            fit.append(column)
+    attributes = _attributes(fit)
     questions: list[Question] = []
-    for column in candidates:
+    for column in fit:
         if any(column is one.column for one in attributes):
             continue
         try:
@@ -100,21 +92,36 @@ def draft(path: Path, country: str | None = None, form: Mapping[str, str] | None
             left_out[str(error)].append(column.name)
     if not questions:
         raise InputError(f"{path} has no column that can be a question; write the codebook by hand")
-    missing = _missing(questions, attributes)
-    everywhere = {code for code, _ in missing}
-    scales, questions = _scales(questions)
+    often = Counter(one.its.options for one in questions)
+    shared = [options for options, n in often.items() if n > 1]
     return _template().render(
         file=path.name,
         source=re.sub(r"\W+", "_", path.stem).strip("_") or "survey",
         **where,
         form=form,
         weights=weights,
-        missing=missing,
-        attributes=[_without(one, everywhere) for one in attributes],
-        scales=scales,
-        questions=[_without(one, everywhere) for one in questions],
+        missing=_missing(questions, attributes),
+        attributes=attributes,
+        scales={options: f"scale_{n}" for n, options in enumerate(shared, 1)},
+        questions=questions,
         left_out=dict(left_out),
     )
+
+
+def _cells(values: pd.Series) -> pd.Series:
+    """Returns cells without what programs write for none; true and false are texts."""
+    if pd.api.types.is_bool_dtype(values):
+        return values.astype(str)
+    if pd.api.types.is_numeric_dtype(values):
+        return values
+    return values.mask(values.astype(str).str.strip().isin(GAPS))
+
+
+def _largest(column: Column) -> float:
+    """Returns the largest size of a number among the values and the labelled codes, 0 for none."""
+    labelled = [abs(code) for code in column.labels if not isinstance(code, str)]
+    numbers = pd.to_numeric(column.values, errors="coerce").dropna().astype(float)
+    return float(max([0.0, *labelled, *numbers.abs().nlargest(1)]))
 
 
 def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
@@ -123,18 +130,16 @@ def _country(columns: Sequence[Column], country: str | None) -> dict[str, Any]:
     if country:
         return where
     for column in columns:
-        if not looks_like("country", column.name, ""):
-            continue
         found = [str(value).strip() for value in column.values.dropna().unique()]
-        names = {value: country_of(value) for value in found}
-        if len(found) == 1 and (only := names[found[0]]):
-            return where | {"country": only, "country_note": f"{column.name} is {found[0]}"}
-        if found and all(names.values()):
-            note = (
-                ""
-                if all(map(re.compile("[A-Z]{2,3}").fullmatch, found))
-                else ("UNSURE: its codes must become those of ISO 3166-1 (DEU or DE) in the file")
-            )
+        if not found or not DEMOGRAPHICS["country"].looks_like(column.name, ""):
+            continue
+        names = [None if value.isdigit() else country_of(value) for value in found]
+        if len(found) == 1 and names[0]:
+            return where | {"country": names[0], "country_note": f"{column.name} is {found[0]}"}
+        if all(names):
+            is_code = all(re.fullmatch("[A-Z]{2,3}", value) for value in found)
+            note = "UNSURE: its codes must become those of ISO 3166-1 (DEU or DE) in the file"
+            note = "" if is_code else note
             return where | {"country_column": column.name, "country_note": note}
     note = "UNSURE: the ISO 3166-1 alpha-3 code of the country, such as DEU; or country_column"
     return where | {"country_note": note}
@@ -148,51 +153,47 @@ def _options(column: Column) -> Options:
         raise NotAQuestionError("no answers")
     others = sorted({str(value).strip() for value in values[numbers.isna()]} - {""})
     is_few = values.nunique() <= MOST_TEXTS
-    is_answer = any(not _is_no_answer(text) for text in others)
+    is_answer = not all(map(is_no_answer, others))
     is_text = (is_answer and is_few) or numbers.notna().sum() * 2 < len(values)
     if is_text or isinstance(values.dtype, pd.CategoricalDtype):
         return _texts(values)
-    answered = [
-        code
-        for code in column.labels
-        if not isinstance(code, str) and not is_missing(code, column.labels, column.ranges)
-    ]
-    if any(not float(code).is_integer() for code in answered):
+    if any(not code.is_integer() for code in column.answers):
         raise NotAQuestionError("codes in fractions")
-    if len(answered) > 1:
-        said = options_of(numbers.dropna().astype(float), column.labels, column.ranges)
-        pairs = tuple(zip(said.codes, _distinct(said.codes, said.labels), strict=True))
-        options = Options(pairs, said.ordinal, said.dropped)
+    if len(column.answers) > 1:
+        its = options_of(replace(column, values=numbers.dropna().astype(float)))
+        often = Counter(plain(_label(label)) for _, label in its.options)
+        # Labels that differ: one that several codes have gets its code.
+        pairs = (
+            (code, _label(label) + (f" ({code})" if often[plain(_label(label))] > 1 else ""))
+            for code, label in its.options
+        )
+        its = replace(its, options=tuple(pairs))
     else:
-        options = _numbers(numbers.dropna(), column)
+        its = _numbers(numbers.dropna(), column)
     if others:
         line = f"{len(others)} texts among numbers count as no answer"
-        dropped = (*options.dropped, *others)
-        return replace(options, dropped=dropped, unsure=(*options.unsure, line))
-    return options
+        its = replace(its, dropped=(*its.dropped, *others), unsure=(*its.unsure, line))
+    return its
 
 
 def _numbers(numbers: pd.Series, column: Column) -> Options:
     """Options of numbers without labels: the longest run of whole numbers, if there is one."""
     found = sorted(float(code) for code in numbers.unique())
-    beside = {code for code in found if any(r["lo"] <= code <= r["hi"] for r in column.ranges)}
-    beside |= {code for code in found if code in column.labels}
-    if max(found) > -min(found):  # a scale from -2 to 2 has negative codes, one from 1 to 5 none
-        beside |= {code for code in found if code < 0}
-    left = [code for code in found if code not in beside]
+    # A scale from -2 to 2 has negative codes, one from 1 to 5 none.
+    low = 0 if max(found) > -min(found) else min(found)
+    left = [
+        code
+        for code in found
+        if code >= low and code not in column.labels and not column.is_declared_missing(code)
+    ]
     if any(not code.is_integer() for code in left):
         raise NotAQuestionError("numbers in fractions")
     if len(left) > LONGEST_SCALE + 3:
         raise NotAQuestionError("many different numbers")
-    runs: list[list[int]] = []
-    for code in map(int, left):
-        if runs and code == runs[-1][-1] + 1:
-            runs[-1].append(code)
-        else:
-            runs.append([code])
-    codes = max(runs, key=len, default=[])
+    longest = max(np.split(left, np.flatnonzero(np.diff(left) != 1) + 1), key=len)
+    codes = [*map(int, longest)]
     if len(codes) < 2:
-        codes = [int(code) for code in left]
+        codes = [*map(int, left)]
     if not 2 <= len(codes) <= LONGEST_SCALE:
         raise NotAQuestionError("one answer" if len(codes) < 2 else "many different numbers")
     dropped = tuple(int(code) for code in found if code not in codes)
@@ -203,14 +204,10 @@ def _numbers(numbers: pd.Series, column: Column) -> Options:
     return Options(labels, len(codes) > 2, dropped, tuple(unsure))
 
 
-def _is_no_answer(text: str) -> bool:
-    return is_missing(0, {0: text}, [])
-
-
 def _texts(values: pd.Series) -> Options:
     texts = values.astype(str).str.strip()
     found = sorted({*texts})
-    dropped = [text for text in found if _is_no_answer(text)]
+    dropped = [text for text in found if is_no_answer(text)]
     # Two spellings of a label are one option.
     spellings = {plain(text): text for text in reversed(found) if text not in dropped}
     found = sorted(spellings.values())
@@ -239,26 +236,25 @@ def _texts(values: pd.Series) -> Options:
 
 def _question(column: Column) -> Question:
     its = _options(column)
-    text, unsure = question_text(column.text), list(its.unsure)
     if column.text == column.name:
-        unsure.append("the file has no text for it: write what was asked")
-    options = [list(pair) for pair in its.options]
-    return Question(column, _label(text), options, its.ordinal, its.dropped, unsure)
+        line = "the file has no text for it: write what was asked"
+        its = replace(its, unsure=(*its.unsure, line))
+    return Question(column, _label(question_text(column.text)), its)
 
 
 def _attributes(columns: Sequence[Column]) -> list[Attribute]:
     """Returns an attribute of each kind that a column is named or labelled after."""
     found: list[Attribute] = []
-    for name in PROPOSED:
-        likely = [(looks_like(name, one.name, one.text), one) for one in columns]
+    attributes = {name: its for name, its in DEMOGRAPHICS.items() if name != "country"}
+    for name, known in attributes.items():
+        likely = [(known.looks_like(one.name, str(one.text)), one) for one in columns]
         likely = sorted((its for its in likely if its[0]), key=lambda its: -its[0])
         for score, column in likely:
             try:
                 attribute = _age(column) if name == "age" else _attribute(name, column)
             except NotAQuestionError:
                 continue
-            levels = PROPOSED[name][1]
-            if score == 1 and levels and not {*attribute.levels} <= {*levels}:
+            if score == 1 and known.levels and not {*attribute.levels} <= {*known.levels}:
                 continue  # its label names the attribute, but asks about it
             if len(likely) > 1:
                 others = ", ".join(json.dumps(one.name) for _, one in likely if one is not column)
@@ -274,7 +270,7 @@ def _age(column: Column) -> Attribute:
     if numbers.nunique() <= LONGEST_SCALE:
         return _attribute("age", column)
     codes = [float(code) for code in numbers.unique()]
-    none = [c for c in codes if c > OLDEST or is_missing(c, column.labels, column.ranges)]
+    none = [c for c in codes if c > OLDEST or column.is_missing(c)]
     cut = int(numbers[~numbers.isin(none)].median())
     line = f"two groups, cut at the median; `--rule age.older={cut + 5}` moves the cut"
     levels = (f"Under {cut}", f"{cut} and Older")
@@ -292,10 +288,9 @@ def _attribute(name: str, column: Column) -> Attribute:
         for code, label in its.options
     }
     unsure = [line for line in its.unsure if "order" not in line]
-    is_second, levels = PROPOSED[name]
-    groups: dict[str, list[Code]] = {}
+    levels, groups = DEMOGRAPHICS[name].levels, dict[str, list[Code]]()
     if levels:
-        second = {label for label in codes if is_second(label)}
+        second = {label for label in codes if DEMOGRAPHICS[name].is_second(label)}
         if name == "gender" and not second and len(codes) == 2:  # 0 and 1, 1 and 2, H and M
             second = {list(codes)[column.name.casefold() != "male"]}
             unsure.append("which code is which is the usual one: see the questionnaire")
@@ -313,64 +308,36 @@ def _attribute(name: str, column: Column) -> Attribute:
     return Attribute(name, column, ordered, lists, None, its.dropped, unsure)
 
 
-def _distinct(codes: Sequence[Code], labels: Sequence[str]) -> list[str]:
-    """Returns labels that differ: one that several codes have gets its code."""
-    often = Counter(plain(_label(label)) for label in labels)
-    return [
-        _label(label) + (f" ({code})" if often[plain(_label(label))] > 1 else "")
-        for code, label in zip(codes, labels, strict=True)
-    ]
-
-
 def _label(text: str) -> str:
     """Returns a text in whose brackets only the country stands: nothing else is filled in."""
     return text.replace(COUNTRY, "\0").translate(str.maketrans("[]", "()")).replace("\0", COUNTRY)
 
 
-def _missing(
-    questions: Sequence[Question], attributes: Sequence[Attribute]
-) -> list[tuple[int, str]]:
+def _missing(questions: Sequence[Question], attributes: Sequence[Attribute]) -> dict[int, str]:
     """Returns the codes that are no answer in several columns and an answer in none, labelled."""
-    answers: set[Code] = {code for one in questions for code, _ in one.options}
+    answers: set[Code] = {code for one in questions for code, _ in one.its.options}
     for attribute in attributes:
         answers |= {code for its in attribute.codes for code in its}
         if attribute.cut is not None:
             values = pd.to_numeric(attribute.column.values, errors="coerce").dropna()
             answers |= {float(code) for code in values.unique()} - {*attribute.dropped}
     labels: dict[int, Counter[str]] = defaultdict(Counter)
-    used: list[Question | Attribute] = [*questions, *attributes]
-    for one in used:
-        for code in one.dropped:
-            label = one.column.labels.get(code)
-            if isinstance(code, int) and code not in answers and label:
-                labels[code][option_label(code, label)] += 1
+    used = [(one.column, one.its.dropped) for one in questions]
+    for column, dropped in [*used, *((one.column, one.dropped) for one in attributes)]:
+        for code in dropped:
+            if isinstance(code, int) and code not in answers and column.labels.get(code):
+                labels[code][column.label(code)] += 1
     often = {code: its.most_common(1)[0][0] for code, its in labels.items() if its.total() > 1}
-    return sorted(often.items())
-
-
-def _without(one: Any, codes: set[int]) -> Any:
-    return replace(one, dropped=[code for code in one.dropped if code not in codes])
-
-
-def _scales(questions: Sequence[Question]) -> tuple[dict[str, Any], list[Question]]:
-    """Returns options that several questions share, by name, and the questions that use them."""
-    often = Counter(json.dumps(one.options) for one in questions)
-    names = {its: f"scale_{n}" for n, its in enumerate((i for i in often if often[i] > 1), 1)}
-    named = [
-        replace(one, options=names.get(json.dumps(one.options), one.options)) for one in questions
-    ]
-    return {name: json.loads(its) for its, name in names.items()}, named
-
-
-def _toml(value: Any) -> str:
-    """Returns a text, a number or a list of them as TOML, whose texts are those of JSON."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return dict(sorted(often.items()))
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
-    environment.filters["toml"] = _toml
+    # TOML's texts are those of JSON.
+    environment.filters["toml"] = lambda value: json.dumps(value, ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )
     environment.filters["note"] = lambda text: f" # {text}" if text else ""
     return environment.from_string(Path(__file__).with_name("draft.toml.jinja").read_text("utf-8"))

@@ -3,10 +3,10 @@
 A flag is a line: what was found, where, and what to do. None changes a number.
 """
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from ace_jax.survey.personas import Attribute
 
 MOSTLY = 0.5  # of the respondents
 BY_CHANCE = 5  # respondents expected: with fewer, nobody may be chance
-MOST_LETTERS = 26  # options with prompt.option_style=letter
 
 # What graded labels say, in English: a word and its opposite, and how strong.
 POLES = re.compile(
@@ -67,8 +66,8 @@ def question_counts(
 
 def flags_of(
     table: pd.DataFrame, respondents: pd.DataFrame, codebook: Codebook, weights: str | None
-) -> list[str]:
-    """Returns the flags of a survey, of one kind after the other.
+) -> Iterator[str]:
+    """Yields the flags of a survey, of one kind after the other.
 
     Args:
       table: raw codes, a row a respondent; `attrs["flags"]` are those of its reader.
@@ -76,40 +75,37 @@ def flags_of(
       codebook: that of both.
       weights: the column of weights, or None.
     """
-    flags = [*table.attrs.get("flags", ())]
+    yield from table.attrs.get("flags", ())
     respondents = respondents.astype({"country": "category"})  # grouped faster
     if weights and (n := int(respondents["weight"].isna().sum())):
-        flags.append(
+        yield (
             f"{weights}: {n} respondents have no positive weight and are left out; see that this "
             "is what the weights are meant to do"
         )
     if codebook.id_column in table:
         again = table[[codebook.id_column]].assign(country=respondents["country"]).duplicated()
         if n := int(again.sum()):
-            flags.append(
-                f"{codebook.id_column}: {n} respondents have the id of another; give each once"
-            )
+            yield f"{codebook.id_column}: {n} respondents have the id of another; give each once"
     for recode in codebook.recodes:
-        flags += _of_attribute(recode.attribute, respondents)
+        yield from _of_attribute(recode.attribute, respondents)
         raw, by = table[recode.column], recode.by
         if isinstance(by, Threshold):
             low = raw[pd.to_numeric(raw, errors="coerce") < 0]
             low = low[~low.isin((*recode.dropped, *codebook.missing))]
             if len(low):
-                flags.append(
+                yield (
                     f"{recode.attribute.name}: the code {spelling(low.iloc[0])} ({len(low)} "
                     "respondents) counts as a low one; if it is none, list it in `dropped`"
                 )
         elif isinstance(by, Mapping) and (idle := [c for c in by if not raw.isin([c]).any()]):
-            flags.append(
+            yield (
                 f"{recode.attribute.name}: nobody has the code {idle[0]!r} of {recode.column}; see "
                 "that the file spells it so"
             )
     for question in codebook.questions:
-        flags += _of_question(question, respondents)
-    flags += _of_topics(codebook.questions)
-    flags += _same_answers(respondents, codebook.questions)
-    return flags
+        yield from _of_question(question, respondents)
+    yield from _of_topics(codebook.questions)
+    yield from _same_answers(respondents, codebook.questions)
 
 
 def _of_attribute(attribute: Attribute, respondents: pd.DataFrame) -> Iterator[str]:
@@ -153,8 +149,6 @@ def _of_question(question: Question, respondents: pd.DataFrame) -> Iterator[str]
             )
     if len({*map(plain, labels)}) < len(labels):
         yield f"{name}: two options have the same label; tell them apart, or merge them"
-    if len(labels) > MOST_LETTERS:
-        yield f"{name}: has {len(labels)} options, more than prompt.option_style=letter can name"
     if question.ordinal and (bad := _out_of_order(labels)):
         yield f"{name}: {bad[0]!r} stands before {bad[1]!r}; put the options in order"
     if strange := [one for one in PLACEHOLDER.findall(question.text) if one != COUNTRY]:
@@ -178,16 +172,15 @@ def _of_topics(questions: Sequence[Question]) -> Iterator[str]:
 
 
 def _same_answers(respondents: pd.DataFrame, questions: Sequence[Question]) -> Iterator[str]:
-    by_answers: dict[int, list[str]] = defaultdict(list)
+    by_answers: dict[bytes, list[str]] = defaultdict(list)
     for question in questions:
-        column = respondents[question.question_id]
-        if column.nunique() > 1:
-            hashes = pd.util.hash_array(column.to_numpy())
-            by_answers[hash(hashes.tobytes())].append(question.question_id)
-    for names in by_answers.values():
-        for first, second in combinations(names, 2):
-            if respondents[first].equals(respondents[second].rename(first)):
-                yield f"{second}: every respondent answers as to {first}; is it the same column?"
+        answers = respondents[question.question_id]
+        if answers.nunique() > 1:
+            key = hashlib.sha256(answers.to_numpy().tobytes()).digest()
+            by_answers[key].append(question.question_id)
+    for first, *others in by_answers.values():
+        for other in others:
+            yield f"{other}: every respondent answers as to {first}; is it the same column?"
 
 
 def _out_of_order(labels: Sequence[str]) -> tuple[str, str] | None:

@@ -70,6 +70,14 @@ def alpha_3() -> dict[str, str]:
     return codes | {"XK": "XKX"} | {code: code for code in country_names()}
 
 
+def country_of(text: str) -> str | None:
+    """Returns the alpha-3 code of a country's code of two or three letters, number or name."""
+    try:
+        return str(pycountry.countries.lookup(text).alpha_3)
+    except LookupError:
+        return None
+
+
 def attributes_of(levels: Mapping[str, Sequence[str]]) -> tuple[Attribute, ...]:
     """Returns the attributes that map to their levels, as the manifest has them."""
     return tuple(Attribute(name, tuple(its)) for name, its in levels.items())

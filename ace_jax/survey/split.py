@@ -21,7 +21,7 @@ so.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -67,14 +67,10 @@ class HeldOut:
 
     def describe(self) -> str:
         """Returns one line for the screen: "2 questions held out: abany, natspac"."""
-        held_out = (
-            (self.questions, "question", "questions"),
-            (self.countries, "country", "countries"),
-            (self.personas, "persona", "personas"),
-        )
+        names = ("question", "questions"), ("country", "countries"), ("persona", "personas")
         parts = (
-            f"{len(ids)} {one if len(ids) == 1 else many} held out: {', '.join(ids)}"
-            for ids, one, many in held_out
+            f"{len(ids)} {name[len(ids) > 1]} held out: {', '.join(ids)}"
+            for name, ids in zip(names, astuple(self), strict=True)
             if ids
         )
         return "; ".join(parts) or "nothing held out"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
-from ace_jax.survey.readers.tables import Raw, check_columns, read_csv, read_header
+from ace_jax.survey.readers.tables import Raw, check_columns, read_table
 
 YEAR = 2018
 # A table is recognised by columns that the other two lack.
@@ -34,7 +34,8 @@ def read(paths: Sequence[Path]) -> Raw:
     """
     tables: dict[str, pd.DataFrame] = {}
     for path in paths:
-        table = read_csv(path, list, read_header(path, ("year", "age")))
+        columns, _ = read_table(path, needed=("year", "age"))
+        table = pd.DataFrame({name: column.values for name, column in columns.items()})
         names = (name for name, its in TABLES.items() if {"year", *its} <= {*table.columns})
         name = next(names, None)
         if name is None or name in tables:

@@ -8,33 +8,27 @@ and what counts as no answer come from the files' own labels (`value_labels`).
 import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-import pycountry
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook import Codebook, Question, Recode, Threshold
 from ace_jax.survey.codes import Code, codes
-from ace_jax.survey.personas import ATTRIBUTES
-from ace_jax.survey.readers.kinds import kind_of
-from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
-from ace_jax.survey.readers.tables import Raw, check_columns
+from ace_jax.survey.personas import ATTRIBUTES, country_of
+from ace_jax.survey.readers.tables import Raw, check_columns, read_table
 from ace_jax.survey.readers.value_labels import (
-    Labels,
+    Column,
     NotAQuestionError,
-    Ranges,
-    is_missing,
-    option_label,
     options_of,
     question_text,
 )
 
 SOURCE = "issp"
-WHOLE = "the complete file of a module, as the archive hands it out"
+WHOLE = "the complete .sav or .dta file of a module, as the archive hands it out"
 # The paper's Table 4.
 COUNTRIES = ("AUS", "CHL", "DEU", "GBR", "IND", "JPN", "NZL", "PHL", "RUS", "USA", "VEN")
 
@@ -96,21 +90,6 @@ ITEM = re.compile(r"V\d+[A-Z]?")
 WEIGHTS = ("WEIGHT", "WEIGHT_COM")
 
 
-@dataclass(frozen=True)
-class _File:
-    """A module's file: the columns that are read, in upper case, and its labels for them."""
-
-    path: Path
-    module: Module
-    table: pd.DataFrame
-    texts: Mapping[str, str | None]
-    labels: Mapping[str, Labels]
-    ranges: Mapping[str, Ranges]
-
-    def values(self, name: str) -> tuple[Labels, Ranges]:
-        return self.labels.get(name, {}), self.ranges.get(name, [])
-
-
 # A module's table, its questions, its notes, and by attribute column the codes without a level.
 _Part = tuple[pd.DataFrame, list[Question], dict[str, Any], dict[str, set[int]]]
 
@@ -125,13 +104,13 @@ def read(paths: Sequence[Path]) -> Raw:
     """
     modules: dict[Module, _Part] = {}
     for path in paths:
-        file = _open(path)
-        if file.module in modules:
+        module, columns = _open(path)
+        if module in modules:
             raise InputError(
-                f"{path} is the module of {file.module.year} again, after "
-                f"{modules[file.module][2]['file']}; give each module once"
+                f"{path} is the module of {module.year} again, after "
+                f"{modules[module][2]['file']}; give each module once"
             )
-        modules[file.module] = _part(file)
+        modules[module] = _part(path, module, columns)
     # By year, so that the order on the command line does not matter.
     modules = dict(sorted(modules.items(), key=lambda item: item[0].year))
     tables, questions, notes, no_level = zip(*modules.values(), strict=True)
@@ -165,7 +144,7 @@ def read(paths: Sequence[Path]) -> Raw:
     return Raw(table, codebook, about)
 
 
-def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
+def degrees(column: Column) -> dict[Code, int]:
     """Returns DEGREE's code for each of EDULEVEL's (in 2020 and 2021), as their labels say.
 
     6 for what the label calls upper or post-tertiary, master or doctoral; 5 for other tertiary
@@ -173,9 +152,7 @@ def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
     none of these, or is no answer, is left out.
     """
     found: dict[Code, int] = {}
-    for code, label in labels.items():
-        if isinstance(code, str) or is_missing(code, labels, ranges):
-            continue
+    for code, label in column.answers.items():
         plain = NOT_TERTIARY.sub("", label.casefold())
         if UPPER_TERTIARY.search(plain):
             found[code] = 6
@@ -186,7 +163,9 @@ def degrees(labels: Labels, ranges: Ranges) -> dict[Code, int]:
     return found
 
 
-def _open(path: Path) -> _File:
+def _open(path: Path) -> tuple[Module, dict[str, Column]]:
+    """Returns the file's module, and the columns that are read by their names in upper case."""
+
     def choose(found: list[str]) -> list[str]:
         names = {name.upper(): name for name in found}
         country = _first_of(COUNTRY_COLUMNS, names)
@@ -196,34 +175,23 @@ def _open(path: Path) -> _File:
         wanted = dict.fromkeys([*attributes, *STUDY, *WEIGHTS, *filter(ITEM.fullmatch, names)])
         return [names[name] for name in wanted if name in names]
 
-    if (kind := kind_of(path)) not in STATISTICS:
-        raise InputError(f"{path} is {kind}, not an SPSS (.sav) or Stata (.dta) file; give {WHOLE}")
-    table, metadata = read_statistics(path, choose)
-    if table.empty or not metadata.variable_value_labels:
-        raise InputError(f"{path} has no respondents or no value labels; give {WHOLE}")
-    table.columns = table.columns.str.upper()
-    texts, labels, ranges = (
-        {name.upper(): its for name, its in of.items()}
-        for of in (
-            metadata.column_names_to_labels,
-            metadata.variable_value_labels,
-            metadata.missing_ranges,
-        )
-    )
-    module = _recognised(table, metadata.file_label or "", path)
-    return _File(path, module, table, texts, labels, ranges)
+    columns, label = read_table(path, choose)
+    if not any(column.labels for column in columns.values()):
+        raise InputError(f"{path} has no value labels; give {WHOLE}")
+    columns = {name.upper(): column for name, column in columns.items()}
+    return _recognised(columns, label, path), columns
 
 
 def _first_of(candidates: tuple[str, ...], has: Container[str]) -> str:
     return next((name for name in candidates if name in has), candidates[0])
 
 
-def _recognised(table: pd.DataFrame, label: str, path: Path) -> Module:
+def _recognised(columns: Mapping[str, Column], label: str, path: Path) -> Module:
     """Returns the module that the study number says, or else the file's label or name."""
     by_study = {module.study: module for module in MODULES}
-    for name in filter(table.__contains__, STUDY):
+    for name in filter(columns.__contains__, STUDY):
         # V1 is an item in newer modules, and no item has codes of four digits.
-        numbers = table[name].astype(str).str.extract(STUDY_NUMBER)[0].unique()
+        numbers = columns[name].values.astype(str).str.extract(STUDY_NUMBER)[0].unique()
         if len(numbers) == 1 and isinstance(numbers[0], str):
             if int(numbers[0]) in by_study:
                 return by_study[int(numbers[0])]
@@ -235,86 +203,86 @@ def _recognised(table: pd.DataFrame, label: str, path: Path) -> Module:
     raise InputError(f"{path} does not say which module it is, by {' or '.join(STUDY)}; {KNOWN}")
 
 
-def _part(file: _File) -> _Part:
-    columns, no_level, attributes = {"country": _countries(file)}, {}, {}
+def _part(path: Path, module: Module, columns: Mapping[str, Column]) -> _Part:
+    table, no_level, attributes = {"country": _countries(path, columns)}, {}, {}
     for recode, has_level in RECODES:
         name = recode.column
-        if not {name, "EDULEVEL" if name == "DEGREE" else name} & {*file.table}:
-            continue
-        columns[name], no_level[name], attributes[name] = _attribute(recode, has_level, file)
-    if weight := next((name for name in WEIGHTS if name in file.table), None):
-        columns["WEIGHT"] = codes(file.table[weight], file.path)
-    administration = ADMINISTRATION if file.module.year < ITEMS_FROM_V1 else ()
+        if {name, "EDULEVEL" if name == "DEGREE" else name} & {*columns}:
+            its = _attribute(recode, has_level, path, columns)
+            table[name], no_level[name], attributes[name] = its
+    if weight := next((name for name in WEIGHTS if name in columns), None):
+        table["WEIGHT"] = codes(columns[weight].values, path)
+    administration = ADMINISTRATION if module.year < ITEMS_FROM_V1 else ()
     questions: list[Question] = []
     left_out: dict[str, list[str]] = {}
-    for item in file.table.columns:
-        if not ITEM.fullmatch(item) or item in administration:
+    for item in filter(ITEM.fullmatch, columns):
+        if item in administration:
             continue
-        column = file.table[item]
-        if item in file.labels:
-            column = codes(column, file.path)
+        column = columns[item]
+        if column.labels:
+            column = replace(column, values=codes(column.values, path))
         try:
-            numbers, labels, is_ordinal, dropped = options_of(column, *file.values(item))
-            text = question_text(file.texts[item])
+            found, text = options_of(column), question_text(column.text)
         except NotAQuestionError as error:
             left_out.setdefault(str(error), []).append(item)
             continue
-        question_id = f"issp{file.module.year}_{item.lower()}"
-        asked = (SOURCE, question_id, file.module.topic, text)
-        questions.append(Question(*asked, numbers, labels, is_ordinal, dropped=dropped))
-        columns[question_id] = column
+        question_id = f"issp{module.year}_{item.lower()}"
+        numbers = tuple(int(code) for code, _ in found.options)
+        labels = tuple(label for _, label in found.options)
+        asked = (SOURCE, question_id, module.topic, text)
+        questions.append(Question(*asked, numbers, labels, found.ordinal, dropped=found.dropped))
+        table[question_id] = column.values
     if not questions:
-        raise InputError(f"{file.path} has no item with labelled options; give {WHOLE}")
+        raise InputError(f"{path} has no item with labelled options; give {WHOLE}")
     about = {
-        "topic": file.module.topic,
-        "study": f"ZA{file.module.study}",
-        "file": file.path.name,
-        "respondents": len(file.table),
+        "topic": module.topic,
+        "study": f"ZA{module.study}",
+        "file": path.name,
+        "respondents": len(table["country"]),
         "questions": len(questions),
         "left_out": left_out,
         "attributes": attributes,
     }
-    return pd.DataFrame(columns), questions, about, no_level
+    return pd.DataFrame(table), questions, about, no_level
 
 
 def _attribute(
-    recode: Recode, has_level: range, file: _File
+    recode: Recode, has_level: range, path: Path, columns: Mapping[str, Column]
 ) -> tuple[pd.Series, set[int], dict[str, Any]]:
     """Returns the codes (float, missing for no level), those without a level, and the notes."""
-    name = recode.column if recode.column in file.table else "EDULEVEL"
-    column = codes(file.table[name], file.path)
-    labels, ranges = file.values(name)
+    name = recode.column if recode.column in columns else "EDULEVEL"
+    column, values = columns[name], codes(columns[name].values, path)
     about: dict[str, Any] = {"column": name}
     of: dict[Code, int] = {code: code for code in has_level}
     if name != recode.column:
-        of = degrees(labels, ranges)
-        about["as_DEGREE"] = {_described(code, labels): degree for code, degree in of.items()}
-    found = {float(code) for code in column.dropna()}
-    answered = sorted(code for code in found if not is_missing(code, labels, ranges))
-    levels = column.where(column.isin(answered)).map(of).astype("float64")
+        of = degrees(column)
+        about["as_DEGREE"] = {_described(code, column): degree for code, degree in of.items()}
+    found = {float(code) for code in values.dropna()}
+    answered = sorted(code for code in found if not column.is_missing(code))
+    levels = values.where(values.isin(answered)).map(of).astype("float64")
     named = {*recode.levels(levels.dropna())}
     if absent := [level for level in recode.attribute.levels if level not in named]:
         raise InputError(
-            f"{file.path}: nobody is {absent[0]} by the codes of column {name}; give {WHOLE}"
+            f"{path}: nobody is {absent[0]} by the codes of column {name}; give {WHOLE}"
         )
     # Answers that the rules give no level, such as another country's kind of marriage.
-    if unknown := {code: int((column == code).sum()) for code in answered if code not in of}:
-        about["no_level"] = {_described(code, labels): n for code, n in unknown.items()}
-    none = {int(code) for code in column[levels.isna()].dropna()}
+    if unknown := {code: int((values == code).sum()) for code in answered if code not in of}:
+        about["no_level"] = {_described(code, column): n for code, n in unknown.items()}
+    none = {int(code) for code in values[levels.isna()].dropna()}
     return levels, none - {*has_level}, about
 
 
-def _described(code: Code, labels: Labels) -> str:
-    return f"{code:g} {option_label(code, labels.get(code, ''))}".strip()
+def _described(code: Code, column: Column) -> str:
+    return f"{code:g} {column.label(code)}".strip()
 
 
-def _countries(file: _File) -> pd.Series:
-    name = _first_of(COUNTRY_COLUMNS, file.table.columns)
-    column = file.table[name].astype(str).str.strip()
-    alpha3 = column.map({code: _alpha3(code) for code in column.unique()})
-    if unknown := list(column[alpha3.isna()]):
+def _countries(path: Path, columns: Mapping[str, Column]) -> pd.Series:
+    name = _first_of(COUNTRY_COLUMNS, columns)
+    values = columns[name].values.astype(str).str.strip()
+    alpha3 = values.map({code: _alpha3(code) for code in values.unique()})
+    if unknown := list(values[alpha3.isna()]):
         raise InputError(
-            f"{file.path}: column {name} holds the country {unknown[0]!r} "
+            f"{path}: column {name} holds the country {unknown[0]!r} "
             f"({len(unknown)} respondents), which ISO 3166-1 does not have; "
             "correct it, or leave those respondents out"
         )
@@ -324,7 +292,4 @@ def _countries(file: _File) -> pd.Series:
 def _alpha3(code: str) -> str | None:
     """Returns the country of "DE", of a part of it such as "DE-W" or "GB-GBN", or of "276"."""
     number = NUMERIC.fullmatch(code)
-    alpha2 = code.partition("-")[0].upper()
-    asked = {"numeric": number[1].zfill(3)} if number else {"alpha_2": alpha2}
-    country = pycountry.countries.get(**asked)
-    return None if country is None else str(country.alpha_3)
+    return country_of(number[1].zfill(3) if number else code.partition("-")[0])

@@ -16,30 +16,17 @@ import pandas as pd
 import pyarrow as pa
 
 from ace_jax import __version__
-from ace_jax.errors import InputError, check_known
-from ace_jax.files import reason
+from ace_jax.errors import InputError, check_known, within
+from ace_jax.files import digests, reason
 from ace_jax.survey.build import COMPLETE, count_cells
 from ace_jax.survey.codebook import COUNTRY, Question
 from ace_jax.survey.dataset import Dataset, cell_schema, question_table
-from ace_jax.survey.personas import ATTRIBUTES
+from ace_jax.survey.personas import ATTRIBUTES, country_names
 
 CELL_FILES = "*/[1-4]_attributes/*/*.json"
-COUNTRIES = {
-    "australia": "AUS",
-    "chile": "CHL",
-    "egypt": "EGY",
-    "ethiopia": "ETH",
-    "germany": "DEU",
-    "great_britain": "GBR",
-    "india": "IND",
-    "japan": "JPN",
-    "mexico": "MEX",
-    "new_zealand": "NZL",
-    "nigeria": "NGA",
-    "philippines": "PHL",
-    "russia": "RUS",
-    "united_states": "USA",
-}
+# A country's code by its directory, or as a line of `data/train` has it.
+COUNTRIES = {name.lower().replace(" ", "_"): code for code, name in country_names().items()}
+COUNTRIES |= {"great_britain": "GBR", "russia": "RUS"}
 # The files' spelling of the levels of `personas.ATTRIBUTES`.
 LEVELS = {
     "gender": {"Male": "Male", "Female": "Female"},
@@ -81,16 +68,9 @@ def read_eval(directory: Path) -> Dataset:
             f"{directory} has no COUNTRY/{{1,2,3,4}}_attributes/ATTRIBUTES/CATEGORY_real.json; "
             "give the authors' data/eval directory"
         )
-    rows: list[tuple[Any, ...]] = []
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from None
-        name = path.relative_to(directory).as_posix()
-        digest.update(f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode())
-        rows += _rows(content, path)
+    rows = [row for path in files for row in _rows(path)]
+    hashes = digests(directory, [path.relative_to(directory).as_posix() for path in files])
+    digest = hashlib.sha256("".join(f"{its}  {name}\n" for name, its in hashes.items()).encode())
     cells = pd.DataFrame(rows, columns=COLUMNS)
     question = ["asked", "country"]
     other = ~cells.duplicated([*question, "wording"]) & cells.duplicated(question)
@@ -145,16 +125,19 @@ def read_eval(directory: Path) -> Dataset:
     return Dataset(question_table(asked), table, manifest)
 
 
-def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
+def _rows(path: Path) -> Iterator[tuple[Any, ...]]:
     """Yields COLUMNS of each cell of a file; `p` is all 0 where nobody answered."""
     slug, attributes = path.parts[-4], path.parts[-3]
     check_known(slug, COUNTRIES, f"{path}: the country's directory")
-    entries = parse_json(content, str(path))
+    try:
+        entries = parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(entries, list):
         raise InputError(f"{path} is not a list of cells; give it as the authors do")
     for place, entry in enumerate(entries, 1):
         where = f"{path}, cell {place}"
-        try:
+        with within(where):
             category = field(entry, "category", str)
             options = field(entry, "options", dict)
             labels = tuple(field(options, key, str) for key in options)
@@ -168,8 +151,6 @@ def _rows(content: bytes, path: Path) -> Iterator[tuple[Any, ...]]:
                 raise expected("sample_count", n, "the number of respondents")
             asked = f"{category}:{field(entry, 'question_id', str)}"
             p = shares(field(entry, "p_real", dict), tuple(options))
-        except InputError as error:
-            raise InputError(f"{where}: {error}; correct it or take it out") from None
         yield (where, category, asked, wording, COUNTRIES[slug], named, *persona, n, p)
 
 
@@ -205,7 +186,7 @@ def field(record: Any, key: str, kind: type) -> Any:
 
 def expected(name: str, value: Any, what: str) -> InputError:
     """Returns the error of a field that is not what it should be."""
-    return InputError(f"{name} is {value!r:.40}, expected {what}")
+    return InputError(f"{name} is {value!r:.40}, expected {what}; correct it or take it out")
 
 
 def whole_number(value: Any, what: str) -> int:
@@ -231,29 +212,24 @@ def shares(p_real: dict[str, Any], options: Labels) -> tuple[float, ...]:
     Probabilities that sum to 1 within 1e-3 are divided by their sum. Raises InputError for any
     other sum, a key that is no option, and a value that is negative or not a finite number.
     """
-    if unknown := sorted(p_real.keys() - set(options)):
-        raise expected("a key of p_real", unknown[0], "an option")
-    given = [p_real.get(option, 0.0) for option in options]
-    for option, share in zip(options, given, strict=True):
-        if not (type(share) in (int, float) and 0 <= share < LARGEST):
-            raise expected(f"p_real of option {option}", share, "a number from 0 to 1")
-    total = math.fsum(given)
-    if total == 0:
-        return (0.0,) * len(options)
-    if abs(total - 1) > SUM_TOLERANCE:
+    for option, share in p_real.items():
+        if option not in options or type(share) not in (int, float) or not 0 <= share < LARGEST:
+            raise expected(
+                f"p_real of option {option:.40}", share, "an option's share, from 0 to 1"
+            )
+    total = math.fsum(p_real.values())
+    if total and abs(total - 1) > SUM_TOLERANCE:
         raise expected("the sum of p_real", total, "1")
-    return tuple(share / total for share in given)
+    return tuple(p_real.get(option, 0) / (total or 1) for option in options)
 
 
 def persona_of(demographics: dict[str, Any]) -> Persona:
     """Returns the level of each of `personas.ATTRIBUTES`, None where the cell names none."""
-    if unknown := sorted(demographics.keys() - {*LEVELS, "country"}):
-        raise expected("a key of demographics", unknown[0], f"one of {', '.join(LEVELS)}")
-    spelt = {attribute: demographics.get(attribute) for attribute in LEVELS}
-    for attribute, level in spelt.items():
-        if level is not None and str(level) not in LEVELS[attribute]:
-            raise expected(attribute, level, " or ".join(LEVELS[attribute]))
-    return tuple(level and LEVELS[attribute][level] for attribute, level in spelt.items())
+    for name, level in demographics.items():
+        known = LEVELS.get(name, {})
+        if name != "country" and level is not None and str(level) not in known:
+            raise expected(f"{name:.40}", level, " or ".join(known) or "no such key")
+    return tuple(LEVELS[name].get(str(demographics.get(name))) for name in LEVELS)
 
 
 def with_placeholder(text: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, within
 from ace_jax.survey.readers.release_eval import (
     Labels,
     alpha3,
@@ -78,11 +78,9 @@ def read_train(path: Path) -> ReleasePairs:
     for file in files:
         before = len(rows)
         for number, line in _lines(file):
-            try:
+            with within(f"{file}, line {number}"):
                 labels = option_numbers(field(line, "options", list))
                 cells = [_endpoint(line, group, labels) for group in ("group_A", "group_B")]
-            except InputError as error:
-                raise InputError(f"{file}, line {number}: {error}; correct it") from None
             cell_0, cell_1 = (endpoints.setdefault(cell, len(endpoints)) for cell in cells)
             attribute, country, question_id = (_optional(line, key) for key in OPTIONAL)
             rows.append((attribute, cell_0, cell_1, alpha3(country or file.stem), question_id))
@@ -110,14 +108,12 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _endpoint(line: Any, group: str, labels: Labels) -> Endpoint:
     half = field(line, group, dict)
-    try:
+    with within(group):
         text = field(half, "prompt_text", str).rstrip() + "\n"
         answer = shares(field(half, "p_real", dict), labels)
         mode = str(whole_number(field(half, "mode_option", object), "mode_option"))
         if mode not in labels:
             raise expected("mode_option", mode, "one of the options")
-    except InputError as error:
-        raise InputError(f"{group}: {error}") from None
     uniform = (1 / len(labels),) * len(labels)
     return text, labels, answer if any(answer) else uniform, labels.index(mode)
 

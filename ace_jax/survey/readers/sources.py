@@ -103,20 +103,18 @@ def paths_of(where: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 def coverage(raw: Raw) -> str | None:
     """Returns one line on what `select` found and what it did not; None where all is there."""
     codebook, notes = raw.codebook, raw.notes
-    absent = {what: notes.get(f"{what}_not_in_input", ()) for what in WHAT}
-    if not any(absent.values()):
+    questions, attributes, countries = (notes.get(f"{what}_not_in_input", ()) for what in WHAT)
+    if not (questions or attributes or countries):
         return None
-    questions = len(codebook.questions)
-    taken = f"{questions} of {questions + len(absent['questions'])} questions"
-    lists = {
-        "attributes": ", ".join(attribute.name for attribute in codebook.attributes),
-        "countries": ", ".join(notes.get("countries", [codebook.country])),
-    }
-    for what, names in lists.items():
-        taken += f"; {what} {names}"
-        if absent[what]:
-            taken += f" (not in the input: {', '.join(absent[what])})"
-    return f"Taken: {taken}."
+    found = len(codebook.questions)
+    taken = f"Taken: {found} of {found + len(questions)} questions"
+    for what, names, absent in (
+        ("attributes", [attribute.name for attribute in codebook.attributes], attributes),
+        ("countries", notes.get("countries", [codebook.country]), countries),
+    ):
+        lacking = f" (not in the input: {', '.join(absent)})" if absent else ""
+        taken += f"; {what} {', '.join(names)}{lacking}"
+    return f"{taken}."
 
 
 def _present(codebook: Codebook, table: pd.DataFrame) -> tuple[Codebook, dict[str, list[str]]]:

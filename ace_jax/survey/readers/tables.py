@@ -5,12 +5,13 @@ They are told apart by content.
 
 import codecs
 import csv
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -21,11 +22,19 @@ from ace_jax.errors import InputError
 from ace_jax.files import reason
 from ace_jax.survey.codebook import Codebook, Form, spelt
 from ace_jax.survey.codes import BLANK, GAPS, codes, plain, spelling
-from ace_jax.survey.readers import kinds
-from ace_jax.survey.readers.kinds import check_fits, kind_of
-from ace_jax.survey.readers.sheets import read_r, read_sheet
-from ace_jax.survey.readers.statistics import STATISTICS, read_statistics
-from ace_jax.survey.readers.value_labels import option_label
+from ace_jax.survey.readers.kinds import (
+    CSV,
+    SHEET,
+    STATISTICS,
+    Choose,
+    R,
+    check_fits,
+    kind_of,
+    read_r,
+    read_sheet,
+    read_statistics,
+)
+from ace_jax.survey.readers.value_labels import Column
 
 DELIMITERS = ",;\t|"
 BLOCK = 16 << 20  # bytes of a CSV file that are read at once
@@ -65,8 +74,8 @@ def read_codes(
     flags: list[str] = []
 
     def choose(found: Collection[str]) -> list[str]:
-        check_columns([name for name in named if name not in optional], found, path, whole)
-        kept = [name for name in named if name in found]
+        kept = [name for name in named if name in found or name not in optional]
+        check_columns(kept, found, path, whole)
         for name in kept:
             alike = [one for one in found if one.casefold() == name.casefold() and one != name]
             if alike:
@@ -80,47 +89,81 @@ def read_codes(
         if any(isinstance(code, str) or label in GAPS for code, label in its)
     }
     form = codebook.form
-    table, metadata = read_table(path, choose, form, named, {*spelt, *texts}, variable)
-    if metadata is not None:
-        flags += _against_metadata(table, metadata, codebook, path)
-    columns = {
-        name: column.astype(str).str.strip()
-        if name in texts
-        else codes(column, path, codebook.labels.get(str(name), ()), form.decimal)
-        for name, column in table.items()
-    }
-    coded = pd.DataFrame(columns)
-    coded.attrs["flags"] = flags
-    return coded
+    columns, _ = read_table(path, choose, form, named, {*spelt, *texts}, variable)
+    counted: dict[str, set[str]] = defaultdict(set)
+    for question in codebook.questions:
+        counted[question.question_id].update(map(spelling, question.answers))
+    for recode in codebook.recodes:
+        if isinstance(recode.by, Mapping):
+            counted[recode.column].update(map(spelling, recode.by))
+    coded: dict[str, pd.Series] = {}
+    for name, column in columns.items():
+        if name in texts:
+            coded[name] = column.values.astype(str).str.strip()
+        else:
+            labels = codebook.labels.get(name, ())
+            _check_labels(column, labels, counted[name], path)
+            values, its_flags = _without_missing(column, counted[name])
+            flags += its_flags
+            coded[name] = codes(values, path, labels, form.decimal)
+    table = pd.DataFrame(coded)
+    table.attrs["flags"] = flags
+    return table
 
 
 def read_table(
     path: Path,
-    choose: Callable[[list[str]], list[str]],
-    form: Form,
+    choose: Choose | None = None,
+    form: Form | None = None,
     needed: Collection[str] = (),
     texts: Collection[str] = (),
     variable: Callable[[str], str] = str.strip,
-) -> tuple[pd.DataFrame, Any]:
-    """Returns the columns of a file that `choose` says, and pyreadstat's metadata or None.
+) -> tuple[dict[str, Column], str]:
+    """Returns columns of a file by name, and the label that it has for itself.
 
-    For a CSV file, `needed` and `variable` are as of `read_header`, `texts` as of `read_csv`.
-    Raises InputError for a file of another form, a damaged one, and one with lists in a column.
+    Args:
+      path: a file of any kind.
+      choose: says which columns, given all names; None: all.
+      form: how the file spells what it holds.
+      needed: names that tell a CSV file's delimiter, if the form does not.
+      texts: columns of a CSV file to read as texts.
+      variable: makes a column's name of a cell of a CSV file's header.
+
+    Raises InputError for a file of another form, a damaged one, one with lists in a column, and one
+    without respondents; without `choose`, for a column that is there twice.
     """
+
+    def every(found: list[str]) -> list[str]:
+        names = [*filter(None, found)]
+        check_columns(names, names, path, "a file that has it once")
+        return names
+
+    choose, form = choose or every, form or Form()
+    metadata: Any = None
     kind = kind_of(path, form.encoding)
     if kind in STATISTICS:
-        return read_statistics(path, choose, form.encoding)
-    if kind == kinds.SHEET:
-        return read_sheet(path, choose, form.sheet), None
-    if kind == kinds.R:
-        return read_r(path, choose), None
-    if kind == kinds.CSV:
-        return read_csv(path, choose, read_header(path, needed, variable, form), texts), None
-    with sound_parquet(path):
-        content = read_parquet(path, choose)
-        if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
-            raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
-        return content.to_pandas(), None
+        table, metadata = read_statistics(path, choose, form.encoding)
+    elif kind == SHEET:
+        table = read_sheet(path, choose, form.sheet)
+    elif kind == R:
+        table = read_r(path, choose)
+    elif kind == CSV:
+        table = _read_csv(path, choose, form, needed, texts, variable)
+    else:
+        with sound_parquet(path):
+            content = read_parquet(path, choose)
+            if nested := [one.name for one in content.schema if pa.types.is_nested(one.type)]:
+                raise InputError(f"{path}: column {nested[0]} holds lists or records; give codes")
+            table = content.to_pandas()
+    if not len(table):
+        raise InputError(f"{path} has a header and no respondents; download it again")
+    said = ("column_names_to_labels", "variable_value_labels", "missing_ranges")
+    texts_of, labels, ranges = (getattr(metadata, name, {}) for name in said)
+    columns = {
+        name: Column(name, its, texts_of.get(name), labels.get(name, {}), ranges.get(name, []))
+        for name, its in ((str(name), its) for name, its in table.items())
+    }
+    return columns, getattr(metadata, "file_label", None) or ""
 
 
 def stacked(tables: Sequence[pd.DataFrame], apart: Collection[str] = ()) -> pd.DataFrame:
@@ -135,59 +178,50 @@ def stacked(tables: Sequence[pd.DataFrame], apart: Collection[str] = ()) -> pd.D
     return whole
 
 
-def _against_metadata(
-    table: pd.DataFrame, metadata: Any, codebook: Codebook, path: Path
-) -> list[str]:
-    """Makes missing what a .sav file calls so and the codebook does not; returns the rest.
-
-    Raises InputError where a label of the file is that of another code of the codebook.
-    """
-    flags = []
-    counted: dict[str, set[str]] = {name: set() for name in codebook.labels}
-    for question in codebook.questions:
-        counted[question.question_id].update(map(spelling, question.answers))
-    for recode in codebook.recodes:
-        if isinstance(recode.by, Mapping):
-            counted[recode.column].update(map(spelling, recode.by))
-    for name in table.columns.intersection([*codebook.labels]):
-        own: dict[str, set[str]] = {}
-        for code, label in codebook.labels[name]:
-            own.setdefault(plain(label), set()).add(spelling(code))
-        theirs = metadata.variable_value_labels.get(name, {})
-        for code, label in theirs.items():
-            its = own.get(plain(option_label(code, str(label))), {spelling(code)})
-            if spelling(code) not in its and counted[name] & {spelling(code), *its}:
-                raise InputError(
-                    f"{path}: column {name} has the label {label!r:.40} for {spelling(code)}, and "
-                    f"the codebook has it for {min(its)}; correct the codebook"
-                )
-        column, missing = table[name], pd.Series(False, table.index)
-        for one in metadata.missing_ranges.get(name, []):
-            is_text = isinstance(one["lo"], str)
-            missing |= column == one["lo"] if is_text else column.between(one["lo"], one["hi"])
-        kept = missing & column.isin(
-            [code for code in column[missing].unique() if spelling(code) in counted[name]]
-        )
-        for value, n in column[kept].value_counts().items():
-            flags.append(
-                f"{name}: the file calls {spelling(value)} missing, and the codebook counts it "
-                f"({n} respondents); if it is no answer, list it in `dropped`"
+def _check_labels(
+    column: Column, known: Sequence[tuple[Any, str]], counted: set[str], path: Path
+) -> None:
+    """Raises InputError where a label of the file is that of another code of the codebook."""
+    own: dict[str, set[str]] = defaultdict(set)
+    for code, label in known:
+        own[plain(label)].add(spelling(code))
+    for code, label in column.labels.items():
+        its = own.get(plain(column.label(code)), {spelling(code)})
+        if spelling(code) not in its and counted & {spelling(code), *its}:
+            raise InputError(
+                f"{path}: column {column.name} has the label {label!r:.40} for {spelling(code)}, "
+                f"and the codebook has it for {min(its)}; correct the codebook"
             )
-        table[name] = column.mask(missing & ~kept)
-    return flags
 
 
-def read_parquet(path: Path, choose: Callable[[list[str]], list[str]]) -> pa.Table:
-    """Returns the columns that `choose` says, given all names.
+def _without_missing(column: Column, counted: set[str]) -> tuple[pd.Series, list[str]]:
+    """Makes missing what a file calls so and the codebook does not count; returns flags too."""
+    values = column.values
+    if not column.ranges:
+        return values, []
+    missing = pd.Series(False, values.index)
+    for one in column.ranges:
+        is_text = isinstance(one["lo"], str)
+        missing |= values == one["lo"] if is_text else values.between(one["lo"], one["hi"])
+    kept = missing & values.isin([c for c in values[missing].unique() if spelling(c) in counted])
+    flags = [
+        f"{column.name}: the file calls {spelling(value)} missing, and the codebook counts it "
+        f"({n} respondents); if it is no answer, list it in `dropped`"
+        for value, n in values[kept].value_counts().items()
+    ]
+    return values.mask(missing & ~kept), flags
 
-    They come without pandas' notes, which damage may have reached. Raises InputError for a damaged
-    file, and for one that does not fit into memory.
+
+def read_parquet(path: Path, choose: Choose) -> pa.Table:
+    """Returns the columns that `choose` says, given all names; use it within `sound_parquet`.
+
+    They come without pandas' notes, which damage may have reached. Raises InputError for a file
+    that does not fit into memory.
     """
-    with sound_parquet(path):
-        metadata = pq.read_metadata(path)
-        columns = choose(metadata.schema.to_arrow_schema().names)
-        check_fits(metadata.num_rows * len(columns), path)
-        return pq.read_table(path, columns=columns).replace_schema_metadata(None)
+    metadata = pq.read_metadata(path)
+    columns = choose(metadata.schema.to_arrow_schema().names)
+    check_fits(metadata.num_rows * len(columns), path)
+    return pq.read_table(path, columns=columns).replace_schema_metadata(None)
 
 
 @contextmanager
@@ -199,69 +233,6 @@ def sound_parquet(path: Path) -> Iterator[None]:
         raise InputError(
             f"{path} is not a Parquet file with such columns ({reason(error)}); write it again"
         ) from None
-
-
-class Header(NamedTuple):
-    """The columns of a CSV file, in its order, and how the file spells its cells."""
-
-    names: list[str]
-    form: Form
-
-
-def read_csv(
-    path: Path,
-    choose: Callable[[list[str]], list[str]],
-    header: Header,
-    texts: Collection[str] = (),
-) -> pd.DataFrame:
-    """Returns the columns that `choose` says, given all names; those of `texts` as texts.
-
-    Raises InputError for a file in another encoding, that is no CSV file, without rows, or with a
-    row that is longer or shorter than the header.
-    """
-    names, form = header
-    columns = {str(names.index(name)): name for name in choose(names)}
-    uneven: list[Any] = []
-
-    def note(row: Any) -> str:
-        uneven.append(row)
-        return "skip"
-
-    try:
-        table = pa_csv.read_csv(
-            path,
-            pa_csv.ReadOptions(
-                column_names=[str(place) for place in range(len(names))],
-                skip_rows=1,
-                encoding=(form.encoding or "utf8").removesuffix("-sig"),  # it skips the mark itself
-                block_size=BLOCK,
-            ),
-            pa_csv.ParseOptions(
-                delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=note
-            ),
-            pa_csv.ConvertOptions(
-                include_columns=[*columns],
-                column_types={place: pa.string() for place in columns if columns[place] in texts},
-                null_values=[BLANK] if texts else [*GAPS],  # which a column of texts may declare
-                true_values=[],  # texts stay as the file spells them
-                false_values=[],
-                strings_can_be_null=True,
-                decimal_point=form.decimal,
-            ),
-        )
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        if "UTF8" in str(error) or isinstance(error, UnicodeError):
-            raise _not_decoded(path, form) from None
-        raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
-    if uneven:
-        raise InputError(
-            f"{path}: {len(uneven)} rows have more or fewer cells than the header, such as "
-            f"{uneven[0].actual_columns} in place of {len(names)}; put texts with a "
-            f"{form.delimiter!r} into quotes, or correct the rows"
-        )
-    if not len(table):
-        raise InputError(f"{path} has a header and no respondents; download it again")
-    return table.to_pandas().rename(columns=columns)
 
 
 def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole: str) -> None:
@@ -282,45 +253,70 @@ def check_columns(needed: Sequence[str], found: Iterable[str], path: Path, whole
         )
 
 
-def read_header(
+def _read_csv(
     path: Path,
+    choose: Choose,
+    form: Form,
     needed: Collection[str],
-    variable: Callable[[str], str] = str.strip,
-    form: Form | None = None,
-) -> Header:
-    """Returns a CSV file's header; its delimiter is the form's, else the one that fits best.
+    texts: Collection[str],
+    variable: Callable[[str], str],
+) -> pd.DataFrame:
+    """Reads a CSV file, as of `read_table`.
 
-    That is the one under which most of the `needed` names are there, else most names. `variable`
-    makes a name of a cell. Raises InputError for a file that is not there, in another encoding, or
-    no CSV file.
+    Its delimiter is the form's, else the one under which most of the `needed` names are there, else
+    most names.
     """
-    form = form or Form()
-    if (kind := kind_of(path, form.encoding)) != kinds.CSV:
-        raise InputError(f"{path} is {kind}; give a CSV file")
-    if form.encoding is None or codecs.lookup(form.encoding).name == "utf-8":
-        form = replace(form, encoding="utf-8-sig")  # with the mark at its start, or without
+    encoding = form.encoding or "utf-8"
+    if is_utf8 := codecs.lookup(encoding).name.startswith("utf-8"):
+        encoding = "utf-8-sig"  # with the mark at its start, or without
+    uneven: list[Any] = []
+
+    def note(row: Any) -> str:
+        uneven.append(row)
+        return "skip"
+
     try:
-        with path.open(encoding=form.encoding, newline="") as file:
+        with path.open(encoding=encoding, newline="") as file:
             line = file.readline()
         rows = {
-            delimiter: [
-                variable(cell) for cell in next(csv.reader([line], delimiter=delimiter), [])
-            ]
-            for delimiter in form.delimiter or DELIMITERS
+            one: [*map(variable, next(csv.reader([line], delimiter=one), []))]
+            for one in form.delimiter or DELIMITERS
         }
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeError:
-        raise _not_decoded(path, form) from None
-    except csv.Error as error:
+        delimiter = max(rows, key=lambda one: (len({*rows[one]} & {*needed}), len(rows[one])))
+        names = rows[delimiter]
+        columns = {str(names.index(name)): name for name in choose(names)}
+        table = pa_csv.read_csv(
+            path,
+            pa_csv.ReadOptions(
+                column_names=[str(place) for place in range(len(names))],
+                skip_rows=1,
+                encoding="utf8" if is_utf8 else encoding,  # it skips the mark itself
+                block_size=BLOCK,
+            ),
+            pa_csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=note
+            ),
+            pa_csv.ConvertOptions(
+                include_columns=[*columns],
+                column_types={place: pa.string() for place in columns if columns[place] in texts},
+                null_values=[BLANK] if texts else [*GAPS],  # which a column of texts may declare
+                true_values=[],  # texts stay as the file spells them
+                false_values=[],
+                strings_can_be_null=True,
+                decimal_point=form.decimal,
+            ),
+        )
+    except (OSError, ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors
+        if "UTF8" in str(error) or isinstance(error, UnicodeError):
+            raise InputError(
+                f"{path} is not {encoding.removesuffix('-sig').upper()}; save it as UTF-8, or give "
+                f"its encoding, such as {spelt('encoding', 'cp1252')}"
+            ) from None
         raise InputError(f"{path} is not a CSV file: {reason(error)}") from None
-    delimiter = max(rows, key=lambda one: (len({*rows[one]} & {*needed}), len(rows[one])))
-    return Header(rows[delimiter], replace(form, delimiter=delimiter))
-
-
-def _not_decoded(path: Path, form: Form) -> InputError:
-    encoding = (form.encoding or "utf-8").upper().removesuffix("-SIG")
-    return InputError(
-        f"{path} is not {encoding}; save it as UTF-8, or give its encoding, such as "
-        f"{spelt('encoding', 'cp1252')}"
-    )
+    if uneven:
+        raise InputError(
+            f"{path}: {len(uneven)} rows have more or fewer cells than the header, such as "
+            f"{uneven[0].actual_columns} in place of {len(names)}; put texts with a "
+            f"{delimiter!r} into quotes, or correct the rows"
+        )
+    return table.to_pandas().rename(columns=columns)

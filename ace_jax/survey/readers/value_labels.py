@@ -6,18 +6,16 @@ A code is no answer where the file says so, by a range of missing values or by a
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from ace_jax.survey.codebook import COUNTRY
-from ace_jax.survey.codes import Code, spaced
+from ace_jax.survey.codes import Code, spaced, spelling
 
 # More are numbers (hours, ages) or lists; the longest scales run from 0 to 10.
 LONGEST_SCALE = 11
-
-Labels = Mapping[Code, str]
-Ranges = Sequence[Mapping[str, Any]]
 
 NO_ANSWER = re.compile(
     r"((?i:no answer|(can'?t|cannot) (choose|say)|(don'?t|do not) know|refus(ed?|al)|missing"
@@ -38,13 +36,54 @@ class NotAQuestionError(ValueError):
     """Why a column is not taken as a question."""
 
 
-class Options(NamedTuple):
-    """A question's options in code order, and the codes among the answers that are none."""
+@dataclass(frozen=True)
+class Options:
+    """A question's codes with their labels, in order, and the codes found that are no answer.
 
-    codes: tuple[int, ...]
-    labels: tuple[str, ...]
+    `unsure` is what the file does not tell.
+    """
+
+    options: tuple[tuple[Code, str], ...]
     ordinal: bool
-    dropped: tuple[int, ...]
+    dropped: tuple[Code, ...]
+    unsure: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a file: its values, and what the file says of it."""
+
+    name: str
+    values: pd.Series
+    text: str | None = None
+    labels: Mapping[Code, str] = field(default_factory=dict)
+    ranges: Sequence[Mapping[str, Any]] = ()
+
+    def label(self, code: Code) -> str:
+        """Returns a value's label without the code that it may repeat ("1. Agree" is "Agree")."""
+        number = re.escape(spelling(code))
+        text = spaced(str(self.labels.get(code, "")))
+        return re.sub(rf"^{number}\s*[.:)](?:\s+|(?=\D))(?=\S)", "", text)
+
+    def is_declared_missing(self, code: int | float) -> bool:
+        """Whether the file's ranges of missing values have a code."""
+        ranges = (one for one in self.ranges if not isinstance(one["lo"], str))
+        return any(one["lo"] <= code <= one["hi"] for one in ranges)
+
+    def is_missing(self, code: int | float) -> bool:
+        """Whether a code is no answer, by the rule at the top of this module."""
+        return code < 0 or self.is_declared_missing(code) or is_no_answer(self.label(code))
+
+    @property
+    def answers(self) -> dict[float, str]:
+        """The labels of the codes that are answers."""
+        numbers = [code for code in self.labels if not isinstance(code, str)]
+        return {float(code): self.label(code) for code in numbers if not self.is_missing(code)}
+
+
+def is_no_answer(label: str) -> bool:
+    """Whether a label says that there is no answer."""
+    return NO_ANSWER.match(label.lstrip("([")) is not None
 
 
 def question_text(label: str | None) -> str:
@@ -66,21 +105,7 @@ def with_country(text: str) -> str:
     return NAMED.sub(COUNTRY, NATION.sub(f"of {COUNTRY}", text))
 
 
-def option_label(code: Code, label: str) -> str:
-    """Returns a value's label without the code that it may repeat ("1. Agree" is "Agree")."""
-    number = re.escape(f"{code:g}" if isinstance(code, float) else str(code))
-    return re.sub(rf"^{number}\s*[.:)](?:\s+|(?=\D))(?=\S)", "", spaced(label))
-
-
-def is_missing(code: int | float, labels: Labels, ranges: Ranges) -> bool:
-    """Whether a code is no answer, by the rule at the top of this module."""
-    if code < 0 or any(one["lo"] <= code <= one["hi"] for one in ranges):
-        return True
-    label = option_label(code, labels.get(code, ""))
-    return NO_ANSWER.match(label.lstrip("([")) is not None
-
-
-def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
+def options_of(column: Column) -> Options:
     """Returns the options of a column of codes (float).
 
     They are the labelled codes that are answers, in code order. Where an answer in between has no
@@ -91,15 +116,11 @@ def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
     Raises NotAQuestionError for fewer than two labelled options or more than 11 in all, answers
     beyond the labelled ones or in fractions, or no answer at all.
     """
-    named = {
-        float(code): option_label(code, label)
-        for code, label in labels.items()
-        if not isinstance(code, str) and not is_missing(code, labels, ranges)
-    }
+    named = column.answers
     if len(named) < 2:
         raise NotAQuestionError("fewer than two labelled options")
-    found = [float(code) for code in answers.dropna().unique()]
-    given = {code for code in found if not is_missing(code, labels, ranges)}
+    found = [float(code) for code in column.values.dropna().unique()]
+    given = {code for code in found if not column.is_missing(code)}
     if not given:
         raise NotAQuestionError("no answers")
     first, last = int(min(named)), int(max(named))
@@ -107,10 +128,11 @@ def options_of(answers: pd.Series, labels: Labels, ranges: Ranges) -> Options:
     if unlabelled := given - set(named):
         if not all(code.is_integer() and first < code < last for code in unlabelled):
             raise NotAQuestionError("answers without a label")
-        codes = [float(code) for code in range(first, last + 1)]
+        # No more than are too many: labels of a damaged file can lie anywhere.
+        codes = [float(code) for code in range(first, min(last, first + LONGEST_SCALE) + 1)]
     if len(codes) > LONGEST_SCALE:
         raise NotAQuestionError(f"more than {LONGEST_SCALE} options")
-    texts = tuple(with_country(named.get(code) or f"{code:g}") for code in codes)
-    is_ordinal = len(codes) > 2 and not any(map(BESIDE.match, texts))
+    options = [(int(code), with_country(named.get(code) or f"{code:g}")) for code in codes]
+    is_ordinal = len(codes) > 2 and not any(BESIDE.match(label) for _, label in options)
     dropped = tuple(map(int, sorted(set(found) - given)))
-    return Options(tuple(map(int, codes)), texts, is_ordinal, dropped)
+    return Options(tuple(options), is_ordinal, dropped)

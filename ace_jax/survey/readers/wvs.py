@@ -7,7 +7,6 @@ the cells. Forms are told apart by content, whatever a file is called.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -49,17 +48,12 @@ def read(paths: Sequence[Path]) -> Raw:
             files[country] = path
         tables.append(table)
     asked = [question.question_id for question in codebook.questions]
-    return Raw(stacked(tables, asked), codebook, _notes(unchecked))
-
-
-def _notes(unchecked: list[str]) -> dict[str, Any]:
-    if not unchecked:
-        return {}
-    line = (
+    warning = (
         f"without {FAMILY}, nothing shows whether {', '.join(unchecked)} is of the standard "
         "edition (in the inverted one, scales run the other way)"
     )
-    return {"warnings": [line]}
+    notes = {"warnings": [warning]} if unchecked else {}
+    return Raw(stacked(tables, asked), codebook, notes)
 
 
 def _variable(header: str) -> str:
