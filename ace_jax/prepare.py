@@ -16,18 +16,16 @@ from pathlib import Path
 
 from ace_jax.command import run
 from ace_jax.errors import InputError
-from ace_jax.files import check_free, whole_directory, whole_file
-from ace_jax.report.figures import effect_sizes
+from ace_jax.files import check_free, whole_file
 from ace_jax.runtime.progress import log
 from ace_jax.survey.build import build, summary, with_shrunk_cells
 from ace_jax.survey.cells import PARTS, split_respondents
-from ace_jax.survey.dataset import EMBEDDED, FILES, PICTURE, Dataset, read_dataset, write_dataset
+from ace_jax.survey.dataset import EMBEDDED, OWN, Dataset, read_dataset, write_dataset
 from ace_jax.survey.draft import draft
 from ace_jax.survey.readers import release_eval, sources
 
 # Options that choose among a survey's own files, by the name that argparse gives them.
 OF_FILES = ("weights", "rule", "codebook", "countries", "questions", "sample")
-OWN = sorted(FILES), (PICTURE,)  # what a DATASET always has, and what else it may
 
 HELP = {
     "input": "the survey's files, in any order (gss2018, eqls2011: without them, the cells in "
@@ -68,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         log("Shrinking cells towards the main effects of their question and country.")
         datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}
     for name, dataset in datasets.items():
-        with whole_directory(args.output / name, *OWN) as directory:
-            write_dataset(dataset, directory)
-            effect_sizes(dataset, directory / PICTURE)
+        write_dataset(dataset, args.output / name)
         print(summary(dataset.manifest))
         log(f"DATASET written to {args.output / name}")
 

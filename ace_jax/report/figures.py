@@ -1,8 +1,4 @@
-"""Figures over all countries, as the paper's Figs. 5, 6 and 11 to 14, and how they look.
-
-Those of a report are PNG and SVG; the pictures that `evaluate` and `prepare` write are PNG.
-"""
-
+"""Figures over all countries, as the paper's Figs. 6 and 11 to 14, and how they look."""
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +15,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ace_jax.evaluation.effects import ERRORS, effect_table
+from ace_jax.evaluation.effects import ERRORS
 from ace_jax.evaluation.uncertainty import ALL
 from ace_jax.report.findings import Findings
-from ace_jax.survey.dataset import Dataset
-from ace_jax.survey.pairs import count_pairs
 
 COLUMN = 3.5  # inches: the width of a paper's column
 # Okabe and Ito's colours, which colour-blind readers can tell apart; wine for their yellow.
@@ -82,38 +76,6 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         name: {"color": colour, "marker": marker, "label": plain(name)}
         for name, colour, marker in zip(names, cycle(COLOURS), cycle(MARKERS), strict=False)
     }
-
-
-def effect_sizes(dataset: Dataset, path: Path) -> None:
-    """Draws how far each attribute moves answers, by topic (as the paper's Fig. 5).
-
-    A field is the mean distance (0-100) between the answers of two levels of the attribute, with
-    nothing else named (G = 1), over countries and questions. It includes sampling noise, more so
-    where few respondents answered. Nothing is drawn if no attribute has two levels.
-    """
-    topic = dataset.questions.set_index("question_id")["topic"]
-    cells = dataset.cells[dataset.cells["granularity"] == 1].reset_index(drop=True)
-    cells = cells.assign(p_data=cells["p"], p_model=cells["p"])
-    if not count_pairs(cells, dataset.attributes, min_n=1)[1]:
-        return
-    pairs = effect_table(cells, dataset.attributes, min_n=1)
-    sizes = pairs.groupby(["question_id", "attribute"])["data_size"].mean().unstack()
-    names = [attribute.name for attribute in dataset.attributes]
-    table = sizes.groupby(topic).mean().reindex(index=topic.drop_duplicates(), columns=names)
-    highest = np.nanmax(table.to_numpy())
-    size = (2.4 + 0.6 * len(names), 1.2 + 0.25 * len(table))
-    with drawn(path, size, ("png",)) as (figure, [[axes]]):
-        image = axes.imshow(table, cmap="viridis", vmin=0, vmax=highest, aspect="auto")
-        texts = [plain(name).replace("_", " ") for name in names]
-        axes.set_xticks(range(len(names)), texts, rotation=40, ha="right")
-        axes.set_yticks(range(len(table)), list(map(plain, table.index)))
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        for (row, column), value in np.ndenumerate(table.to_numpy()):
-            colour = "black" if value > 0.6 * highest else "white"
-            axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=colour)
-        axes.set_title("How far an attribute moves answers")
-        figure.colorbar(image, label="distance of answers (0-100)")
 
 
 def write_figures(findings: Findings, directory: Path) -> None:

@@ -24,7 +24,7 @@ from ace_jax.survey.readers.tables import check_columns, read_parquet, sound_par
 EMBEDDED = tuple(sorted(path.parent.name for path in BUILTIN.glob("*/manifest.json")))
 SHRUNK = "p_shrunk"
 FILES = {"questions.parquet", "cells.parquet", "manifest.json"}
-PICTURE = "effects.png"  # drawn beside them by `prepare`
+OWN = sorted(FILES), ("effects.png",)  # version 0.1 drew a picture, which may be replaced
 
 TEXT, TEXTS, SHARES = pa.string(), pa.list_(pa.string()), pa.list_(pa.float64())
 
@@ -122,7 +122,7 @@ def write_dataset(dataset: Dataset, directory: str | Path) -> None:
 
     Raises InputError for a directory that holds anything else, or that cannot be written.
     """
-    with whole_directory(Path(directory), sorted(FILES), (PICTURE,)) as new:
+    with whole_directory(Path(directory), *OWN) as new:
         _write_parquet(dataset.questions, QUESTIONS, new / "questions.parquet")
         columns = cell_schema(dataset.attributes, shrunk=SHRUNK in dataset.cells)
         _write_parquet(dataset.cells, columns, new / "cells.parquet")
