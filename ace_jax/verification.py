@@ -7,15 +7,15 @@ tokens themselves, with the tokenizer beside the base model, and compute in floa
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.special import softmax
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,11 +34,8 @@ from ace_jax.survey.readers.sources import load_survey
 TOLERANCE = 1e-4  # of an option's probability, in float32
 USUAL = "gss2018"
 
-Probabilities = list[Float[np.ndarray, "options"]]
 
-
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A prompt as this program writes it, as a server is sent it, and a name for tables."""
 
     name: str
@@ -76,7 +73,7 @@ def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Sample
 
 def answers_with_peft(
     checkpoint: Checkpoint, adapter: Path, asked: Sequence[Sample], chat: bool
-) -> Probabilities:
+) -> list[Float[np.ndarray, "options"]]:
     """Returns the probability of each option (Eq. 3) by transformers and peft.
 
     Raises `InputError` where torch or peft is not installed, or a GGUF base cannot be written as a
@@ -111,29 +108,18 @@ def answers_with_peft(
         following = log_probabilities(tuple(whole[:-1]))[start - 1 :]
         return sum(float(each[token]) for each, token in zip(following, whole[start:], strict=True))
 
-    answers = []
-    for each in tqdm(asked, unit="prompt", desc="transformers"):
-        likelihoods = np.array([log_likelihood(each.sent, label) for label in each.text.labels])
-        shares = np.exp(likelihoods - likelihoods.max())
-        answers.append(shares / shares.sum())
-    return answers
+    return [
+        softmax([log_likelihood(each.sent, label) for label in each.text.labels])
+        for each in tqdm(asked, unit="prompt", desc="transformers")
+    ]
 
 
 def verify(adapter: Path, base: str | None = None, count: int = 10) -> pd.DataFrame:
     """Compares the answers to `count` prompts.
 
-    Args:
-      adapter: PEFT directory.
-      base: what `model.path` takes; None: the adapter's base model.
-      count: how many prompts.
-
-    Returns:
-      A row a prompt: prompt (question, country and levels) and difference, the largest of any
-      option's probability.
-
-    Raises:
-      InputError: files that are missing, damaged or do not belong together, or torch and peft are
-        not installed.
+    `base` is what `model.path` takes; None: the adapter's base model. Returns a row a prompt: its
+    name and `difference`, the largest of any option's probability. Raises `InputError` for files
+    that are missing, damaged or do not belong together, or where torch and peft are not installed.
     """
     model = LanguageModel.from_pretrained(adapter, base=base, dtype="float32", quantization="none")
     if model.adapter is None:

@@ -80,7 +80,7 @@ def config(tiny_checkpoint):
 def test_only_what_the_mesh_needs_is_sent(config, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices())
     model = model_of(config, architecture(LAYERS), LORA)
-    batch = workload(config, None, row_shards(mesh), cells=8).training
+    batch = workload(config, None, row_shards(mesh))[0]
     step, arguments, _ = training_step(config, model, batch, mesh)
     found = collectives(step.trace(*arguments).lower().compile().as_text())
     in_loop = [one for one in found if one.times == LAYERS - 1]
@@ -100,11 +100,11 @@ def test_only_what_the_mesh_needs_is_sent(config, sizes):
         assert len(large) == 2 * 7
     nodes = batch.scoring.tokens.size // row_shards(mesh)
     expected = sum(one.sent for one in found)
-    assert sent_bytes(model, nodes, mesh, passes=2) == pytest.approx(expected, rel=0.1)
+    assert sent_bytes(model, nodes, mesh) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
-    batch = workload(config, None, 1, cells=8).training
+    batch = workload(config, None, 1)[0]
     model = model_of(config, architecture(2, hidden=256), LORA)  # one layer in the loop: unrolled
 
     def run(lora, base, scoring, targets):
@@ -174,7 +174,7 @@ def program(base, temporaries):
 
 def test_the_estimate_has_three_parts():
     mesh = {"data": 1, "fsdp": 4, "tensor": 1}
-    found = seconds(program(4e9, 8e9), CHIP, mesh, passes=2, sent=3e9)
+    found = seconds(program(4e9, 8e9), CHIP, mesh, sent=3e9)
     assert found["compute"] == pytest.approx(400 / 4 / (200 * COMPUTE_SHARE))
     assert found["memory"] == pytest.approx((2 * 2 * 16 + 2 * 8) / (800 * MEMORY_SHARE))
     assert found["links"] == pytest.approx(3 / (50 * LINK_SHARE))

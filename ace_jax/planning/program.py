@@ -1,4 +1,4 @@
-"""The steps that train and evaluate run, compiled from shapes alone: no array is made.
+"""The step that training runs, compiled from shapes alone: no array is made.
 
 XLA's own count of operations takes a loop's body once; `matmul_flops` takes it once an iteration.
 Everything but matrix products is left out: it adds a few per cent.
@@ -12,19 +12,16 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.extend import core
 from jax.sharding import Mesh, Sharding
 from ml_collections import ConfigDict
 
 from ace_jax.errors import check_known
-from ace_jax.likelihood import make_scoring_step
 from ace_jax.model.architecture import LlamaConfig, base_dtype
 from ace_jax.model.llama import AbstractModel, abstract_model
 from ace_jax.model.lora import LoRAConfig
-from ace_jax.model.sharding import parameter_shardings, replicated, scoring_shardings
+from ace_jax.model.sharding import parameter_shardings, place_scoring, replicated
 from ace_jax.model.tree_attention import ATTENTION
-from ace_jax.prompts.batches import Scoring
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.training.data import TrainingBatch
 from ace_jax.training.step import abstract_state, make_optimizer, make_train_step, state_shardings
@@ -69,8 +66,8 @@ def training_step(
     """
     optimizer = make_optimizer(Optimizer(**config.optimizer))
     state = abstract_state(model.lora, optimizer, mesh)
-    base = _placed(model.base, mesh)
-    scoring = _placed_scoring(batch.scoring, mesh)
+    base = jax.tree.map(_shape, model.base, parameter_shardings(model.base, mesh))
+    scoring = place_scoring(batch.scoring, mesh, _shape)
     targets = jax.tree.map(lambda leaf: _shape(leaf, replicated(mesh)), batch.targets)
     weight = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
     anchor, dropout = Objective.of(config.objective).anchor, config.lora.dropout
@@ -83,16 +80,6 @@ def training_step(
         "batch": (scoring, targets),
     }
     return step, (state, base, scoring, targets, (weight, weight)), parts
-
-
-def scoring_step(model: AbstractModel, scoring: Scoring, mesh: Mesh) -> Step:
-    """Returns what `evaluate` runs, with an adapter; the arguments are as in `training_step`."""
-    parts = {
-        "LoRA": _placed(model.lora, mesh),
-        "base": _placed(model.base, mesh),
-        "batch": _placed_scoring(scoring, mesh),
-    }
-    return make_scoring_step(model.graph, mesh), tuple(parts.values()), parts
 
 
 def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
@@ -127,17 +114,6 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     return Program(held, peak, flops, time.perf_counter() - begin)
 
 
-def _placed(parameters: nnx.State, mesh: Mesh) -> Any:
-    return jax.tree.map(_shape, parameters, parameter_shardings(parameters, mesh))
-
-
-def _placed_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
-    shardings = scoring_shardings(mesh)
-    return Scoring(
-        **{name: _shape(value, shardings[name]) for name, value in vars(scoring).items()}
-    )
-
-
 def _shape(leaf: Any, sharding: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
@@ -166,22 +142,21 @@ def matmul_flops(jaxpr: core.Jaxpr) -> int:
     return total
 
 
-def sent_bytes(model: AbstractModel, nodes: int, mesh: Mesh, passes: int) -> float:
-    """Returns the bytes that a device sends in a step, in rings.
+def sent_bytes(model: AbstractModel, nodes: int, mesh: Mesh) -> float:
+    """Returns the bytes that a device sends in a training step, in rings.
 
-    Each of one or two `passes` gathers the layers' weights along `fsdp`, and one the vocabulary's.
+    Forwards and backwards gather the layers' weights along `fsdp`, and one the vocabulary's.
     Along `tensor`, a layer sums the hidden states of a device's `nodes` after its two last
     products, and backwards before its five first. The adapter's gradient is summed over all that
     share the rows. What else is sent is little.
     """
     data, fsdp, tensor = (mesh.shape[axis] for axis in ("data", "fsdp", "tensor"))
-    layers, backwards = model.base["layers"], passes - 1
+    layers = model.base["layers"]
     states = nodes * tree_bytes(layers["input_norm"])  # a norm has the width of a state
-    head = model.base.get("head", model.base["embedding"])
-    weights = passes * tree_bytes(layers) + tree_bytes(head)
+    weights = 2 * tree_bytes(layers) + tree_bytes(model.base.get("head", model.base["embedding"]))
     gathered = weights / tensor * (fsdp - 1) / fsdp
-    summed = (2 + 5 * backwards) * states * (tensor - 1) / tensor
-    summed += backwards * tree_bytes(model.lora) * (data * fsdp - 1) / (data * fsdp)
+    summed = 7 * states * (tensor - 1) / tensor
+    summed += tree_bytes(model.lora) * (data * fsdp - 1) / (data * fsdp)
     return gathered + 2 * summed
 
 

@@ -1,6 +1,7 @@
-"""A plan: both steps compiled, their estimated time, whether they fit, and all of it as text."""
+"""A plan: the step compiled, its estimated time, whether it fits, and all of it as text."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -14,12 +15,10 @@ from ace_jax.planning.program import (
     Program,
     compile_step,
     model_of,
-    scoring_step,
     sent_bytes,
     training_step,
 )
 from ace_jax.planning.workload import describe_for_plan, workload
-from ace_jax.prompts.batches import Scoring
 from ace_jax.runtime.progress import log
 
 COMPUTE_SHARE = 0.5  # of the peak; published LoRA runs reach 0.41 to 0.45 in all
@@ -28,49 +27,30 @@ LINK_SHARE = 0.8
 ASSUMPTIONS = (
     f"seconds: the largest of computing at {COMPUTE_SHARE:.0%} of the peak in bfloat16, memory at "
     f"{MEMORY_SHARE:.0%} of its rate, and links at {LINK_SHARE:.0%} of one link in one direction",
-    "memory: a pass reads the weights once, and writes and reads those that it gathers; "
-    "temporaries are written and read once; scoring is one pass, training two",
+    "memory: forwards and backwards each read the weights once, and write and read those that they "
+    "gather; temporaries are written and read once",
     "links: in rings, devices gather weights (fsdp), sum hidden states (tensor) and the adapter's "
     "gradient; loading data and the network between slices are not counted",
 )
 
 
-def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
-    """Compiles both steps and returns the plan, as `--json` writes it.
+def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
+    """Compiles the training step and returns the plan, as `--json` writes it.
 
-    It has `facts` and `assumptions` in words, and `steps`: for `train` and `score` the bytes a
-    device (`arguments`, `temporaries`, `peak`, `sent`), `flops`, `seconds` and `verdict`.
-    Evaluation scores so many `cells` at a time. Raises `InputError` if the config does not fit the
-    devices, or `train` refuses it.
+    It has `facts` and `assumptions` in words, and of the step the bytes a device (`arguments` by
+    part, `temporaries`, `peak`, `sent`), `flops`, `seconds`, `pairs_per_second` and `verdict`.
+    Scoring has no plan: it needs less than training. Raises `InputError` if the config does not fit
+    the devices, or `train` refuses it.
     """
-    mesh = make_mesh(**config.mesh, devices=topology.devices())
+    mesh, chip = make_mesh(**config.mesh, devices=topology.devices()), topology.chip
     description, source = describe_for_plan(config.model.path)
     lora = adapter_config(config.lora)
     model = model_of(config, description.config, lora)
-    work = workload(config, description.tokenizer, row_shards(mesh), cells)
-
+    batch, assumed = workload(config, description.tokenizer, row_shards(mesh))
     log(f"compiling the training step of {description.name} for {topology.name}")
-    train = compile_step(*training_step(config, model, work.training, mesh))
-    log(f"compiling the scoring step; the training step took {train.compile_seconds:.0f} s")
-    score = compile_step(*scoring_step(model, work.scoring, mesh))
-
-    def step(program: Program, batch: Scoring, passes: int, **counted: Any) -> dict[str, Any]:
-        chip, nodes = topology.chip, batch.tokens.size // row_shards(mesh)
-        sent = sent_bytes(model, nodes, mesh, passes)
-        estimate = seconds(program, chip, mesh.shape, passes, sent) if chip else None
-        return {
-            "arguments": program.arguments,
-            "temporaries": program.temporaries,
-            "peak": program.peak,
-            "flops": program.flops,
-            "sent": sent,
-            "seconds": estimate,
-            **counted,
-            "per_second": counted["count"] / max(estimate.values()) if estimate else None,
-            "verdict": verdict(program, chip.memory, config) if chip else "no limit is known",
-            "compile_seconds": program.compile_seconds,
-        }
-
+    program = compile_step(*training_step(config, model, batch, mesh))
+    sent = sent_bytes(model, batch.scoring.tokens.size // row_shards(mesh), mesh)
+    estimate = seconds(program, chip, mesh.shape, sent) if chip else None
     parts = model.base, model.lora
     base, adapter = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
     shape = ", ".join(f"{axis}={number}" for axis, number in mesh.shape.items())
@@ -81,17 +61,17 @@ def plan(config: ConfigDict, topology: Topology, cells: int) -> dict[str, Any]:
             f"(rank {lora.rank} on {', '.join(lora.targets)})",
             "devices": f"{topology.count} of {topology.name}, mesh {shape}",
         },
-        "steps": {
-            "train": step(
-                train, work.training.scoring, 2, unit="pairs", count=len(work.training.rows)
-            ),
-            "score": step(score, work.scoring, 1, unit="cells", count=cells),
-        },
+        **asdict(program),
+        "temporaries": program.temporaries,
+        "sent": sent,
+        "seconds": estimate,
+        "pairs_per_second": estimate and len(batch.rows) / max(estimate.values()),
+        "verdict": verdict(program, chip.memory, config) if chip else "no limit is known",
         "assumptions": [
             f"architecture: {source}",
-            *work.assumptions,
+            *assumed,
             f"compiler: {_compiler(topology)}",
-            *(ASSUMPTIONS if topology.chip else ()),
+            *(ASSUMPTIONS if chip else ()),
         ],
     }
 
@@ -106,16 +86,14 @@ def _compiler(topology: Topology) -> str:
     )
 
 
-def seconds(
-    program: Program, chip: Chip, mesh: Mapping[str, int], passes: int, sent: float
-) -> dict[str, float]:
+def seconds(program: Program, chip: Chip, mesh: Mapping[str, int], sent: float) -> dict[str, float]:
     """Returns the seconds of computing, memory and links. They overlap: the largest counts.
 
-    `passes` is how often a step goes through the weights, `sent` the bytes that a device sends.
+    `sent` is how many bytes a device sends.
     """
     weights = program.arguments["base"] * mesh["fsdp"]  # gathered, those of its tensor share
     gathered = 2 if mesh["fsdp"] > 1 else 1
-    traffic = passes * weights * gathered + 2 * program.temporaries
+    traffic = 2 * (weights * gathered + program.temporaries)
     devices = mesh["data"] * mesh["fsdp"] * mesh["tensor"]
     return {
         "compute": program.flops / devices / (chip.flops * COMPUTE_SHARE),
@@ -145,33 +123,20 @@ def verdict(program: Program, limit: float, config: ConfigDict) -> str:
 
 
 def text(plan: Mapping[str, Any]) -> str:
-    """Lays out what `plan` returns: facts, one table, verdicts, assumptions."""
-    columns = {f"{name} step": pd.Series(_column(step)) for name, step in plan["steps"].items()}
-    table = pd.concat(columns, axis=1, sort=False).fillna("-")
+    """Lays out what `plan` returns: facts, one table, verdict, assumptions."""
+    sizes = plan["arguments"] | {"temporaries": plan["temporaries"], "peak": plan["peak"]}
+    rows = {f"{part}, GB a device": size / 1e9 for part, size in sizes.items()}
+    rows |= {"TFLOP": plan["flops"] / 1e12, "MB sent a device": plan["sent"] / 1e6}
+    if times := plan["seconds"]:
+        rows["ms a step, at best"] = 1e3 * max(times.values())
+        rows |= {f"  {part}": 1e3 * time for part, time in times.items()}
+        rows["pairs a second"] = plan["pairs_per_second"]
+    table = {row: f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for row, n in rows.items()}
     return "\n\n".join(
         [
             "\n".join(f"{name:<12}{fact}" for name, fact in plan["facts"].items()),
-            table.to_string(),
-            "\n".join(f"{name}: {step['verdict']}" for name, step in plan["steps"].items()),
+            pd.Series(table).to_string(),
+            plan["verdict"],
             "\n".join(["Assumptions", *(f"- {sentence}" for sentence in plan["assumptions"])]),
         ]
     )
-
-
-def _column(step: Mapping[str, Any]) -> dict[str, str]:
-    sizes = step["arguments"] | {"temporaries": step["temporaries"], "peak": step["peak"]}
-    column = {
-        **{f"{part}, GB a device": _short(size / 1e9) for part, size in sizes.items()},
-        "TFLOP": _short(step["flops"] / 1e12),
-        "MB sent a device": _short(step["sent"] / 1e6),
-    }
-    if step["seconds"]:
-        column["ms a step, at best"] = _short(1e3 * max(step["seconds"].values()))
-        for part, time in step["seconds"].items():
-            column[f"  {part}"] = _short(1e3 * time)
-        column[f"{step['unit']} a second"] = _short(step["per_second"])
-    return column
-
-
-def _short(number: float) -> str:
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -19,7 +19,7 @@ from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import Scores, adapter_card
+from ace_jax.model.formats.cards import adapter_card
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.model.tree_attention import checked_attention
@@ -234,13 +234,7 @@ def train(
     return run
 
 
-def write_adapter(
-    directory: Path,
-    lora: nnx.State,
-    experiment: Experiment,
-    step: int,
-    scores: Scores | None = None,
-) -> None:
+def write_adapter(directory: Path, lora: nnx.State, experiment: Experiment, step: int) -> None:
     """Writes an adapter with its model card and its experiment's record.
 
     Raises `InputError` for weights that are not finite, or as `peft.write_adapter`.
@@ -256,7 +250,7 @@ def write_adapter(
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
     shape = experiment.recipe.lora
-    card = adapter_card(base, shape, facts, scores)
+    card = adapter_card(base, shape, facts)
     factors = peft.factors_of(lora)
     if broken := [name for name, factor in factors.items() if not np.isfinite(factor).all()]:
         raise InputError(f"{directory}: {broken[0]} of step {step} is not finite; not written")

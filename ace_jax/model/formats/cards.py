@@ -3,23 +3,18 @@
 The texts are the templates `*_card.md.j2` in this directory.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ace_jax import __version__
-from ace_jax.errors import InputError
-from ace_jax.files import read_object, reason
 from ace_jax.model.formats.hub import is_hub_id
 from ace_jax.model.formats.peft import BaseModel
 from ace_jax.model.lora import LoRAConfig
 
-COLUMNS = {"granularity": int, "n_cells": int, "score": float, "ci_low": float, "ci_high": float}
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     undefined=StrictUndefined,
@@ -29,39 +24,12 @@ TEMPLATES = Environment(
 )
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What `evaluate` found."""
-
-    data: str  # name of the survey
-    split: str  # the part of its cells that was scored
-    rows: list[dict[Hashable, Any]]  # `COLUMNS` of each granularity; scores in [0, 1]
-    adapter_sha256: str | None  # of the adapter scored; None is the base model
-
-    @classmethod
-    def read(cls, directory: Path) -> "Scores":
-        """Reads an OUT directory; raises `InputError` where it is none."""
-        run = read_object(directory / "run.json", "an output of ace_jax.evaluate")
-        try:
-            table = pd.read_csv(directory / "scores.csv", keep_default_na=False, na_values=[""])
-            table = table[table["country"] == "ALL"].astype(COLUMNS)
-            rows, adapter = table[list(COLUMNS)].to_dict("records"), run["adapter"]
-            data, split = Path(run["data"]["path"]).name, str(run["data"]["split"])
-            return cls(data, split, rows, None if adapter is None else str(adapter["sha256"]))
-        except (ArithmeticError, OSError, LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{directory}: not an output of ace_jax.evaluate ({reason(error)})"
-            ) from None
-
-
-def adapter_card(
-    base: BaseModel, lora: LoRAConfig, facts: Mapping[str, str], scores: Scores | None = None
-) -> str:
+def adapter_card(base: BaseModel, lora: LoRAConfig, facts: Mapping[str, str]) -> str:
     """Returns the README of a PEFT directory; `facts` are on its training, a line each."""
     # transformers reads neither a GGUF file nor a built-in name.
     in_transformers = "/" in base.name and not base.name.endswith(".gguf")
     data = ModelCardData(library_name="peft", tags=["lora", "ace-align", "survey"])
-    own = {"facts": facts, "scores": scores, "in_transformers": in_transformers}
+    own = {"facts": facts, "in_transformers": in_transformers}
     return _render("adapter_card", data, base, lora=lora, **own)
 
 
