@@ -29,10 +29,10 @@ from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import adapter_card, checkpoint_card
-from ace_jax.model.formats.gguf_adapter import write_gguf_adapter
-from ace_jax.model.formats.hf import SafetensorsSource, fingerprint, own_tensors
+from ace_jax.model.formats.gguf import write_gguf_adapter
+from ace_jax.model.formats.hf import SafetensorsSource, fingerprint
 from ace_jax.model.formats.hub import Checkpoint, describe, open_checkpoint
-from ace_jax.model.formats.merge import DTYPES, LowRank, write_description, write_weights
+from ace_jax.model.formats.merge import DTYPES, LowRank, write_checkpoint
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh
@@ -83,12 +83,10 @@ def merge(args: argparse.Namespace) -> None:
     if args.adapter:
         config, factors = _read_adapter(args.adapter, checkpoint, base.fingerprint)
         adapter = LowRank(factors, config.scale)
-    names = own_tensors(abstract_model(checkpoint.config, None, FLOAT32).base, checkpoint.source)
-    log(f"model: {checkpoint.name}, {len(names)} tensors; adapter: {args.adapter or 'none'}")
+    log(f"model: {checkpoint.name}; adapter: {args.adapter or 'none'}")
     dtype = DTYPES[args.dtype] if args.dtype else None
     with whole_directory(args.output) as directory:
-        write_description(directory, checkpoint, dtype)
-        dtypes = write_weights(directory, checkpoint.source, names, adapter, dtype, args.shard_size)
+        dtypes = write_checkpoint(directory, checkpoint, adapter, dtype, args.shard_size)
         card = checkpoint_card(base, dtypes, args.adapter and args.adapter.name, config)
         (directory / "README.md").write_text(card)
     log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")

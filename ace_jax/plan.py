@@ -17,7 +17,7 @@ from ace_jax import command
 from ace_jax.errors import InputError
 from ace_jax.files import write_json
 from ace_jax.planning.devices import Topology
-from ace_jax.planning.report import plan, text
+from ace_jax.planning.program import plan, text
 from ace_jax.runtime.progress import log
 
 

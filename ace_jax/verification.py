@@ -21,11 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ace_jax.errors import InputError, check_positive
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.hf import own_tensors
 from ace_jax.model.formats.hub import Checkpoint
-from ace_jax.model.formats.merge import write_description, write_weights
-from ace_jax.model.llama import abstract_model
+from ace_jax.model.formats.merge import write_checkpoint
 from ace_jax.prompts.encode import PromptText, render_cells
 from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
@@ -151,8 +148,5 @@ def _directory_of(checkpoint: Checkpoint) -> Iterator[Path]:
         yield checkpoint.directory
         return
     with tempfile.TemporaryDirectory() as name:
-        base = abstract_model(checkpoint.config, None, base_dtype("float32")).base
-        names = own_tensors(base, checkpoint.source)
-        write_description(Path(name), checkpoint, None)
-        write_weights(Path(name), checkpoint.source, names, None, None, "5GB")
+        write_checkpoint(Path(name), checkpoint)
         yield Path(name)

@@ -17,16 +17,20 @@ from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
 from ace_jax.planning.devices import Chip, Topology
 from ace_jax.planning.program import (
+    COMPUTE_SHARE,
+    LINK_SHARE,
+    MEMORY_SHARE,
     Program,
     array_bytes,
     compile_step,
     matmul_flops,
     model_of,
+    seconds,
     sent_bytes,
     training_step,
     tree_bytes,
+    verdict,
 )
-from ace_jax.planning.report import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
 from ace_jax.planning.workload import workload
 from ace_jax.training.step import objective
 

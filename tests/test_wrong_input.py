@@ -74,10 +74,7 @@ def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
         ({"objective.stages": ((0.0, 0.0, 1),)}, r"objective\.stages: .* not both 0"),
         ({"objective.stages": ((1.0, 0.0, 1.5),)}, r"objective\.stages: .* a whole number"),
         ({"objective.stages": ((float("nan"), 1.0, 1),)}, r"objective\.stages: .* finite"),
-        (
-            {"objective.anchor_normalizer": "words"},
-            r"normalizer: 'words' is not one of options",
-        ),
+        ({"objective.anchor_normalizer": "words"}, r"normalizer: 'words' is not known; .* options"),
         ({"optimizer.accumulation": 0}, r"optimizer\.accumulation: 0 is not a positive number"),
         ({"max_steps": 0}, r"max_steps: 0 is not a positive number"),
         ({"checkpoint.every_steps": 0}, r"checkpoint\.every_steps: 0 is not a positive number"),

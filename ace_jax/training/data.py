@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
+from ace_jax.model.sharding import place_everywhere, place_scoring
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
 from ace_jax.survey.dataset import Dataset, select_questions
@@ -23,6 +25,16 @@ from ace_jax.survey.readers.sources import load_survey
 from ace_jax.survey.split import HeldOut, Split
 
 Source = Dataset | ReleasePairs
+
+# What fields have to be with the authors' training file, and why.
+RELEASE = {
+    "prompt.option_order": ("as_given", "it gives whole prompts"),
+    "prompt.language": ("en", "its prompts are English"),
+    "data.questions": ((), "it does not name all questions"),
+    "data.granularity": (None, "it has the finest cells only"),
+    "objective.toggles": (("attributes",), "it has no pair between countries"),
+    "objective.pair_weight": ("none", "it has no numbers of respondents"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,15 +90,14 @@ def training_data(
     path, split = config.data.path, split or Split(config.data.holdout, config.seed)
     if source is None:
         source = read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
-    weight = config.objective.pair_weight
     if isinstance(source, Dataset):
         dataset = select_questions(source, config.data.questions)
         style = style or PromptStyle.of(**config.prompt)
         held_out = split.held_out(dataset)
         pairs = _pairs(dataset, held_out, config)
-        ends = pairs[["cell_0", "cell_1"]].to_numpy()
-        unseen = held_out.cells(dataset)[ends].any(axis=1)
+        unseen = held_out.cells(dataset)[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
         survey = Survey.of(source, path, tuple(config.data.questions))
+        weight = config.objective.pair_weight
         examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
         _check_release(config)
@@ -96,17 +107,15 @@ def training_data(
         survey = Survey(
             name=Path(path).name,
             path=path,
-            digest=digest(of_release(source, pairs, "none")),
+            digest=digest(of_release(source, pairs)),
             questions=(),
             attributes={},
             countries=tuple(sorted(map(str, pairs["country"].unique()))),
         )
-        examples = partial(of_release, source, pair_weight=weight)
-    train = examples(_kept(pairs, ~unseen, "leaves none of", config))
-    validation = None
+        examples = partial(of_release, source)
+    train, validation = examples(_kept(pairs, ~unseen, "leaves none of", config)), None
     if config.validation.every_steps is not None:
-        drawn = _drawn(_kept(pairs, unseen, "holds out none of", config), config)
-        validation = examples(drawn)
+        validation = examples(_drawn(_kept(pairs, unseen, "holds out none of", config), config))
     learned = "-".join(digest(each) for each in (train, validation) if each)
     return TrainingData(replace(survey, examples=learned), held_out, train, validation)
 
@@ -120,12 +129,10 @@ def of_dataset(
     (`toggle_weights`).
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
-    cells = dataset.cells.iloc[endpoints]
-    answers = list(dataset.learnt.iloc[endpoints])
-    ends = np.stack([cell_0, cell_1], axis=1)
+    cells, answers = dataset.cells.iloc[endpoints], list(dataset.learnt.iloc[endpoints])
     weight: Float[np.ndarray, _] | float = 1.0
     if pair_weight == "precision":
-        weight = pair_precision(cells, ends)
+        weight = pair_precision(cells, np.stack([cell_0, cell_1], axis=1))
     elif pair_weight == "toggle":
         weight = toggle_weights(pairs["attribute"])
     prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
@@ -138,16 +145,8 @@ def of_dataset(
     )
 
 
-def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> Examples:
-    """Returns the examples of some pairs of the authors' training file, with its own prompts.
-
-    Raises `InputError` for pair weights: the file does not say how many respondents answered.
-    """
-    if pair_weight != "none":
-        raise InputError(
-            f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
-            "respondents; set it to none, or train on a DATASET"
-        )
+def of_release(release: ReleasePairs, pairs: pd.DataFrame) -> Examples:
+    """Returns the examples of some pairs of the authors' training file, with its own prompts."""
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
@@ -170,8 +169,7 @@ def digest(examples: Examples) -> str:
 
 
 def _pairs(dataset: Dataset, held_out: HeldOut, config: ConfigDict) -> pd.DataFrame:
-    granularity = config.data.granularity
-    attributes = dataset.attributes
+    granularity, attributes = config.data.granularity, dataset.attributes
     if granularity not in (None, *range(1, len(attributes) + 1)):
         raise InputError(
             f"data.granularity: {granularity} is not a number of attributes that personas can "
@@ -193,18 +191,14 @@ def _pairs(dataset: Dataset, held_out: HeldOut, config: ConfigDict) -> pd.DataFr
 
 def _check_release(config: ConfigDict) -> None:
     """Raises `InputError` for what the authors' training file cannot do."""
-    if config.prompt.option_order != "as_given":
-        raise InputError(
-            "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
-        )
-    if config.prompt.language != "en":
-        raise InputError("prompt.language: the authors' file has English prompts; set it to en")
-    if config.data.questions:
-        raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
-    if config.data.granularity is not None:
-        raise InputError("data.granularity: needs a DATASET; the authors' file has finest cells")
-    if COUNTRY in config.objective.toggles:
-        raise InputError("objective.toggles: the authors' file has no pair between countries")
+    for where, (needed, why) in RELEASE.items():
+        section, name = where.split(".")
+        value = config[section][name]
+        if (tuple(value) if isinstance(value, list) else value) != needed:
+            raise InputError(
+                f"{where}: {value} does not go with the authors' training file: {why}; "
+                f"set it to {needed}, or train on a DATASET"
+            )
 
 
 def _kept(
@@ -249,6 +243,10 @@ class TrainingBatch:
     targets: Targets
     rows: Int[np.ndarray, "Q"]
 
+    def placed(self, mesh: Mesh) -> tuple[Scoring, Targets]:
+        """Puts the batch, the same on every process, on the mesh."""
+        return place_scoring(self.scoring, mesh), place_everywhere(self.targets, mesh)
+
 
 @dataclass(frozen=True)
 class Collate:
@@ -270,7 +268,7 @@ class Collate:
     def __call__(self, units: list[np.ndarray]) -> TrainingBatch:
         """Lays out the pairs of some units; each endpoint is computed once."""
         rows = np.concatenate(units)
-        cells, (slot_0, slot_1) = _endpoints(self.examples.pairs.iloc[rows])
+        cells, slots = _endpoints(self.examples.pairs.iloc[rows])
         layout = scoring([self.prompts[cell] for cell in cells], self.shapes, self.max_cells)
         targets = Targets(
             p_data=np.zeros((self.max_cells, self.shapes.options), np.float32),
@@ -282,6 +280,6 @@ class Collate:
             answer = self.examples.answers[cell]
             targets.p_data[slot, : len(answer)] = answer
             targets.mode[slot] = self.examples.modes[cell]
-        targets.pairs[: len(rows)] = np.stack([slot_0, slot_1], axis=1)
-        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].to_numpy()[rows]
+        targets.pairs[: len(rows)] = slots.T
+        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].iloc[rows]
         return TrainingBatch(layout, targets, rows)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from ace_jax.errors import InputError
-from ace_jax.model.sharding import place_everywhere, place_scoring
+from ace_jax.model.sharding import place_everywhere
 from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.metrics import MetricsLog
 from ace_jax.runtime.processes import Agreement, is_first
@@ -97,9 +97,8 @@ class Loop:
             waited += time.perf_counter() - asked
             epoch, number, stage = self.schedule.at(step)
             weights = np.float32(stage.alpha), np.float32(stage.beta)
-            targets, weights = place_everywhere((batch.targets, weights), self.mesh)
-            scoring = place_scoring(batch.scoring, self.mesh)
-            state, metrics = self.train_step(state, self.base, scoring, targets, weights)
+            placed = *batch.placed(self.mesh), place_everywhere(weights, self.mesh)
+            state, metrics = self.train_step(state, self.base, *placed)
             ends = self.schedule.ends_stage(step + 1)
             if ends:
                 state = self.end_stage(state, step + 1 < self.schedule.steps)
