@@ -47,7 +47,7 @@ def refuses_to_train(tiny_checkpoint, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"model.path": "/no/where"}, r"model\.path: '/no/where' is no directory, .gguf file"),
-        ({"model.dtype": "float16"}, r"model\.dtype: 'float16' is not bfloat16 or float32"),
+        ({"model.dtype": "float16"}, r"model\.dtype: 'float16' is not known; .* bfloat16, float32"),
         ({"data.path": "/no/where"}, r"there is no DATASET /no/where; make one with"),
         ({"data.questions": ("god",)}, r"data\.questions: 'god' is not known; did you mean"),
         ({"data.min_n": 10**6}, r"no pair among 240 cells: .* n >= 1000000 .* smaller minimum"),

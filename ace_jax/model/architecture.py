@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.files import reason
 from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS
 
@@ -235,8 +235,7 @@ def architecture_of(model_type: str) -> str:
 
 def base_dtype(name: str) -> jnp.dtype:
     """Returns the dtype that `model.dtype` names; raises `InputError` for an unsupported one."""
-    if name not in ("bfloat16", "float32"):
-        raise InputError(f"model.dtype: {name!r} is not bfloat16 or float32")
+    check_known(name, ("bfloat16", "float32"), "model.dtype")
     return jnp.dtype(name)
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
-from ace_jax.errors import InputError, check_known
+from ace_jax.errors import check_known
 from ace_jax.model.architecture import LlamaConfig, rotate
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
 from ace_jax.model.quantization import quantized, widen
@@ -258,8 +258,7 @@ def abstract_model(
     Raises `InputError` where `attention`, `remat` or `quantization` is unknown.
     """
     check_known(attention, ATTENTION, "model.attention")
-    if remat not in REMAT:
-        raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
+    check_known(remat, REMAT, "model.remat")
     model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat, attention))
     whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
     return replace(whole, base=quantized(whole.base, quantization))

@@ -32,12 +32,7 @@ from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
 from ace_jax.training.checkpoints import Checkpoints, Policy, digest
-from ace_jax.training.data import (
-    Collate,
-    Source,
-    TrainingData,
-    training_data,
-)
+from ace_jax.training.data import Collate, Source, TrainingData, training_data
 from ace_jax.training.loop import Loop
 from ace_jax.training.step import (
     Schedule,
@@ -156,8 +151,7 @@ def train(
     adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization, way)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    batching = Batching(recipe.batch.size, recipe.batch.row_lengths)
-    train = data.train.doubled
+    batching, train = Batching(recipe.batch.size, recipe.batch.row_lengths), data.train.doubled
     prompts = model.tokenize(train.prompts)
     collate = Collate(train, prompts, batching.shapes(prompts, mesh), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
@@ -192,15 +186,14 @@ def train(
     optimizer = make_optimizer(recipe.optimizer, schedule.steps)
     shardings = state_shardings(lora, optimizer, mesh)
     state = initial_state(lora, optimizer, key, mesh)
-    anchor = recipe.objective.anchor
+    anchor, dropout = recipe.objective.anchor, recipe.lora.dropout
     validator = None
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
-    dropout, pairs = recipe.lora.dropout, train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
     end = make_stage_end(recipe.optimizer, shardings, schedule.steps)
-    loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
+    loop = Loop(step_of, end, base, schedule, validator, last_step, train.pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
