@@ -2,9 +2,9 @@
 
     python -m ace_jax.plan --config configs/ace.py --topology v5e:4x4
 
-Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]` but no TPU;
-`host:8` is this machine's CPU. Compiling for a GPU needs a GPU, so `h100:2` compiles for the CPU
-and compares with a GPU's figures. Prints memory, operations, bytes sent and the time.
+Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]` but no TPU.
+Compiling for a GPU needs a GPU, so `h100:2` compiles for the CPU and compares with a GPU's figures.
+Prints memory, operations, bytes sent and the time.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
     if output and not output.parent.is_dir():
         raise InputError(f"--json {output}: {output.parent} is not a directory; make it first")
-    result = plan(config, Topology.parse(topology_name))
+    result = plan(config, Topology.of(topology_name))
     print(text(result))
     if output:
         write_json(output, result)
@@ -38,7 +38,7 @@ def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
 def cli() -> None:
     """Runs the command line."""
     topology = flags.DEFINE_string(
-        "topology", None, "v5e:4x4 (also v5p, v6e), h100:2 (a100, h200) or host:8", required=True
+        "topology", None, "v5e:4x4 (also v5p, v6e), or h100:2 (a100, h200)", required=True
     )
     output = flags.DEFINE_string("json", None, "file that also gets the plan, as JSON")
 

@@ -43,8 +43,8 @@ for variant in sys.argv[2:]:
         f"{train['peak'] / 1e9:.1f}",
         f"{train['flops'] / 1e12:,.0f}",
         f"{train['sent'] / 1e9:.2f}",
-        f"{max(train['seconds'].values()) * 1e3:,.0f}" if train["seconds"] else "-",
-        f"{train['pairs_per_second'] or 0:,.0f}",
+        f"{max(train['seconds'].values()) * 1e3:,.0f}",
+        f"{train['pairs_per_second']:,.0f}",
         "fits" if train["verdict"].startswith("fits") else "does not fit",
     ]
     print(f"| {' | '.join(row)} |")

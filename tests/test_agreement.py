@@ -102,7 +102,6 @@ AGREED = {
         "original_max_position_embeddings": 32,
     },
     "YaRN, attention": {"rope_scaling": YARN | {"attention_factor": 0.7}},
-    "YaRN, scale": {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}},
     "YaRN, ramp": {"rope_scaling": YARN | {"beta_fast": 8, "beta_slow": 0.5, "truncate": False}},
     "no architectures": {"architectures": None},
     "whatever has no effect": NO_EFFECT,
@@ -132,6 +131,7 @@ REFUSED = {
     "rope type 'proportional' is not": {"rope_parameters": {"rope_type": "proportional"}},
     "does not read 'mrope_section'": {"rope_scaling": {"type": "default", "mrope_section": [2]}},
     "does not read 'factor'": {"rope_parameters": {"factor": 4.0}},
+    "does not read 'mscale'": {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}},
     "does not read 'finetuned'": {"rope_scaling": OLD_YARN | {"finetuned": True}},
     "does not read 'full_attention'": {"rope_parameters": {"full_attention": LINEAR}},
     "rope_type is both 'linear' and 'yarn'": {"rope_scaling": YARN | {"type": "linear"}},
@@ -265,7 +265,7 @@ def test_every_key_of_config_json_is_in_a_table():
     tried = {key for changes in [BASE, *AGREED.values(), *REFUSED.values()] for key in changes}
     assert known - tried == set()
     ropes = {key for keys in ROPE_KEYS.values() for key in keys}
-    refused = {"short_factor", "long_factor", "mrope_section"}
+    refused = {"short_factor", "long_factor", "mrope_section", "mscale", "mscale_all_dim"}
     assert RopeParameters.__annotations__.keys() == ropes - {"type"} | refused
 
 

@@ -51,10 +51,10 @@ def test_a_plan_for_a_tpu_slice(config, capsys, tmp_path):
     ("topology", "changes", "reason"),
     [
         ("v7:2", {}, "--topology v7:2: write"),
-        ("host:2", {"mesh.fsdp": 3}, "mesh: .* does not fit 2 device"),
-        ("host:2", {"model.path": "nobody/nothing"}, "model.path: nobody/nothing"),
-        ("host:2", {"batch.row_lengths": (64,)}, "batch.row_lengths: the longest prompt"),
-        ("host:64", {}, r"--topology host:64: JAX has started with 8 CPU device\(s\)"),
+        ("h100:2", {"mesh.fsdp": 3}, "mesh: .* does not fit 2 device"),
+        ("h100:2", {"model.path": "nobody/nothing"}, "model.path: nobody/nothing"),
+        ("h100:2", {"batch.row_lengths": (64,)}, "batch.row_lengths: the longest prompt"),
+        ("h100:64", {}, r"--topology h100:64: JAX has started with 8 CPU device\(s\)"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(config, topology, changes, reason):
@@ -71,7 +71,7 @@ def test_a_missing_libtpu_is_named(config, monkeypatch):
 
 def test_json_needs_a_directory(config, tmp_path):
     with pytest.raises(InputError, match=r"--json .* is not a directory"):
-        plan.main(config, "host:2", tmp_path / "none" / "plan.json")
+        plan.main(config, "h100:2", tmp_path / "none" / "plan.json")
 
 
 @pytest.mark.parametrize("variant", ["8b-v5e-4", "70b-v6e-64"])

@@ -200,7 +200,7 @@ def test_the_larger_part_is_what_to_change(config, base, temporaries, words):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_program_that_does_not_fit_has_a_peak(config):
-    device = Topology.parse("v5e:2x2").devices()[0]
+    device = Topology.of("v5e:2x2").devices[0]
     weights = jax.ShapeDtypeStruct(
         (10**5, 10**5), jnp.bfloat16, sharding=SingleDeviceSharding(device)
     )
@@ -210,12 +210,11 @@ def test_a_program_that_does_not_fit_has_a_peak(config):
     assert verdict(large, 16e9, config).startswith("does not fit: ")
 
 
-@pytest.mark.parametrize("name", ["v7:2x2", "v5e", "v5e:2x", "h100:2x2", "host:0"])
+@pytest.mark.parametrize("name", ["v7:2x2", "v5e", "v5e:2x", "h100:2x2", "h100:0"])
 def test_an_unknown_topology_is_refused(name):
     with pytest.raises(InputError, match=f"--topology {name}: write a TPU slice as v5e:4x4"):
-        Topology.parse(name)
+        Topology.of(name)
 
 
 def test_a_topology_counts_its_devices():
-    assert Topology.parse("v5p:4x4x4").count == 64
-    assert Topology.parse("h100:2").count == len(Topology.parse("h100:2").devices()) == 2
+    assert len(Topology.of("h100:2").devices) == 2

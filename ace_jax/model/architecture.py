@@ -70,9 +70,8 @@ ROPE_KEYS = {
     "default": {"rope_type", "type", "rope_theta", "partial_rotary_factor"},
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", ORIGINAL_LENGTH},
-    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-             "truncate", ORIGINAL_LENGTH},
-}  # fmt: skip
+    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "truncate", ORIGINAL_LENGTH},
+}
 
 
 @dataclass(frozen=True)
@@ -299,12 +298,6 @@ def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
 
 
 def _yarn_scale(rope: Mapping[str, Any]) -> float:
-    def scale(weight: float) -> float:
-        factor = float(rope["factor"])
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
-    if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
-    return scale(1.0)
+    return 0.1 * math.log(rope["factor"]) + 1.0

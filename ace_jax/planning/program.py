@@ -31,7 +31,7 @@ from ace_jax.model.sharding import (
     row_shards,
 )
 from ace_jax.model.tree_attention import ATTENTION
-from ace_jax.planning.devices import HOST, TPUS, Chip, Topology
+from ace_jax.planning.devices import Chip, Topology
 from ace_jax.planning.workload import describe_for_plan, workload
 from ace_jax.recipe import Objective, Optimizer
 from ace_jax.runtime.progress import log
@@ -82,7 +82,7 @@ def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
     Scoring has no plan: it needs less than training. Raises `InputError` if the config does not fit
     the devices, or `train` refuses it.
     """
-    mesh, chip = make_mesh(**config.mesh, devices=topology.devices()), topology.chip
+    mesh, chip = make_mesh(**config.mesh, devices=topology.devices), topology.chip
     description, source = describe_for_plan(config.model.path)
     lora = adapter_config(config.lora)
     model = model_of(config, description.config, lora)
@@ -90,7 +90,7 @@ def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
     log(f"compiling the training step of {description.name} for {topology.name}")
     program = compile_step(*training_step(config, model, batch, mesh))
     sent = sent_bytes(model, batch.scoring.tokens.size // row_shards(mesh), mesh)
-    estimate = seconds(program, chip, mesh.shape, sent) if chip else None
+    estimate = seconds(program, chip, mesh.shape, sent)
     parts = model.base, model.lora
     base, adapter = (sum(leaf.size for leaf in jax.tree.leaves(part)) for part in parts)
     shape = ", ".join(f"{axis}={number}" for axis, number in mesh.shape.items())
@@ -99,31 +99,21 @@ def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
             "model": f"{description.name} in {config.model.dtype}",
             "parameters": f"{base:,} of the base, {adapter:,} of LoRA "
             f"(rank {lora.rank} on {', '.join(lora.targets)})",
-            "devices": f"{topology.count} of {topology.name}, mesh {shape}",
+            "devices": f"{mesh.size} of {topology.name}, mesh {shape}",
         },
         **asdict(program),
         "temporaries": program.temporaries,
         "sent": sent,
         "seconds": estimate,
-        "pairs_per_second": estimate and len(batch.rows) / max(estimate.values()),
-        "verdict": verdict(program, chip.memory, config) if chip else "no limit is known",
+        "pairs_per_second": len(batch.rows) / max(estimate.values()),
+        "verdict": verdict(program, chip.memory, config),
         "assumptions": [
             f"architecture: {source}",
             *assumed,
-            f"compiler: {_compiler(topology)}",
-            *(ASSUMPTIONS if chip else ()),
+            f"compiler: {topology.compiler}",
+            *ASSUMPTIONS,
         ],
     }
-
-
-def _compiler(topology: Topology) -> str:
-    if topology.kind in TPUS:
-        return "XLA for TPU at its least effort; in a run it may order operations better"
-    stands_in = "" if topology.kind == HOST else f" stands in for that of {topology.name}"
-    return (
-        f"XLA for this machine's CPU{stands_in}; it computes bfloat16 in float32, so temporaries "
-        "and what is sent come out too large"
-    )
 
 
 def seconds(program: Program, chip: Chip, mesh: Mapping[str, int], sent: float) -> dict[str, float]:
@@ -167,10 +157,9 @@ def text(plan: Mapping[str, Any]) -> str:
     sizes = plan["arguments"] | {"temporaries": plan["temporaries"], "peak": plan["peak"]}
     rows = {f"{part}, GB a device": size / 1e9 for part, size in sizes.items()}
     rows |= {"TFLOP": plan["flops"] / 1e12, "MB sent a device": plan["sent"] / 1e6}
-    if times := plan["seconds"]:
-        rows["ms a step, at best"] = 1e3 * max(times.values())
-        rows |= {f"  {part}": 1e3 * time for part, time in times.items()}
-        rows["pairs a second"] = plan["pairs_per_second"]
+    rows["ms a step, at best"] = 1e3 * max(plan["seconds"].values())
+    rows |= {f"  {part}": 1e3 * time for part, time in plan["seconds"].items()}
+    rows["pairs a second"] = plan["pairs_per_second"]
     table = {row: f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for row, n in rows.items()}
     return "\n\n".join(
         [
