@@ -32,7 +32,7 @@ from ace_jax.model.formats.cards import adapter_card, checkpoint_card
 from ace_jax.model.formats.gguf import write_gguf_adapter
 from ace_jax.model.formats.hf import SafetensorsSource, fingerprint
 from ace_jax.model.formats.hub import Checkpoint, describe, open_checkpoint
-from ace_jax.model.formats.merge import DTYPES, LowRank, write_checkpoint
+from ace_jax.model.formats.merge import DTYPES, write_checkpoint
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh
@@ -79,16 +79,13 @@ def merge(args: argparse.Namespace) -> None:
     """Writes a model as a Hugging Face checkpoint, with an adapter merged into it if given."""
     checkpoint = open_checkpoint(args.model)
     base = peft.BaseModel(checkpoint.name, fingerprint(checkpoint.source))
-    config, adapter = None, None
-    if args.adapter:
-        config, factors = _read_adapter(args.adapter, checkpoint, base.fingerprint)
-        adapter = LowRank(factors, config.scale)
+    adapter = _read_adapter(args.adapter, checkpoint, base.fingerprint) if args.adapter else None
     log(f"model: {checkpoint.name}; adapter: {args.adapter or 'none'}")
     dtype = DTYPES[args.dtype] if args.dtype else None
     with whole_directory(args.output) as directory:
         dtypes = write_checkpoint(directory, checkpoint, adapter, dtype, args.shard_size)
-        card = checkpoint_card(base, dtypes, args.adapter and args.adapter.name, config)
-        (directory / "README.md").write_text(card)
+        merged = (args.adapter.name, adapter[0]) if adapter else (None, None)
+        (directory / "README.md").write_text(checkpoint_card(base, dtypes, *merged))
     log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")
 
 

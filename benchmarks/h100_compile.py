@@ -83,10 +83,11 @@ def compiled(attention: str, devices: Sequence[jax.Device]) -> dict[str, Any]:
     config = run_path(str(CONFIGS / "ace.py"))["get_config"]()
     config.batch.unit, config.batch.size, config.batch.neighbours = "context", 8, 8
     architecture = describe_for_plan(config.model.path)[0].config
-    batch = workload(config, None, 1)[0]
+    mesh = make_mesh(1, 1, 1, devices)
+    batch = workload(config, None, mesh)[0]
     adapter, dtype = adapter_config(config.lora), base_dtype(config.model.dtype)
     model = abstract_model(architecture, adapter, dtype, attention=attention)
-    step, shapes, _ = training_step(config, model, batch, make_mesh(1, 1, 1, devices))
+    step, shapes, _ = training_step(config, model, batch, mesh)
     begin = time.perf_counter()
     program = step.trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
     seconds = time.perf_counter() - begin

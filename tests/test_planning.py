@@ -84,7 +84,7 @@ def config(tiny_checkpoint):
 def test_only_what_the_mesh_needs_is_sent(config, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices())
     model = model_of(config, architecture(LAYERS), LORA)
-    batch = workload(config, None, row_shards(mesh))[0]
+    batch = workload(config, None, mesh)[0]
     step, arguments, _ = training_step(config, model, batch, mesh)
     found = collectives(step.trace(*arguments).lower().compile().as_text())
     in_loop = [one for one in found if one.times == LAYERS - 1]
@@ -108,7 +108,7 @@ def test_only_what_the_mesh_needs_is_sent(config, sizes):
 
 
 def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
-    batch = workload(config, None, 1)[0]
+    batch = workload(config, None, make_mesh(1, 1, 1, jax.devices()[:1]))[0]
     model = model_of(config, architecture(2, hidden=256), LORA)  # one layer in the loop: unrolled
 
     def run(lora, base, scoring, targets):

@@ -86,7 +86,7 @@ def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
     description, source = describe_for_plan(config.model.path)
     lora = adapter_config(config.lora)
     model = model_of(config, description.config, lora)
-    batch, assumed = workload(config, description.tokenizer, row_shards(mesh))
+    batch, assumed = workload(config, description.tokenizer, mesh)
     log(f"compiling the training step of {description.name} for {topology.name}")
     program = compile_step(*training_step(config, model, batch, mesh))
     sent = sent_bytes(model, batch.scoring.tokens.size // row_shards(mesh), mesh)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ace_jax.answering import Batching
 from ace_jax.errors import InputError
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hub import Description, describe
-from ace_jax.prompts.batches import Shapes
 from ace_jax.prompts.encode import PromptStyle, PromptText, encode
 from ace_jax.recipe import Batch
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
@@ -52,12 +53,11 @@ def describe_for_plan(path: str) -> tuple[Description, str]:
 
 
 def workload(
-    config: ConfigDict, tokenizer: PreTrainedTokenizerBase | None, row_shards: int
+    config: ConfigDict, tokenizer: PreTrainedTokenizerBase | None, mesh: Mesh
 ) -> tuple[TrainingBatch, list[str]]:
     """Returns the largest of a config's first batches, and the assumptions behind it.
 
-    `row_shards` devices share the rows of a batch. Raises `InputError` if `train` refuses the data,
-    the prompts or the batches.
+    Raises `InputError` if `train` refuses the data, the prompts or the batches.
     """
     examples, survey = _examples(config)
     words = "the model's tokenizer"
@@ -67,9 +67,7 @@ def workload(
         words = "words and punctuation marks instead of the model's tokens; no chat template"
     units, examples = Units.cut(examples, Batch(**config.batch)), examples.doubled
     prompts = encode(examples.prompts, tokenizer, chat=chat)
-    shapes = Shapes(config.batch.row_lengths, row_shards, max(map(len, examples.answers)))
-    shapes.check(prompts)
-
+    shapes = Batching(config.batch.size, config.batch.row_lengths).shapes(prompts, mesh)
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
     largest = max(

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ RELEASE = {
 class Examples:
     """Pairs, and by endpoint, each once, its prompt, the survey's answer and its mode (Eq. 13).
 
+    Where training draws one of two orders of options, the prompts in the other order come behind.
     `pairs` has columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1),
     `country`, `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
     """
@@ -49,21 +51,15 @@ class Examples:
     prompts: list[PromptText]
     answers: list[Float[np.ndarray, "_"]]
     modes: list[int]
-    turned: list[PromptText] = field(default_factory=list)
-    """The prompts with the options in the other order, where training draws one of both."""
 
     @property
     def doubled(self) -> "Examples":
         """Every pair again behind the last one, as its options are listed in the other order."""
-        if not self.turned:
+        if len(self.prompts) == len(self.answers):
             return self
         moved = self.pairs[["cell_0", "cell_1"]] + len(self.answers)
-        return Examples(
-            pairs=pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True),
-            prompts=self.prompts + self.turned,
-            answers=2 * self.answers,
-            modes=2 * self.modes,
-        )
+        both = pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True)
+        return Examples(both, self.prompts, 2 * self.answers, 2 * self.modes)
 
 
 @dataclass(frozen=True)
@@ -135,13 +131,12 @@ def of_dataset(
         weight = pair_precision(cells, np.stack([cell_0, cell_1], axis=1))
     elif pair_weight == "toggle":
         weight = toggle_weights(pairs["attribute"])
-    prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
+    listed = (render_cells(cells, dataset, style, order) for order in style.listings)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),
-        prompts=prompts,
+        prompts=list(chain.from_iterable(listed)),
         answers=answers,
         modes=[mode(answer) for answer in answers],
-        turned=turned[0] if turned else [],
     )
 
 
@@ -159,7 +154,7 @@ def of_release(release: ReleasePairs, pairs: pd.DataFrame) -> Examples:
 def digest(examples: Examples) -> str:
     """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
     hashed = hashlib.sha256()
-    for prompt in examples.prompts + examples.turned:
+    for prompt in examples.prompts:
         hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
     for answer in examples.answers:
         hashed.update(np.asarray(answer, np.float64).tobytes())
@@ -216,8 +211,10 @@ def _drawn(pairs: pd.DataFrame, config: ConfigDict) -> pd.DataFrame:
     """Returns at most `validation.pairs` pairs: whole contexts in an order that the seed draws."""
     order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
     rank = pd.Series(np.arange(len(order)), index=order)
-    drawn = pairs["context"].map(rank).sort_values(kind="stable").index[: config.validation.pairs]
-    return pairs.loc[drawn].reset_index(drop=True)
+    drawn = pairs.sort_values(
+        "context", kind="stable", key=lambda contexts: contexts.map(rank), ignore_index=True
+    )
+    return drawn[: config.validation.pairs]
 
 
 def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:

@@ -7,7 +7,6 @@ and written at a time, so a host never holds more than one.
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -23,6 +22,7 @@ from ace_jax.model.formats.hf import INDEX, TensorSource, own_tensors
 from ace_jax.model.formats.hub import Checkpoint
 from ace_jax.model.formats.peft import Factors, factor_names
 from ace_jax.model.llama import abstract_model
+from ace_jax.model.lora import LoRAConfig
 
 DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -34,17 +34,10 @@ TOKENIZER = ("*token*", "vocab.json", "merges.txt", "chat_template.*")
 COMPANIONS = ("generation_config.json", *TOKENIZER, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
-class LowRank(NamedTuple):
-    """An adapter to merge: A and B of each layer under their PEFT names, and the scale of B A."""
-
-    factors: Factors
-    scale: float
-
-
 def write_checkpoint(
     directory: Path,
     checkpoint: Checkpoint,
-    adapter: LowRank | None = None,
+    adapter: tuple[LoRAConfig, Factors] | None = None,
     dtype: np.dtype | None = None,
     shard_size: str = "5GB",
 ) -> list[str]:
@@ -116,13 +109,13 @@ def _write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype 
 
 
 def _merged(
-    source: TensorSource, name: str, adapter: LowRank | None, dtype: np.dtype
+    source: TensorSource, name: str, adapter: tuple[LoRAConfig, Factors] | None, dtype: np.dtype
 ) -> np.ndarray:
     weight = source.read(name, (slice(None),) * len(source.shape(name)))
     a, b = factor_names(name)
-    if adapter and a in adapter.factors:
-        delta = np.float32(adapter.scale) * (adapter.factors[b] @ adapter.factors[a])
-        weight = weight.astype(np.float32) + delta
+    config, factors = adapter or (None, {})
+    if config and a in factors:
+        weight = weight.astype(np.float32) + np.float32(config.scale) * (factors[b] @ factors[a])
     with np.errstate(over="ignore"):  # an InputError below
         rounded = np.ascontiguousarray(weight.astype(dtype, copy=False))
     if not np.isfinite(rounded).all():
