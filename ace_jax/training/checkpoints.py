@@ -112,7 +112,7 @@ class Checkpoints:
         shapes and shardings to restore to, which need not be those that were saved. A damaged
         checkpoint is logged and gets another name. Raises `InputError` if all are damaged.
         """
-        like = jax.tree.map(_abstract, _content(state, data, best))
+        like = _content(state, data, best)
         paths = [Path(saved.path) for saved in reversed(self._orbax.checkpoints)]
         for number, path in enumerate(paths):
             try:
@@ -211,12 +211,6 @@ def _mixed(bits: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 def _content(state: TrainState, data: grain.DatasetIterator, best: Best | None) -> dict[str, Any]:
     return {"state": state, "data": data.get_state()} | ({"best": best} if best else {})
-
-
-def _abstract(leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _quiet() -> None:

@@ -94,7 +94,7 @@ def _checkpoint(path: Path) -> None:
     checkpoint = open_checkpoint(str(path))
     model = abstract(checkpoint.config, None, base_dtype("float32"))
     for name in own_tensors(model.base, checkpoint.source):
-        checkpoint.source.read(name, (slice(None),) * len(checkpoint.source.shape(name)))
+        checkpoint.source.read(name)
     fingerprint(checkpoint.source)
     encode([PromptText("Who are you?\n", ("1", "2"))], checkpoint.tokenizer, chat=False)
 

@@ -111,7 +111,7 @@ def _write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype 
 def _merged(
     source: TensorSource, name: str, adapter: tuple[LoRAConfig, Factors] | None, dtype: np.dtype
 ) -> np.ndarray:
-    weight = source.read(name, (slice(None),) * len(source.shape(name)))
+    weight = source.read(name)
     a, b = factor_names(name)
     config, factors = adapter or (None, {})
     if config and a in factors:

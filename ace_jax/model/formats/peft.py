@@ -207,8 +207,7 @@ def read_factors(directory: Path, abstract: nnx.State, base_fingerprint: str | N
     }
     source = _weights(directory)
     check_fit(source, shapes, set(), str(directory / WEIGHTS))
-    whole = (slice(None), slice(None))
-    factors = {name: source.read(name, whole).astype(np.float32) for name in shapes}
+    factors = {name: source.read(name).astype(np.float32) for name in shapes}
     with safe_open(directory / WEIGHTS, framework="numpy") as handle:
         written = (handle.metadata() or {}).get(DIGEST)
     if base_fingerprint and written not in (None, _digest(factors, read_lora_config(directory))):
