@@ -26,7 +26,6 @@ from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.files import check_free, whole_directory, whole_file
-from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import adapter_card, checkpoint_card
 from ace_jax.model.formats.gguf import write_gguf_adapter
@@ -42,8 +41,6 @@ from ace_jax.training.checkpoints import read_state
 from ace_jax.training.run import write_adapter
 from ace_jax.training.step import abstract_state, make_optimizer
 from ace_jax.verification import TOLERANCE, check_same, verify
-
-FLOAT32 = base_dtype("float32")
 
 Facts = dict[str, Any]
 
@@ -66,7 +63,7 @@ def export_adapter(args: argparse.Namespace) -> None:
         raise InputError(f"--step {step}: {args.run} has {', '.join(map(str, steps))}")
     checkpoint = open_checkpoint(experiment.model.name)
     log(f"run: {args.run}, step {step}; base model {checkpoint.name}")
-    model = abstract_model(checkpoint.config, recipe.lora, FLOAT32)
+    model = abstract_model(checkpoint.config, recipe.lora)
     mesh = make_mesh(data=-1, fsdp=1, tensor=1)
     abstract = abstract_state(model.lora, make_optimizer(recipe.optimizer), mesh)
     state = read_state(args.run / "checkpoints", step, abstract)
@@ -153,7 +150,7 @@ def _read_adapter(
     directory: Path, base: Checkpoint, identity: str | None
 ) -> tuple[LoRAConfig, peft.Factors]:
     config = peft.read_lora_config(directory)
-    shapes = abstract_model(base.config, config, FLOAT32).lora
+    shapes = abstract_model(base.config, config).lora
     return config, peft.read_factors(directory, shapes, identity)
 
 
@@ -193,7 +190,7 @@ def _experiment(record: Experiment) -> Facts:
 
 def _checkpoint(path: str) -> Facts:
     model = describe(path)
-    base, rope = abstract_model(model.config, None, FLOAT32).base, model.config.rope
+    base, rope = abstract_model(model.config).base, model.config.rope
     facts = {
         "kind": "checkpoint (Hugging Face)" if model.directory else "checkpoint (GGUF)",
         "name": model.name,

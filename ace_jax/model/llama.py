@@ -23,6 +23,7 @@ from ace_jax.model.quantization import quantized, widen
 from ace_jax.model.sharding import gather_layer, spread_rows
 from ace_jax.model.tree_attention import ATTENTION, VisibleBlocks, VisibleKeys, nodes_at
 
+FLOAT32 = jnp.dtype("float32")
 # What a layer keeps for the backward pass, by `model.remat`. The rest is computed again. `full`
 # needs the least memory and a third more computation. What `matmuls` recomputes is cheap:
 # attention scores, norms and the gated product.
@@ -247,8 +248,8 @@ class AbstractModel:
 
 def abstract_model(
     config: LlamaConfig,
-    lora: LoRAConfig | None,
-    dtype: jnp.dtype,
+    lora: LoRAConfig | None = None,
+    dtype: jnp.dtype = FLOAT32,
     remat: str = "matmuls",
     quantization: str = "none",
     attention: str = "xla",

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from ace_jax.errors import InputError
 from ace_jax.files import read_object, write_json
-from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.gguf import GGUFSource
 from ace_jax.model.formats.hf import INDEX, TensorSource, own_tensors
 from ace_jax.model.formats.hub import Checkpoint
@@ -49,8 +48,7 @@ def write_checkpoint(
     tensors do not fit config.json.
     """
     source = checkpoint.source
-    base = abstract_model(checkpoint.config, None, base_dtype("float32")).base
-    names = own_tensors(base, source)
+    names = own_tensors(abstract_model(checkpoint.config).base, source)
     _write_description(directory, checkpoint, dtype)
     dtypes = {name: dtype or source.read(name, (slice(0, 1),)).dtype for name in names}
     sizes = {name: int(np.prod(source.shape(name))) * dtypes[name].itemsize for name in dtypes}
