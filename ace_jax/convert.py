@@ -27,7 +27,7 @@ from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.files import check_free, whole_directory, whole_file
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import adapter_card, checkpoint_card
+from ace_jax.model.formats.cards import card
 from ace_jax.model.formats.gguf import write_gguf_adapter
 from ace_jax.model.formats.hf import SafetensorsSource, fingerprint
 from ace_jax.model.formats.hub import Checkpoint, describe, open_checkpoint
@@ -81,8 +81,9 @@ def merge(args: argparse.Namespace) -> None:
     dtype = DTYPES[args.dtype] if args.dtype else None
     with whole_directory(args.output) as directory:
         dtypes = write_checkpoint(directory, checkpoint, adapter, dtype, args.shard_size)
-        merged = (args.adapter.name, adapter[0]) if adapter else (None, None)
-        (directory / "README.md").write_text(checkpoint_card(base, dtypes, *merged))
+        name, lora = (args.adapter.name, adapter[0]) if adapter else (None, None)
+        readme = card("checkpoint", base, dtypes=dtypes, adapter=name, lora=lora)
+        (directory / "README.md").write_text(readme)
     log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")
 
 
@@ -99,8 +100,8 @@ def import_adapter(args: argparse.Namespace) -> None:
     if record and before.fingerprint != base.fingerprint:
         log(f"{peft.RECORD} is left out: it records no training on {base.name}")
         record = None
-    card = adapter_card(base, config, facts={})
-    peft.write_adapter(args.output, factors, config, base, card, record)
+    readme = card("adapter", base, lora=config, facts={})
+    peft.write_adapter(args.output, factors, config, base, readme, record)
     log(f"adapter: {args.output} (of {base.name})")
 
 

@@ -19,7 +19,7 @@ from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import adapter_card
+from ace_jax.model.formats.cards import card
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.model.tree_attention import checked_attention
@@ -243,11 +243,11 @@ def write_adapter(directory: Path, lora: nnx.State, experiment: Experiment, step
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
     shape = experiment.recipe.lora
-    card = adapter_card(base, shape, facts)
     factors = peft.factors_of(lora)
     if broken := [name for name, factor in factors.items() if not np.isfinite(factor).all()]:
         raise InputError(f"{directory}: {broken[0]} of step {step} is not finite; not written")
-    peft.write_adapter(directory, factors, shape, base, card, experiment.to_json())
+    readme = card("adapter", base, lora=shape, facts=facts)
+    peft.write_adapter(directory, factors, shape, base, readme, experiment.to_json())
 
 
 def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:
