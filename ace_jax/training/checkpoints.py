@@ -78,7 +78,7 @@ class Checkpoints:
         """Saves the state, the data's position and the best validation, in the background.
 
         A step that is saved is left. Raises `InputError` for a state that is not finite, where the
-        disk is full, or this save or the one before could not be written.
+        disk is full or the directory gone, or this save or the one before could not be written.
         """
         step, latest = int(state.step), self._orbax.latest
         self._last = time.monotonic()
@@ -91,7 +91,14 @@ class Checkpoints:
                 "saved since the last checkpoint; try a lower optimizer.learning_rate"
             )
         # orbax finds out in a thread, and a process with such a thread takes minutes to end.
-        if (free := shutil.disk_usage(self._directory).free) < needed:
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError:
+            raise InputError(
+                f"{self._directory} is gone, moved or deleted while the run went on; bring it back "
+                "and run the same command again, or start anew"
+            ) from None
+        if free < needed:
             raise InputError(
                 f"{self._directory}: {free / 1e6:,.1f} MB are free, a checkpoint needs "
                 f"{needed / 1e6:,.1f} MB; make room and run the same command again"

@@ -55,7 +55,7 @@ class Examples:
     @property
     def doubled(self) -> "Examples":
         """Every pair again behind the last one, as its options are listed in the other order."""
-        if len(self.prompts) == len(self.answers):
+        if len(self.prompts) <= len(self.answers):
             return self
         moved = self.pairs[["cell_0", "cell_1"]] + len(self.answers)
         both = pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True)

@@ -18,9 +18,8 @@ from jaxtyping import Array, Bool
 
 from ace_jax.errors import InputError
 from ace_jax.model.sharding import place_everywhere
-from ace_jax.runtime.claim import Claim
 from ace_jax.runtime.metrics import MetricsLog
-from ace_jax.runtime.processes import Agreement, is_first
+from ace_jax.runtime.processes import Agreement
 from ace_jax.training.checkpoints import Checkpoints
 from ace_jax.training.data import TrainingBatch
 from ace_jax.training.step import Metrics, Schedule, StageEnd, TrainState, TrainStep
@@ -55,7 +54,6 @@ class Loop:
         state: TrainState,
         best: Best | None,
         data: grain.DatasetIterator,
-        claim: Claim,
         saved: Checkpoints,
         log: MetricsLog | None,
         stop: threading.Event,
@@ -113,8 +111,6 @@ class Loop:
                 stopping |= settle(pending, validate)[0]
                 pending = None
             if save or stopping or self._is_over(best):
-                if is_first():
-                    claim.check_still_there()
                 saved.save(state, data, best)
             if stopping:
                 return state, best, True

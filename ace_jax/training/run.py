@@ -207,7 +207,7 @@ def train(
         log(f"training: step {int(state.step)} of {last_step}, {len(schedule.stages)} stage(s)")
         logged = (claim.workdir, int(state.step), last_step, config.log.wandb, experiment.to_json())
         with MetricsLog(*logged) if is_first() else nullcontext() as metrics:
-            state, best, stopped = loop.run(state, best, batches, claim, saved, metrics, stop)
+            state, best, stopped = loop.run(state, best, batches, saved, metrics, stop)
     raise_if(stopped, f"at step {int(state.step)}")
 
     lora, step = state.lora, int(state.step)
