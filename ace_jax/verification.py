@@ -5,8 +5,7 @@ tokens themselves, with the tokenizer beside the base model, and compute in floa
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +80,10 @@ def answers_with_peft(
         from peft import PeftModel
     except ImportError as error:
         raise InputError(f"torch and peft are needed ({error}): pip install torch peft") from None
-    with _directory_of(checkpoint) as base:
+    with tempfile.TemporaryDirectory() as made:
+        base = checkpoint.directory or Path(made)
+        if checkpoint.directory is None:  # a GGUF file, dequantised for the while
+            write_checkpoint(base, checkpoint)
         # use_safetensors: nothing is unpickled.
         bare = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -139,14 +141,3 @@ def check_same(table: pd.DataFrame) -> None:
             f"transformers and peft answer otherwise: the answer to {worst['prompt']} differs by "
             f"{worst['difference']:.2g}, more than {TOLERANCE:g}"
         )
-
-
-@contextmanager
-def _directory_of(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Gives a model's Hugging Face directory; a GGUF file is dequantised into one for the while."""
-    if checkpoint.directory is not None:
-        yield checkpoint.directory
-        return
-    with tempfile.TemporaryDirectory() as name:
-        write_checkpoint(Path(name), checkpoint)
-        yield Path(name)
