@@ -113,7 +113,9 @@ class Rope:
             return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
         if kind == "llama3":
             return cls(theta, _llama3(rope, _series(theta, head_dim)))
-        return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
+        scale = rope.get("attention_factor")
+        scale = 0.1 * math.log(rope["factor"]) + 1.0 if scale is None else float(scale)
+        return cls(theta, _yarn(rope, theta, head_dim), scale)
 
     def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
         """Returns the rotation of each pair of channels, in radians per position."""
@@ -295,9 +297,3 @@ def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, 
 
 def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
     return tuple((1 / (keep + (1 - keep) / factor)).tolist())
-
-
-def _yarn_scale(rope: Mapping[str, Any]) -> float:
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    return 0.1 * math.log(rope["factor"]) + 1.0
