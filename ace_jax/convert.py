@@ -1,6 +1,6 @@
 """Converts adapters and checkpoints into one another, and describes them.
 
-    python -m ace_jax.convert export-adapter --run RUN --scores OUT --output ADAPTER
+    python -m ace_jax.convert export-adapter --run RUN --output ADAPTER
     python -m ace_jax.convert merge --model MODEL --adapter ADAPTER --output CHECKPOINT
     python -m ace_jax.convert import-adapter --adapter PEFT --model MODEL --output ADAPTER
     python -m ace_jax.convert verify-adapter --adapter ADAPTER
@@ -26,15 +26,14 @@ from ace_jax.errors import InputError
 from ace_jax.experiment import FILE as EXPERIMENT
 from ace_jax.experiment import Experiment, adapter_experiment, read_experiment
 from ace_jax.files import check_free, whole_directory, whole_file
-from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import Scores, adapter_card, checkpoint_card
-from ace_jax.model.formats.gguf_adapter import write_gguf_adapter
-from ace_jax.model.formats.hf import SafetensorsSource, fingerprint, own_tensors
-from ace_jax.model.formats.hub import describe, open_checkpoint
-from ace_jax.model.formats.merge import DTYPES, LowRank, write_description, write_weights
+from ace_jax.model.formats.cards import card
+from ace_jax.model.formats.gguf import write_gguf_adapter
+from ace_jax.model.formats.hf import SafetensorsSource, fingerprint
+from ace_jax.model.formats.hub import Checkpoint, describe, open_checkpoint
+from ace_jax.model.formats.merge import DTYPES, write_checkpoint
 from ace_jax.model.llama import abstract_model
-from ace_jax.model.lora import TARGETS
+from ace_jax.model.lora import TARGETS, LoRAConfig
 from ace_jax.model.sharding import make_mesh
 from ace_jax.runtime.metrics import read_rows
 from ace_jax.runtime.progress import log
@@ -42,8 +41,6 @@ from ace_jax.training.checkpoints import read_state
 from ace_jax.training.run import write_adapter
 from ace_jax.training.step import abstract_state, make_optimizer
 from ace_jax.verification import TOLERANCE, check_same, verify
-
-FLOAT32 = base_dtype("float32")
 
 Facts = dict[str, Any]
 
@@ -64,17 +61,14 @@ def export_adapter(args: argparse.Namespace) -> None:
     step = steps[-1] if args.step is None else args.step
     if step not in steps:
         raise InputError(f"--step {step}: {args.run} has {', '.join(map(str, steps))}")
-    scores = Scores.read(args.scores) if args.scores else None
     checkpoint = open_checkpoint(experiment.model.name)
     log(f"run: {args.run}, step {step}; base model {checkpoint.name}")
-    model = abstract_model(checkpoint.config, recipe.lora, FLOAT32)
+    model = abstract_model(checkpoint.config, recipe.lora)
     mesh = make_mesh(data=-1, fsdp=1, tensor=1)
     abstract = abstract_state(model.lora, make_optimizer(recipe.optimizer), mesh)
     state = read_state(args.run / "checkpoints", step, abstract)
     with whole_directory(args.output) as directory:
-        write_adapter(directory, state.lora, experiment, step, scores)
-        if scores and scores.adapter_sha256 != peft.identity_of(directory)["sha256"]:
-            raise InputError(f"--scores {args.scores}: are not those of step {step}'s adapter")
+        write_adapter(directory, state.lora, experiment, step)
     log(f"adapter: {args.output}")
 
 
@@ -82,31 +76,23 @@ def merge(args: argparse.Namespace) -> None:
     """Writes a model as a Hugging Face checkpoint, with an adapter merged into it if given."""
     checkpoint = open_checkpoint(args.model)
     base = peft.BaseModel(checkpoint.name, fingerprint(checkpoint.source))
-    lora_config, adapter = None, None
-    if args.adapter:
-        lora_config = peft.read_lora_config(args.adapter)
-        model = abstract_model(checkpoint.config, lora_config, FLOAT32)
-        factors = peft.read_factors(args.adapter, model.lora, base.fingerprint)
-        adapter = LowRank(factors, lora_config.scale)
-    names = own_tensors(abstract_model(checkpoint.config, None, FLOAT32).base, checkpoint.source)
-    log(f"model: {checkpoint.name}, {len(names)} tensors; adapter: {args.adapter or 'none'}")
+    adapter = _read_adapter(args.adapter, checkpoint, base.fingerprint) if args.adapter else None
+    log(f"model: {checkpoint.name}; adapter: {args.adapter or 'none'}")
     dtype = DTYPES[args.dtype] if args.dtype else None
     with whole_directory(args.output) as directory:
-        write_description(directory, checkpoint, dtype)
-        dtypes = write_weights(directory, checkpoint.source, names, adapter, dtype, args.shard_size)
-        card = checkpoint_card(base, dtypes, args.adapter and args.adapter.name, lora_config)
-        (directory / "README.md").write_text(card)
+        dtypes = write_checkpoint(directory, checkpoint, adapter, dtype, args.shard_size)
+        name, lora = (args.adapter.name, adapter[0]) if adapter else (None, None)
+        readme = card("checkpoint", base, dtypes=dtypes, adapter=name, lora=lora)
+        (directory / "README.md").write_text(readme)
     log(f"checkpoint: {args.output} ({' and '.join(dtypes)})")
 
 
 def import_adapter(args: argparse.Namespace) -> None:
     """Checks that an adapter fits a base model, and writes it as an adapter of that model."""
     checkpoint = open_checkpoint(args.model)
-    config = peft.read_lora_config(args.adapter)
+    config, factors = _read_adapter(args.adapter, checkpoint, None)
     # peft stores targets as a set, in any order.
     config = replace(config, targets=tuple(name for name in TARGETS if name in config.targets))
-    model = abstract_model(checkpoint.config, config, FLOAT32)
-    factors = peft.read_factors(args.adapter, model.lora, base_fingerprint=None)
     base = peft.BaseModel(checkpoint.name, fingerprint(checkpoint.source))
     record, before = peft.read_record(args.adapter), peft.base_of(args.adapter)
     if before.fingerprint not in (None, base.fingerprint):
@@ -114,8 +100,8 @@ def import_adapter(args: argparse.Namespace) -> None:
     if record and before.fingerprint != base.fingerprint:
         log(f"{peft.RECORD} is left out: it records no training on {base.name}")
         record = None
-    card = adapter_card(base, config, facts={})
-    peft.write_adapter(args.output, factors, config, base, card, record)
+    readme = card("adapter", base, lora=config, facts={})
+    peft.write_adapter(args.output, factors, config, base, readme, record)
     log(f"adapter: {args.output} (of {base.name})")
 
 
@@ -130,9 +116,7 @@ def verify_adapter(args: argparse.Namespace) -> None:
 def export_gguf(args: argparse.Namespace) -> None:
     """Writes an adapter as llama.cpp takes it beside a GGUF file of its base model."""
     checkpoint = open_checkpoint(args.model or peft.base_of(args.adapter).name)
-    config = peft.read_lora_config(args.adapter)
-    model = abstract_model(checkpoint.config, config, FLOAT32)
-    factors = peft.read_factors(args.adapter, model.lora, fingerprint(checkpoint.source))
+    config, factors = _read_adapter(args.adapter, checkpoint, fingerprint(checkpoint.source))
     with whole_file(args.output) as file:
         write_gguf_adapter(file, factors, config, checkpoint.config)
     log(f"adapter: {args.output} (of {checkpoint.name}), {len(factors)} tensors")
@@ -161,6 +145,14 @@ def saved_steps(directory: Path) -> list[int]:
     """Returns the steps of a run's checkpoints in ascending order."""
     paths = directory.iterdir() if directory.is_dir() else ()
     return sorted(int(path.name) for path in paths if path.name.isdecimal())
+
+
+def _read_adapter(
+    directory: Path, base: Checkpoint, identity: str | None
+) -> tuple[LoRAConfig, peft.Factors]:
+    config = peft.read_lora_config(directory)
+    shapes = abstract_model(base.config, config).lora
+    return config, peft.read_factors(directory, shapes, identity)
 
 
 def _adapter(directory: Path) -> Facts:
@@ -199,7 +191,7 @@ def _experiment(record: Experiment) -> Facts:
 
 def _checkpoint(path: str) -> Facts:
     model = describe(path)
-    base, rope = abstract_model(model.config, None, FLOAT32).base, model.config.rope
+    base, rope = abstract_model(model.config).base, model.config.rope
     facts = {
         "kind": "checkpoint (Hugging Face)" if model.directory else "checkpoint (GGUF)",
         "name": model.name,
@@ -235,7 +227,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     export.set_defaults(command=export_adapter)
     export.add_argument("--run", required=True, type=Path, help="a directory of ace_jax.train")
     export.add_argument("--step", type=int, help="a saved step (default: the latest)")
-    export.add_argument("--scores", type=Path, help="its directory of ace_jax.evaluate")
 
     merging = commands.add_parser("merge", help="write a model and an adapter as one checkpoint")
     merging.set_defaults(command=merge)

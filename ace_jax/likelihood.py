@@ -15,9 +15,8 @@ from ace_jax.model.llama import Llama
 from ace_jax.model.sharding import replicated
 from ace_jax.prompts.batches import Scoring
 
-ScoringStep = Callable[
-    [nnx.State, nnx.State, Scoring], tuple[Float[Array, "C K"], Float[Array, "C"]]
-]
+Answered = tuple[Float[Array, "C K"], Float[Array, "C"]]
+ScoringStep = Callable[[nnx.State, nnx.State, Scoring], Answered]
 
 
 def option_log_likelihoods(
@@ -25,23 +24,15 @@ def option_log_likelihoods(
 ) -> Float[Array, "C K"]:
     """Returns l(y | g, q), the sum of an option's token log-probabilities (Eq. 2), in float32.
 
-    Args:
-      model: base model or base model with adapter.
-      batch: prompts and options as scored edges of trie rows.
-      key: for LoRA dropout; None turns it off.
-
-    Options beyond a question's own are 0; mask them with `batch.option_mask`.
+    Without `key` there is no LoRA dropout. Options beyond a question's own are 0; mask them with
+    `batch.option_mask`.
     """
     rows = (batch.tokens, batch.depth, batch.tin, batch.tout, batch.stems)
     logits = model.logits(model(*rows, batch.scored, key))
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-
-    def of_edges(
-        logits: Float[Array, "S V"], normaliser: Float[Array, "S"], slot: Array, token: Array
-    ) -> Float[Array, "E"]:
-        return logits[slot, token] - normaliser[slot]
-
-    edges = jax.vmap(of_edges)(logits, normaliser, batch.edge_slot, batch.edge_token)
+    edges = jax.vmap(lambda logits, total, slot, token: logits[slot, token] - total[slot])(
+        logits, normaliser, batch.edge_slot, batch.edge_token
+    )
     cells, options = batch.option_mask.shape
     # A padding edge's target lies out of range, where a segment sum drops it.
     sums = jax.ops.segment_sum(edges.ravel(), batch.edge_target.ravel(), cells * options)
@@ -72,9 +63,7 @@ def make_scoring_step(graph: nnx.GraphDef, mesh: Mesh) -> ScoringStep:
     """
 
     @jax.jit
-    def answer(
-        lora: nnx.State, base: nnx.State, batch: Scoring
-    ) -> tuple[Float[Array, "C K"], Float[Array, "C"]]:
+    def answer(lora: nnx.State, base: nnx.State, batch: Scoring) -> Answered:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             log_likelihoods = option_log_likelihoods(nnx.merge(graph, lora, base), batch)
         log_p = option_log_probabilities(log_likelihoods, batch.option_mask)

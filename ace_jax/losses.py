@@ -1,7 +1,9 @@
 """The objective, Eq. 9-14 of the paper, and what other work puts in the place of Eq. 13.
 
-Shapes: C cells of up to K options, Q pairs. A pair is the two indices of its endpoints, A=0 first.
-Pairs have weights whose mean over a whole survey is 1; weight 0 is that of a padding pair.
+Shapes: C cells of up to K options, Q pairs. Every loss takes the model's answers (`log_p`, or
+`p_model`, Eq. 3), the survey's (`p_data`, 0 where a question has no option; or their `mode`),
+`option_mask` (which options a question has), `pairs` (the two indices of a pair's endpoints, A=0
+first) and `pair_weight` (of mean 1 over a whole survey; 0 for a padding pair).
 """
 
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.prompts.batches import Targets
 
 Kind = Literal["mode", "forward_kl", "wasserstein"]
@@ -37,12 +39,8 @@ class Anchor:
 
         Raises `InputError` for unknown names, or a distance that is normalised over the vocabulary.
         """
-        for field, name, known in (
-            ("anchor", kind, get_args(Kind)),
-            ("anchor_normalizer", normalizer, get_args(Normalizer)),
-        ):
-            if name not in known:
-                raise InputError(f"objective.{field}: {name!r} is not one of {', '.join(known)}")
+        check_known(kind, get_args(Kind), "objective.anchor")
+        check_known(normalizer, get_args(Normalizer), "objective.anchor_normalizer")
         if kind == "wasserstein" and normalizer != "options":
             raise InputError(
                 "objective.anchor: wasserstein compares distributions over the options; set "
@@ -57,14 +55,7 @@ class Anchor:
         targets: Targets,
         option_mask: Bool[Array, "C K"],
     ) -> Float[Array, ""]:
-        """Returns the loss.
-
-        Args:
-          log_likelihoods: Eq. 2.
-          log_p: Eq. 3.
-          targets: the survey's answers and the pairs.
-          option_mask: which options a question has.
-        """
+        """Returns the loss, given Eq. 2 and Eq. 3."""
         pairs, weight = targets.pairs, targets.pair_weight
         anchored = log_p if self.normalizer == "options" else log_likelihoods
         match self.kind:
@@ -84,13 +75,8 @@ def anchor_loss(
 ) -> Float[Array, ""]:
     """Returns -log p of the survey's most frequent answer (Eq. 13).
 
-    Summed over the two endpoints of a pair, mean over pairs.
-
-    Args:
-      log_p: Eq. 3 for the normaliser `options`, Eq. 2 for `vocabulary`.
-      mode: index of each cell's most frequent answer.
-      pairs: endpoints.
-      pair_weight: what a pair counts for.
+    Summed over the two endpoints of a pair, mean over pairs. `log_p` is Eq. 3 for the normaliser
+    `options`, Eq. 2 for `vocabulary`.
     """
     nll = -jnp.take_along_axis(log_p, mode[:, None], axis=1)[:, 0]
     return mean_over_pairs(nll[pairs].sum(axis=1), pair_weight)
@@ -103,18 +89,11 @@ def forward_kl_loss(
     pairs: Int[Array, "Q 2"],
     pair_weight: Float[Array, "Q"],
 ) -> Float[Array, ""]:
-    """Returns KL(survey || model), the loss of SubPOP (Suh et al., 2025).
+    """Returns KL(survey || model), the loss of SubPOP (Suh et al., 2025); `log_p` is as in Eq. 13.
 
     It is the cross-entropy to the whole distribution of answers, less the survey's entropy, which
     no parameter changes. Summed over the two endpoints of a pair, mean over pairs: where everyone
     gives one answer it is the anchor loss.
-
-    Args:
-      log_p: Eq. 3 for the normaliser `options`, Eq. 2 for `vocabulary`.
-      p_data: the survey's distributions, 0 where a question has no option.
-      option_mask: which options a question has.
-      pairs: endpoints.
-      pair_weight: what a pair counts for.
     """
     log_q = jnp.where(option_mask, log_p, 0)  # 0 times the -inf of a missing option is NaN
     divergence = jnp.sum(jax.scipy.special.xlogy(p_data, p_data) - p_data * log_q, axis=-1)

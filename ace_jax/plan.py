@@ -1,10 +1,10 @@
-"""Says what training and scoring would take on devices that this machine does not have.
+"""Says what training would take on devices that this machine does not have.
 
     python -m ace_jax.plan --config configs/ace.py --topology v5e:4x4
 
-Compiles the steps of `train` and `evaluate` from shapes alone. A TPU slice needs `ace_jax[tpu]` but
-no TPU; `host:8` is this machine's CPU. Compiling for a GPU needs a GPU, so `h100:2` compiles for
-the CPU and compares with a GPU's figures. Prints memory, operations, bytes sent and the time.
+Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]` but no TPU.
+Compiling for a GPU needs a GPU, so `h100:2` compiles for the CPU and compares with a GPU's figures.
+Prints memory, operations, bytes sent and the time.
 """
 
 from pathlib import Path
@@ -14,22 +14,21 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ace_jax import command
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import InputError
 from ace_jax.files import write_json
 from ace_jax.planning.devices import Topology
-from ace_jax.planning.report import plan, text
+from ace_jax.planning.program import plan, text
 from ace_jax.runtime.progress import log
 
 
-def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None) -> None:
+def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
     """Prints the plan and writes it to `output`; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
     # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    check_positive("--scoring_cells", cells)
     if output and not output.parent.is_dir():
         raise InputError(f"--json {output}: {output.parent} is not a directory; make it first")
-    result = plan(config, Topology.parse(topology_name), cells)
+    result = plan(config, Topology.of(topology_name))
     print(text(result))
     if output:
         write_json(output, result)
@@ -39,18 +38,15 @@ def main(config: ConfigDict, topology_name: str, cells: int, output: Path | None
 def cli() -> None:
     """Runs the command line."""
     topology = flags.DEFINE_string(
-        "topology", None, "v5e:4x4 (also v5p, v6e), h100:2 (a100, h200) or host:8", required=True
-    )
-    cells = flags.DEFINE_integer(
-        "scoring_cells", 80, "cells that evaluation scores at a time (its batch.size)"
+        "topology", None, "v5e:4x4 (also v5p, v6e), or h100:2 (a100, h200)", required=True
     )
     output = flags.DEFINE_string("json", None, "file that also gets the plan, as JSON")
 
     def run(config: ConfigDict) -> None:
         file = Path(output.value) if output.value else None
-        main(config, str(topology.value), int(cells.value), file)
+        main(config, str(topology.value), file)
 
-    command.run_with_config(run, topology, cells, output)
+    command.run_with_config(run, topology, output)
 
 
 if __name__ == "__main__":

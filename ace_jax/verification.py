@@ -5,27 +5,23 @@ tokens themselves, with the tokenizer beside the base model, and compute in floa
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.special import softmax
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ace_jax.errors import InputError, check_positive
 from ace_jax.language_model import LanguageModel
-from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.hf import own_tensors
 from ace_jax.model.formats.hub import Checkpoint
-from ace_jax.model.formats.merge import write_description, write_weights
-from ace_jax.model.llama import abstract_model
+from ace_jax.model.formats.merge import write_checkpoint
 from ace_jax.prompts.encode import PromptText, render_cells
 from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
@@ -34,11 +30,8 @@ from ace_jax.survey.readers.sources import load_survey
 TOLERANCE = 1e-4  # of an option's probability, in float32
 USUAL = "gss2018"
 
-Probabilities = list[Float[np.ndarray, "options"]]
 
-
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A prompt as this program writes it, as a server is sent it, and a name for tables."""
 
     name: str
@@ -76,7 +69,7 @@ def prompts_of(model: LanguageModel, survey: Dataset, count: int) -> list[Sample
 
 def answers_with_peft(
     checkpoint: Checkpoint, adapter: Path, asked: Sequence[Sample], chat: bool
-) -> Probabilities:
+) -> list[Float[np.ndarray, "options"]]:
     """Returns the probability of each option (Eq. 3) by transformers and peft.
 
     Raises `InputError` where torch or peft is not installed, or a GGUF base cannot be written as a
@@ -87,7 +80,10 @@ def answers_with_peft(
         from peft import PeftModel
     except ImportError as error:
         raise InputError(f"torch and peft are needed ({error}): pip install torch peft") from None
-    with _directory_of(checkpoint) as base:
+    with tempfile.TemporaryDirectory() as made:
+        base = checkpoint.directory or Path(made)
+        if checkpoint.directory is None:  # a GGUF file, dequantised for the while
+            write_checkpoint(base, checkpoint)
         # use_safetensors: nothing is unpickled.
         bare = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -111,29 +107,18 @@ def answers_with_peft(
         following = log_probabilities(tuple(whole[:-1]))[start - 1 :]
         return sum(float(each[token]) for each, token in zip(following, whole[start:], strict=True))
 
-    answers = []
-    for each in tqdm(asked, unit="prompt", desc="transformers"):
-        likelihoods = np.array([log_likelihood(each.sent, label) for label in each.text.labels])
-        shares = np.exp(likelihoods - likelihoods.max())
-        answers.append(shares / shares.sum())
-    return answers
+    return [
+        softmax([log_likelihood(each.sent, label) for label in each.text.labels])
+        for each in tqdm(asked, unit="prompt", desc="transformers")
+    ]
 
 
 def verify(adapter: Path, base: str | None = None, count: int = 10) -> pd.DataFrame:
     """Compares the answers to `count` prompts.
 
-    Args:
-      adapter: PEFT directory.
-      base: what `model.path` takes; None: the adapter's base model.
-      count: how many prompts.
-
-    Returns:
-      A row a prompt: prompt (question, country and levels) and difference, the largest of any
-      option's probability.
-
-    Raises:
-      InputError: files that are missing, damaged or do not belong together, or torch and peft are
-        not installed.
+    `base` is what `model.path` takes; None: the adapter's base model. Returns a row a prompt: its
+    name and `difference`, the largest of any option's probability. Raises `InputError` for files
+    that are missing, damaged or do not belong together, or where torch and peft are not installed.
     """
     model = LanguageModel.from_pretrained(adapter, base=base, dtype="float32", quantization="none")
     if model.adapter is None:
@@ -156,17 +141,3 @@ def check_same(table: pd.DataFrame) -> None:
             f"transformers and peft answer otherwise: the answer to {worst['prompt']} differs by "
             f"{worst['difference']:.2g}, more than {TOLERANCE:g}"
         )
-
-
-@contextmanager
-def _directory_of(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Gives a model's Hugging Face directory; a GGUF file is dequantised into one for the while."""
-    if checkpoint.directory is not None:
-        yield checkpoint.directory
-        return
-    with tempfile.TemporaryDirectory() as name:
-        base = abstract_model(checkpoint.config, None, base_dtype("float32")).base
-        names = own_tensors(base, checkpoint.source)
-        write_description(Path(name), checkpoint, None)
-        write_weights(Path(name), checkpoint.source, names, None, None, "5GB")
-        yield Path(name)

@@ -35,7 +35,6 @@ from ace_jax.planning.program import training_step
 from ace_jax.planning.workload import describe_for_plan, workload
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CELLS = 80
 LEAST = 4 << 20  # elements of an array that counts
 TARGET = """
 gpu_device_info {
@@ -84,10 +83,11 @@ def compiled(attention: str, devices: Sequence[jax.Device]) -> dict[str, Any]:
     config = run_path(str(CONFIGS / "ace.py"))["get_config"]()
     config.batch.unit, config.batch.size, config.batch.neighbours = "context", 8, 8
     architecture = describe_for_plan(config.model.path)[0].config
-    batch = workload(config, None, 1, CELLS).training
+    mesh = make_mesh(1, 1, 1, devices)
+    batch = workload(config, None, mesh)[0]
     adapter, dtype = adapter_config(config.lora), base_dtype(config.model.dtype)
     model = abstract_model(architecture, adapter, dtype, attention=attention)
-    step, shapes, _ = training_step(config, model, batch, make_mesh(1, 1, 1, devices))
+    step, shapes, _ = training_step(config, model, batch, mesh)
     begin = time.perf_counter()
     program = step.trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
     seconds = time.perf_counter() - begin

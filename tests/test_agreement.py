@@ -102,10 +102,7 @@ AGREED = {
         "original_max_position_embeddings": 32,
     },
     "YaRN, attention": {"rope_scaling": YARN | {"attention_factor": 0.7}},
-    "YaRN, scale": {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}},
-    "YaRN, ramp": {
-        "rope_scaling": YARN | {"beta_fast": 8, "beta_slow": 0.5, "truncate": False},
-    },
+    "YaRN, ramp": {"rope_scaling": YARN | {"beta_fast": 8, "beta_slow": 0.5, "truncate": False}},
     "no architectures": {"architectures": None},
     "whatever has no effect": NO_EFFECT,
     "Mistral": MISTRAL | {"sliding_window": None},
@@ -134,6 +131,7 @@ REFUSED = {
     "rope type 'proportional' is not": {"rope_parameters": {"rope_type": "proportional"}},
     "does not read 'mrope_section'": {"rope_scaling": {"type": "default", "mrope_section": [2]}},
     "does not read 'factor'": {"rope_parameters": {"factor": 4.0}},
+    "does not read 'mscale'": {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5}},
     "does not read 'finetuned'": {"rope_scaling": OLD_YARN | {"finetuned": True}},
     "does not read 'full_attention'": {"rope_parameters": {"full_attention": LINEAR}},
     "rope_type is both 'linear' and 'yarn'": {"rope_scaling": YARN | {"type": "linear"}},
@@ -202,10 +200,8 @@ def ours(directory, mesh, adapter=None):
             found = {"a": factors["lora"]["a"], "b": factors["lora"]["b"] * own.scale}
             for name, part in found.items():
                 whole = filled["layers"][target]["lora"][name]
-                pad = [
-                    (0, to - size) for to, size in zip(whole[...].shape, part.shape, strict=True)
-                ]
-                whole.set_value(jnp.pad(part, pad))
+                sizes = zip(whole[...].shape, part.shape, strict=True)
+                whole.set_value(jnp.pad(part, [(0, to - size) for to, size in sizes]))
         lora = filled
     base = load_base(model.base, SafetensorsSource(directory), mesh)
     return np.asarray(answers(model.graph, lora, base, *rope))
@@ -217,12 +213,17 @@ def theirs(model):
     return logits[:, -1, OPTIONS].softmax(-1).numpy()
 
 
-def write(directory, **changes):
-    """A checkpoint of random weights with this config.json, word for word."""
-    head = changes.pop("head", None)
+def write_config(directory, **changes):
+    """A config.json without weights; None takes a key out of it."""
     config = {name: value for name, value in (BASE | changes).items() if value is not None}
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
+    return config
+
+
+def write(directory, head=None, **changes):
+    """A checkpoint of random weights with this config.json, word for word."""
+    config = write_config(directory, **changes)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory)).float()
     torch.manual_seed(0)
     with torch.no_grad():
@@ -250,11 +251,7 @@ def test_transformers_answers_the_same(changes, mesh, tmp_path):
 
 @pytest.mark.parametrize(("message", "changes"), REFUSED.items(), ids=REFUSED)
 def test_what_is_read_otherwise_is_refused(message, changes, mesh, tmp_path):
-    if "head" in changes:
-        write(tmp_path, **changes)
-    else:
-        config = {name: value for name, value in (BASE | changes).items() if value is not None}
-        (tmp_path / "config.json").write_text(json.dumps(config))
+    (write if "head" in changes else write_config)(tmp_path, **changes)
     with pytest.raises(InputError, match=message) as error:
         ours(tmp_path, mesh)
     assert "\n" not in str(error.value)
@@ -268,7 +265,7 @@ def test_every_key_of_config_json_is_in_a_table():
     tried = {key for changes in [BASE, *AGREED.values(), *REFUSED.values()] for key in changes}
     assert known - tried == set()
     ropes = {key for keys in ROPE_KEYS.values() for key in keys}
-    refused = {"short_factor", "long_factor", "mrope_section"}
+    refused = {"short_factor", "long_factor", "mrope_section", "mscale", "mscale_all_dim"}
     assert RopeParameters.__annotations__.keys() == ropes - {"type"} | refused
 
 
@@ -281,9 +278,7 @@ ADAPTERS = {
     "rank-stabilised": ALL | {"use_rslora": True, "lora_alpha": 3},
     "alpha is no whole number": {"lora_alpha": 2.5},
     "all-linear": {"target_modules": "all-linear"},
-    "names in full": {
-        "target_modules": [f"model.layers.{layer}.mlp.up_proj" for layer in range(2)],
-    },
+    "names in full": {"target_modules": [f"model.layers.{n}.mlp.up_proj" for n in range(2)]},
     "names in part": {"target_modules": ["self_attn.o_proj", "down_proj"]},
     "gaussian": {"init_lora_weights": "gaussian"},
     "drawn": {"init_lora_weights": False},
@@ -402,12 +397,3 @@ def test_linear_scaling_is_that_of_llama_cpp(fields, factor, tiny_checkpoint, tm
     source._check_tensors()  # each of the file's own divisors comes on top
     both = np.array([1, 2, 4, 8, 8, 8, 8, 8]) * (factor or 1)
     assert source.config.rope.factors == tuple(both)
-
-
-def test_a_rotation_of_some_channels_is_refused(tiny_checkpoint, tmp_path):
-    def change(fields):
-        fields["rope_dimension_count"] = 8
-
-    path = write_gguf(tmp_path / "x.gguf", tiny_checkpoint, change=change)
-    with pytest.raises(InputError, match=r"llama\.rope\.dimension_count is not 16, the channels"):
-        GGUFSource(path)

@@ -13,7 +13,6 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from test_evaluate import config_for
 from test_families import family  # noqa: F401 - a fixture
 from test_gguf import write_gguf
 from test_inspect import described, weights_of
@@ -21,7 +20,7 @@ from test_llama import logits, prompt, torch_logits, trie_of
 from test_train import quick_commands, small_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ace_jax import convert, evaluate, train
+from ace_jax import convert, train
 from ace_jax.errors import InputError
 from ace_jax.files import sha256_of
 from ace_jax.model.formats.hf import fingerprint
@@ -214,30 +213,6 @@ def test_a_run_that_was_stopped_gives_an_adapter_too(tiny_checkpoint, finished, 
     PeftModel.from_pretrained(transformer(tiny_checkpoint), tmp_path / "one")
 
 
-@pytest.fixture(scope="module")
-def scores(finished, tiny_checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("scores")
-    config = config_for(
-        tiny_checkpoint,
-        "gss2018",
-        adapter__path=str(finished / "adapter"),
-        data__questions=("natcity", "natrace", "abany"),
-    )
-    evaluate.main(config, out)
-    return out
-
-
-def test_scores_are_told_where_they_are_this_adapters(finished, scores, tmp_path):
-    run("export-adapter", "--run", finished, "--scores", scores, "--output", tmp_path / "adapter")
-    card = ModelCard.load(tmp_path / "adapter" / "README.md")
-    assert all(f"| {granularity} | " in card.text for granularity in (1, 2, 3, 4))
-    assert "| 4 | 48 | 0." in card.text
-    with pytest.raises(InputError, match=r"--scores .*: are not those of step 7's adapter"):
-        run("export-adapter", "--run", finished, "--step", 7, "--scores", scores,
-            "--output", tmp_path / "other")  # fmt: skip
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
-
-
 # import-adapter
 
 
@@ -326,10 +301,6 @@ def test_inspect_tells_of_a_run_that_was_killed(finished, tmp_path, capsys):
         (
             "export-adapter --run {tiny}",
             r"not a run of ace_jax\.train, experiment\.json is",
-        ),
-        (
-            "export-adapter --run {run} --scores {run}",
-            r"not an output of ace_jax\.evaluate, run\.json is missing",
         ),
         ("merge --model {tiny} --shard-size many", r"--shard-size many: "),
         ("merge --model /no/where", r"'/no/where' is no directory, \.gguf file, hub id"),

@@ -304,6 +304,7 @@ def test_a_sentencepiece_tokenizer_merges_by_score(tiny_checkpoint, tmp_path):
         ({"tokenizer_pre": None}, "tokenizer.ggml.pre None is not one of"),
         ({"token_merges": None}, "the field tokenizer.ggml.merges is missing"),
         ({"block_count": None}, "the field llama.block_count is missing"),
+        ({"rope_dimension_count": 8}, "llama.rope.dimension_count is not 16, the channels"),
         (
             {"rope_scaling_type": gguf.RopeScalingType.YARN},
             "rope.scaling.type 'yarn' is not supported",

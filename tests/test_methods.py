@@ -83,7 +83,7 @@ def test_the_script_runs_all_that_are_trained():
 @pytest.mark.parametrize(
     ("anchor", "normalizer", "message"),
     [
-        ("kl", "options", r"anchor: 'kl' is not one of mode, forward_kl, wasserstein"),
+        ("kl", "options", r"objective\.anchor: 'kl' is not known; did you mean forward_kl, mode"),
         ("wasserstein", "vocabulary", r"anchor: wasserstein .* set objective\.anchor_normalizer"),
     ],
 )

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from ace_jax.errors import InputError
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.cards import adapter_card
+from ace_jax.model.formats.cards import card
 from ace_jax.model.formats.hf import fingerprint
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import (
@@ -42,9 +42,8 @@ from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS, TARGETS, LoRAConf
 LORA = LoRAConfig(rank=4, alpha=8.0, dropout=0.1, targets=("q_proj", "o_proj", "down_proj"))
 BASE = "0123456789abcdef" * 4
 NAME = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
-CARD = adapter_card(
-    BaseModel("some/llama", BASE), LORA, {"survey": "wvs7", "held out": "question:0.2"}
-)
+FACTS = {"survey": "wvs7", "held out": "question:0.2"}
+CARD = card("adapter", BaseModel("some/llama", BASE), lora=LORA, facts=FACTS)
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +85,16 @@ def test_files_are_as_peft_lays_them(adapter):
 
 
 def test_the_card_is_one_that_the_hub_reads(adapter):
-    card = ModelCard.load(adapter[0] / "README.md")
-    assert card.data.to_dict() == {
+    read = ModelCard.load(adapter[0] / "README.md")
+    assert read.data.to_dict() == {
         "base_model": "some/llama",
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "ace-align", "survey"],
     }
     for told in ("- survey: wvs7\n- held out: question:0.2\n", "Rank 4, alpha 8", BASE):
-        assert told in card.text
-    bare = adapter_card(BaseModel("built-in"), LORA, {})
+        assert told in read.text
+    bare = card("adapter", BaseModel("built-in"), lora=LORA, facts={})
     assert "Training" not in bare and "fingerprint" not in bare and "PeftModel" not in bare
 
 

@@ -159,7 +159,7 @@ def test_batches_that_cannot_be_cut_are_refused(unit, size, neighbours, message)
 def test_each_epoch_draws_an_order_of_options_for_every_context():
     """A batch's rows are those of its context, all as given or all in the other order."""
     turned = [PromptText(text.text + "!", text.labels) for text in TEXTS]
-    both = replace(EXAMPLES, turned=turned)
+    both = replace(EXAMPLES, prompts=EXAMPLES.prompts + turned)
     units = Units.cut(both, Batch("context", 1, 1, (64,)))
     doubled, prompts = both.doubled, [Prompt((1, cell), ((3,), (4,), (5,))) for cell in range(50)]
     collate = Collate(doubled, prompts, Shapes((64, 128), 1, 3), units.max_pairs)

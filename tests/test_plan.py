@@ -22,30 +22,28 @@ def config(tiny_checkpoint):
 
 
 def test_a_plan_with_the_cpu_in_place_of_gpus(config, capsys, tmp_path):
-    plan.main(config, "h100:2", 8, tmp_path / "plan.json")
+    plan.main(config, "h100:2", tmp_path / "plan.json")
     printed = capsys.readouterr().out
     for words in ("peak", "TFLOP", "MB sent a device", "Assumptions", "survey: gss2018"):
         assert words in printed
     assert "stands in for that of h100:2" in printed
-    assert "train: fits: 0.0 of 80.0 GB" in printed
-    steps = json.loads((tmp_path / "plan.json").read_text())["steps"]
-    train = steps["train"]
-    assert (train["unit"], train["count"]) == ("pairs", 4)
+    assert "\nfits: 0.0 of 80.0 GB" in printed
+    train = json.loads((tmp_path / "plan.json").read_text())
     assert train["sent"] > 0
     assert train["arguments"]["optimizer"] == pytest.approx(2 * train["arguments"]["LoRA"], abs=64)
-    assert train["flops"] > 1.5 * steps["score"]["flops"] > 0
-    assert train["per_second"] == pytest.approx(4 / max(train["seconds"].values()))
+    assert train["flops"] > 0
+    assert train["pairs_per_second"] == pytest.approx(4 / max(train["seconds"].values()))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_plan_for_a_tpu_slice(config, capsys, tmp_path):
     config.mesh.data, config.mesh.fsdp = 2, 2
-    plan.main(config, "v5e:2x2", 8, tmp_path / "plan.json")
+    plan.main(config, "v5e:2x2", tmp_path / "plan.json")
     assert "fits: " in capsys.readouterr().out
-    for step in json.loads((tmp_path / "plan.json").read_text())["steps"].values():
-        assert min(step["seconds"].values()) > 0
-        assert step["verdict"].startswith("fits: 0.0 of 16.9 GB")
-        assert step["sent"] > 0
+    step = json.loads((tmp_path / "plan.json").read_text())
+    assert min(step["seconds"].values()) > 0
+    assert step["verdict"].startswith("fits: 0.0 of 16.9 GB")
+    assert step["sent"] > 0
     assert jax.default_backend() == "cpu"
 
 
@@ -53,27 +51,27 @@ def test_a_plan_for_a_tpu_slice(config, capsys, tmp_path):
     ("topology", "changes", "reason"),
     [
         ("v7:2", {}, "--topology v7:2: write"),
-        ("host:2", {"mesh.fsdp": 3}, "mesh: .* does not fit 2 device"),
-        ("host:2", {"model.path": "nobody/nothing"}, "model.path: nobody/nothing"),
-        ("host:2", {"batch.row_lengths": (64,)}, "batch.row_lengths: the longest prompt"),
-        ("host:64", {}, r"--topology host:64: JAX has started with 8 CPU device\(s\)"),
+        ("h100:2", {"mesh.fsdp": 3}, "mesh: .* does not fit 2 device"),
+        ("h100:2", {"model.path": "nobody/nothing"}, "model.path: nobody/nothing"),
+        ("h100:2", {"batch.row_lengths": (64,)}, "batch.row_lengths: the longest prompt"),
+        ("h100:64", {}, r"--topology h100:64: JAX has started with 8 CPU device\(s\)"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(config, topology, changes, reason):
     config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=reason):
-        plan.main(config, topology, 8, None)
+        plan.main(config, topology, None)
 
 
 def test_a_missing_libtpu_is_named(config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'ace_jax\[tpu\]'"):
-        plan.main(config, "v5e:2x2", 8, None)
+        plan.main(config, "v5e:2x2", None)
 
 
 def test_json_needs_a_directory(config, tmp_path):
     with pytest.raises(InputError, match=r"--json .* is not a directory"):
-        plan.main(config, "host:2", 8, tmp_path / "none" / "plan.json")
+        plan.main(config, "h100:2", tmp_path / "none" / "plan.json")
 
 
 @pytest.mark.parametrize("variant", ["8b-v5e-4", "70b-v6e-64"])

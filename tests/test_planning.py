@@ -17,16 +17,20 @@ from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
 from ace_jax.planning.devices import Chip, Topology
 from ace_jax.planning.program import (
+    COMPUTE_SHARE,
+    LINK_SHARE,
+    MEMORY_SHARE,
     Program,
     array_bytes,
     compile_step,
     matmul_flops,
     model_of,
+    seconds,
     sent_bytes,
     training_step,
     tree_bytes,
+    verdict,
 )
-from ace_jax.planning.report import COMPUTE_SHARE, LINK_SHARE, MEMORY_SHARE, seconds, verdict
 from ace_jax.planning.workload import workload
 from ace_jax.training.step import objective
 
@@ -80,7 +84,7 @@ def config(tiny_checkpoint):
 def test_only_what_the_mesh_needs_is_sent(config, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices())
     model = model_of(config, architecture(LAYERS), LORA)
-    batch = workload(config, None, row_shards(mesh), cells=8).training
+    batch = workload(config, None, mesh)[0]
     step, arguments, _ = training_step(config, model, batch, mesh)
     found = collectives(step.trace(*arguments).lower().compile().as_text())
     in_loop = [one for one in found if one.times == LAYERS - 1]
@@ -100,11 +104,11 @@ def test_only_what_the_mesh_needs_is_sent(config, sizes):
         assert len(large) == 2 * 7
     nodes = batch.scoring.tokens.size // row_shards(mesh)
     expected = sum(one.sent for one in found)
-    assert sent_bytes(model, nodes, mesh, passes=2) == pytest.approx(expected, rel=0.1)
+    assert sent_bytes(model, nodes, mesh) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_objective_is_counted_as_xla_counts_it_unrolled(config):
-    batch = workload(config, None, 1, cells=8).training
+    batch = workload(config, None, make_mesh(1, 1, 1, jax.devices()[:1]))[0]
     model = model_of(config, architecture(2, hidden=256), LORA)  # one layer in the loop: unrolled
 
     def run(lora, base, scoring, targets):
@@ -174,7 +178,7 @@ def program(base, temporaries):
 
 def test_the_estimate_has_three_parts():
     mesh = {"data": 1, "fsdp": 4, "tensor": 1}
-    found = seconds(program(4e9, 8e9), CHIP, mesh, passes=2, sent=3e9)
+    found = seconds(program(4e9, 8e9), CHIP, mesh, sent=3e9)
     assert found["compute"] == pytest.approx(400 / 4 / (200 * COMPUTE_SHARE))
     assert found["memory"] == pytest.approx((2 * 2 * 16 + 2 * 8) / (800 * MEMORY_SHARE))
     assert found["links"] == pytest.approx(3 / (50 * LINK_SHARE))
@@ -196,7 +200,7 @@ def test_the_larger_part_is_what_to_change(config, base, temporaries, words):
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_program_that_does_not_fit_has_a_peak(config):
-    device = Topology.parse("v5e:2x2").devices()[0]
+    device = Topology.of("v5e:2x2").devices[0]
     weights = jax.ShapeDtypeStruct(
         (10**5, 10**5), jnp.bfloat16, sharding=SingleDeviceSharding(device)
     )
@@ -206,12 +210,11 @@ def test_a_program_that_does_not_fit_has_a_peak(config):
     assert verdict(large, 16e9, config).startswith("does not fit: ")
 
 
-@pytest.mark.parametrize("name", ["v7:2x2", "v5e", "v5e:2x", "h100:2x2", "host:0"])
+@pytest.mark.parametrize("name", ["v7:2x2", "v5e", "v5e:2x", "h100:2x2", "h100:0"])
 def test_an_unknown_topology_is_refused(name):
     with pytest.raises(InputError, match=f"--topology {name}: write a TPU slice as v5e:4x4"):
-        Topology.parse(name)
+        Topology.of(name)
 
 
 def test_a_topology_counts_its_devices():
-    assert Topology.parse("v5p:4x4x4").count == 64
-    assert Topology.parse("h100:2").count == len(Topology.parse("h100:2").devices()) == 2
+    assert len(Topology.of("h100:2").devices) == 2

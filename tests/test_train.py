@@ -254,7 +254,7 @@ def test_a_run_whose_directory_goes_away_says_so(tiny_checkpoint, tmp_path, monk
             workdir.rename(tmp_path / "moved")
 
     monkeypatch.setattr(MetricsLog, "write", moved)
-    with pytest.raises(InputError, match=rf"{workdir} is gone, moved or deleted while the run"):
+    with pytest.raises(InputError, match=rf"{workdir}/checkpoints is gone, moved or deleted"):
         train.main(small_config(tiny_checkpoint), workdir)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.files import reason
 from ace_jax.model.lora import ATTENTION_TARGETS, MLP_TARGETS
 
@@ -70,9 +70,8 @@ ROPE_KEYS = {
     "default": {"rope_type", "type", "rope_theta", "partial_rotary_factor"},
     "linear": {"factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", ORIGINAL_LENGTH},
-    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-             "truncate", ORIGINAL_LENGTH},
-}  # fmt: skip
+    "yarn": {"factor", "attention_factor", "beta_fast", "beta_slow", "truncate", ORIGINAL_LENGTH},
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,9 @@ class Rope:
             return cls(theta, (float(rope["factor"]),) * (head_dim // 2))
         if kind == "llama3":
             return cls(theta, _llama3(rope, _series(theta, head_dim)))
-        return cls(theta, _yarn(rope, theta, head_dim), _yarn_scale(rope))
+        scale = rope.get("attention_factor")
+        scale = 0.1 * math.log(rope["factor"]) + 1.0 if scale is None else float(scale)
+        return cls(theta, _yarn(rope, theta, head_dim), scale)
 
     def frequencies(self, head_dim: int) -> Float[np.ndarray, "half"]:
         """Returns the rotation of each pair of channels, in radians per position."""
@@ -235,8 +236,7 @@ def architecture_of(model_type: str) -> str:
 
 def base_dtype(name: str) -> jnp.dtype:
     """Returns the dtype that `model.dtype` names; raises `InputError` for an unsupported one."""
-    if name not in ("bfloat16", "float32"):
-        raise InputError(f"model.dtype: {name!r} is not bfloat16 or float32")
+    check_known(name, ("bfloat16", "float32"), "model.dtype")
     return jnp.dtype(name)
 
 
@@ -297,15 +297,3 @@ def _yarn(rope: Mapping[str, Any], theta: float, head_dim: int) -> tuple[float, 
 
 def _mixed(keep: Float[np.ndarray, "half"], factor: float) -> tuple[float, ...]:
     return tuple((1 / (keep + (1 - keep) / factor)).tolist())
-
-
-def _yarn_scale(rope: Mapping[str, Any]) -> float:
-    def scale(weight: float) -> float:
-        factor = float(rope["factor"])
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return scale(float(rope["mscale"])) / scale(float(rope["mscale_all_dim"]))
-    return scale(1.0)

@@ -16,13 +16,14 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Key
 
-from ace_jax.errors import InputError, check_known
+from ace_jax.errors import check_known
 from ace_jax.model.architecture import LlamaConfig, rotate
 from ace_jax.model.lora import TARGETS, LoRA, LoRAConfig
 from ace_jax.model.quantization import quantized, widen
 from ace_jax.model.sharding import gather_layer, spread_rows
 from ace_jax.model.tree_attention import ATTENTION, VisibleBlocks, VisibleKeys, nodes_at
 
+FLOAT32 = jnp.dtype("float32")
 # What a layer keeps for the backward pass, by `model.remat`. The rest is computed again. `full`
 # needs the least memory and a third more computation. What `matmuls` recomputes is cheap:
 # attention scores, norms and the gated product.
@@ -247,8 +248,8 @@ class AbstractModel:
 
 def abstract_model(
     config: LlamaConfig,
-    lora: LoRAConfig | None,
-    dtype: jnp.dtype,
+    lora: LoRAConfig | None = None,
+    dtype: jnp.dtype = FLOAT32,
     remat: str = "matmuls",
     quantization: str = "none",
     attention: str = "xla",
@@ -258,8 +259,7 @@ def abstract_model(
     Raises `InputError` where `attention`, `remat` or `quantization` is unknown.
     """
     check_known(attention, ATTENTION, "model.attention")
-    if remat not in REMAT:
-        raise InputError(f"model.remat: {remat!r} is not one of {', '.join(REMAT)}")
+    check_known(remat, REMAT, "model.remat")
     model = nnx.eval_shape(lambda: Llama(config, lora, dtype, nnx.Rngs(0), remat, attention))
     whole = AbstractModel(*nnx.split(model, nnx.LoRAParam, ...))
     return replace(whole, base=quantized(whole.base, quantization))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from ace_jax.errors import InputError, check_positive
+from ace_jax.errors import InputError, check_in, check_positive
 
 ATTENTION_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -40,8 +40,7 @@ class LoRAConfig:
                 f"choose from {', '.join(TARGETS)} or {ALL_LINEAR}"
             )
         check_positive("lora.rank", self.rank)
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"lora.dropout: {self.dropout} is not in [0, 1)")
+        check_in("[0, 1)", lora__dropout=self.dropout)
 
     @property
     def scale(self) -> float:

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ace_jax.errors import InputError
+from ace_jax.errors import InputError, check_known
 from ace_jax.model.sharding import parameter_path, parameter_sharding
 
 KINDS = ("none", "int8", "nf4")
@@ -21,10 +21,8 @@ NF4_BLOCK = 64
 
 def quantize(kernel: Float[Array, "layers inputs outputs"], kind: str) -> qwix.QArray:
     """Returns the kernels of all layers in `int8` or `nf4`."""
-    if kind == "nf4":
-        blocks = {1: NF4_BLOCK}
-        return qwix.quantize(kernel, "nf4", channelwise_axes=(0, 2), tiled_axes=blocks)
-    return qwix.quantize(kernel, kind, channelwise_axes=(0, 2))
+    blocks = {1: NF4_BLOCK} if kind == "nf4" else None
+    return qwix.quantize(kernel, kind, channelwise_axes=(0, 2), tiled_axes=blocks)
 
 
 def widen(kernel: Any) -> Array:
@@ -54,8 +52,7 @@ def quantized(base: nnx.State, kind: str) -> nnx.State:
 
     Raises `InputError` for an unknown kind, and for sizes that are no multiple of NF4's blocks.
     """
-    if kind not in KINDS:
-        raise InputError(f"model.quantization: {kind!r} is not one of {', '.join(KINDS)}")
+    check_known(kind, KINDS, "model.quantization")
 
     def change(path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
         if kind == "none" or parameter_path(path)[-1] != "kernel":

@@ -7,7 +7,6 @@ together split the rows of a batch.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Any
 
 import jax
@@ -87,22 +86,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def scoring_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Returns the sharding of a batch's fields: rows are split, the mask of cells is replicated."""
-    rows = NamedSharding(mesh, PartitionSpec(RULES["rows"]))
-    names = [field.name for field in fields(Scoring)]
-    return {name: replicated(mesh) if name == "option_mask" else rows for name in names}
-
-
 def place(value: Shaped[np.ndarray, "..."], sharding: NamedSharding) -> Shaped[Array, "..."]:
     """Puts an array, the same on every process, on the devices of a sharding."""
     return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
 
-def place_scoring(scoring: Scoring, mesh: Mesh) -> Scoring:
-    """Puts a batch, the same on every process, on the mesh."""
-    shardings = scoring_shardings(mesh)
-    return Scoring(**{name: place(value, shardings[name]) for name, value in vars(scoring).items()})
+def place_scoring(
+    scoring: Scoring, mesh: Mesh, put: Callable[[Any, NamedSharding], Any] = place
+) -> Scoring:
+    """Puts a batch, the same on every process, on the mesh: rows split, the mask of cells whole."""
+    rows, whole = NamedSharding(mesh, PartitionSpec(RULES["rows"])), replicated(mesh)
+    fields = vars(scoring).items()
+    return Scoring(**{k: put(v, whole if k == "option_mask" else rows) for k, v in fields})
 
 
 def place_everywhere(tree: PyTree, mesh: Mesh) -> Any:

@@ -1,1 +1,1 @@
-"""Compiles training and scoring for devices that need not be present, and reports the cost."""
+"""Compiles the training step for devices that need not be present, and reports the cost."""

@@ -1,16 +1,15 @@
 """The devices that a plan can be made for: their figures and their names.
 
-A topology is a TPU slice by its chips (`v5e:4x4`), GPUs of one machine (`h100:2`), or this
-machine's CPU split into devices (`host:8`).
+A topology is a TPU slice by its chips (`v5e:4x4`), or GPUs of one machine (`h100:2`).
 """
 
 import importlib.util
-import math
 import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -40,7 +39,6 @@ GPUS = {
     "h100": Chip(80e9, 989e12, 3350e9, 450e9),
     "h200": Chip(141e9, 989e12, 4800e9, 450e9),
 }
-HOST = "host"
 # Without these, libtpu asks the cloud's metadata server, writes logs and locks the machine's TPUs.
 LIBTPU_SETTINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -54,52 +52,52 @@ LIBTPU_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Topology:
-    """Devices of one kind, a key of `TPUS` or `GPUS`, or `host`."""
+class Topology(NamedTuple):
+    """Devices of one kind to compile for, and what is known of them."""
 
     name: str
-    kind: str
-    count: int
+    chip: Chip
+    devices: Sequence[jax.Device]  # those of a GPU are this machine's CPU
+    compiler: str  # in words
 
     @classmethod
-    def parse(cls, name: str) -> "Topology":
-        """Reads a topology's name; raises `InputError` if it is not one."""
+    def of(cls, name: str) -> "Topology":
+        """Finds the devices; raises `InputError` for an unknown name, or where there are none."""
         kind, _, layout = name.partition(":")
         pattern = r"[1-9]\d*" + r"(x[1-9]\d*)*" * (kind in TPUS)
-        if kind not in {*TPUS, *GPUS, HOST} or not re.fullmatch(pattern, layout):
+        if kind not in {*TPUS, *GPUS} or not re.fullmatch(pattern, layout):
             raise InputError(
-                f"--topology {name}: write a TPU slice as v5e:4x4 ({', '.join(TPUS)}), GPUs as "
-                f"h100:2 ({', '.join(GPUS)}), or this machine's CPU as host:8"
+                f"--topology {name}: write a TPU slice as v5e:4x4 ({', '.join(TPUS)}), or GPUs as "
+                f"h100:2 ({', '.join(GPUS)})"
             )
-        return cls(name, kind, math.prod(map(int, layout.split("x"))))
+        if kind in TPUS:
+            compiler = "XLA for TPU at its least effort; in a run it may order operations better"
+            return cls(name, TPUS[kind], _tpu_devices(name), compiler)
+        compiler = (
+            f"XLA for this machine's CPU stands in for that of {name}; it computes bfloat16 in "
+            "float32, so temporaries and what is sent come out too large"
+        )
+        return cls(name, GPUS[kind], _cpu_devices(name, int(layout)), compiler)
 
-    @property
-    def chip(self) -> Chip | None:
-        """The figures of one device; None for this machine's CPU."""
-        return (TPUS | GPUS).get(self.kind)
 
-    def devices(self) -> Sequence[jax.Device]:
-        """Returns those to compile for, of a TPU slice or the CPU; raises `InputError` without."""
-        if self.kind in TPUS:
-            return self._tpu_devices()
-        with suppress(RuntimeError):  # JAX has started, and its devices can no longer change
-            count = max(self.count, jax.config.values["jax_num_cpu_devices"])
-            jax.config.update("jax_num_cpu_devices", count)
-        devices = jax.devices("cpu")
-        if len(devices) < self.count:
-            raise InputError(
-                f"--topology {self.name}: JAX has started with {len(devices)} CPU device(s); "
-                "plan in a new process"
-            )
-        return devices[: self.count]
+def _cpu_devices(name: str, count: int) -> Sequence[jax.Device]:
+    with suppress(RuntimeError):  # JAX has started, and its devices can no longer change
+        most = max(count, jax.config.values["jax_num_cpu_devices"])
+        jax.config.update("jax_num_cpu_devices", most)
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise InputError(
+            f"--topology {name}: JAX has started with {len(devices)} CPU device(s); plan in a new "
+            "process"
+        )
+    return devices[:count]
 
-    def _tpu_devices(self) -> Sequence[jax.Device]:
-        if importlib.util.find_spec("libtpu") is None:
-            raise InputError(f"--topology {self.name}: needs libtpu: pip install 'ace_jax[tpu]'")
-        os.environ.update(LIBTPU_SETTINGS | os.environ)
-        try:
-            return topologies.get_topology_desc(platform="tpu", topology_name=self.name).devices
-        except (RuntimeError, ValueError) as error:
-            why = reason(error)
-            raise InputError(f"--topology {self.name}: libtpu refuses it ({why})") from None
+
+def _tpu_devices(name: str) -> Sequence[jax.Device]:
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(f"--topology {name}: needs libtpu: pip install 'ace_jax[tpu]'")
+    os.environ.update(LIBTPU_SETTINGS | os.environ)
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--topology {name}: libtpu refuses it ({reason(error)})") from None

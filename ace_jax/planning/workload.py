@@ -1,40 +1,31 @@
-"""The batches to plan for, and stand-ins for a model, a survey or a tokenizer not on this machine.
+"""The batch to plan for, and stand-ins for a model, a survey or a tokenizer not on this machine.
 
 The stand-in survey has the questions of the World Values Survey's codebook, each asked of all
 personas of one country. Its answers are uniform: they do not change the shapes of a batch.
 """
 
 import json
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ace_jax.answering import Batching
 from ace_jax.errors import InputError
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.formats.hub import Description, describe
-from ace_jax.prompts.batches import Scoring, Shapes, alike, scoring
-from ace_jax.prompts.encode import PromptStyle, PromptText, encode, render_cells
+from ace_jax.prompts.encode import PromptStyle, PromptText, encode
 from ace_jax.recipe import Batch
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, dataset_directory, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
-from ace_jax.survey.readers.release_train import is_release_train
-from ace_jax.survey.readers.sources import load_survey
-from ace_jax.training.data import (
-    Collate,
-    Examples,
-    TrainingBatch,
-    of_dataset,
-    training_data,
-)
+from ace_jax.training.data import Collate, Examples, TrainingBatch, of_dataset, training_data
 from ace_jax.training.units import Units, training_batches
 
 MODELS = Path(__file__).parent / "models"
@@ -43,14 +34,6 @@ BATCHES = 8  # laid out; the largest is planned for
 COUNTRIES = ("AND", "BRA", "CAN", "EGY", "JPN", "KEN", "NZL", "USA")
 # Words of more than nine letters count as two: Llama 3 makes about as many tokens of them.
 WORDS = Regex(r"\n+|\w{1,9}|[^\w\s]")
-
-
-class Workload(NamedTuple):
-    """The batches of the training step and of evaluation, and the assumptions behind them."""
-
-    training: TrainingBatch
-    scoring: Scoring
-    assumptions: tuple[str, ...]
 
 
 def describe_for_plan(path: str) -> tuple[Description, str]:
@@ -70,68 +53,47 @@ def describe_for_plan(path: str) -> tuple[Description, str]:
 
 
 def workload(
-    config: ConfigDict, tokenizer: PreTrainedTokenizerBase | None, row_shards: int, cells: int
-) -> Workload:
-    """Lays out the first batches of a config and returns the largest.
+    config: ConfigDict, tokenizer: PreTrainedTokenizerBase | None, mesh: Mesh
+) -> tuple[TrainingBatch, list[str]]:
+    """Returns the largest of a config's first batches, and the assumptions behind it.
 
-    `row_shards` devices share the rows of a batch; evaluation scores so many `cells` at a time.
     Raises `InputError` if `train` refuses the data, the prompts or the batches.
     """
-    examples, scored, survey = _read(config, BATCHES * cells)
+    examples, survey = _examples(config)
     words = "the model's tokenizer"
     chat = config.prompt.chat and tokenizer is not None
     if tokenizer is None:
-        tokenizer = stand_in_tokenizer(examples.prompts + scored)
+        tokenizer = stand_in_tokenizer(examples.prompts)
         words = "words and punctuation marks instead of the model's tokens; no chat template"
     units, examples = Units.cut(examples, Batch(**config.batch)), examples.doubled
     prompts = encode(examples.prompts, tokenizer, chat=chat)
-    shapes = Shapes(config.batch.row_lengths, row_shards, max(map(len, examples.answers)))
-    shapes.check(prompts)
-
+    shapes = Batching(config.batch.size, config.batch.row_lengths).shapes(prompts, mesh)
     collate = Collate(examples, prompts, shapes, units.max_pairs)
     batches = training_batches(units, collate, 1, config.data.shuffle, config.seed)
-    training = max(islice(batches, BATCHES), key=lambda batch: _size(batch.scoring))
-    asked = encode(scored, tokenizer, chat=chat)
-    options = max(len(prompt.options) for prompt in asked)
-    wide = replace(shapes, options=max(options, shapes.options))
-    layouts = [scoring([asked[row] for row in rows], wide, cells) for rows in alike(asked, cells)]
-
-    tokens = np.mean([len(prompt.tokens) for prompt in prompts])
-    rows = " rows of ".join(map(str, training.scoring.tokens.shape))
-    return Workload(
-        training,
-        max(layouts, key=_size),
-        (
-            f"survey: {survey}",
-            f"prompts: {words}, {tokens:.0f} tokens a prompt on average",
-            f"batches: the largest of the first {BATCHES}, with {len(training.rows)} pairs and "
-            f"{training.scoring.nodes} nodes in {rows}; evaluation scores {cells} cells at a time",
-        ),
+    largest = max(
+        islice(batches, BATCHES),
+        key=lambda batch: (batch.scoring.tokens.size, batch.scoring.stems.size),
     )
+    tokens = np.mean([len(prompt.tokens) for prompt in prompts])
+    rows = " rows of ".join(map(str, largest.scoring.tokens.shape))
+    return largest, [
+        f"survey: {survey}",
+        f"prompts: {words}, {tokens:.0f} tokens a prompt on average",
+        f"batch: the largest of the first {BATCHES}, with {len(largest.rows)} pairs and "
+        f"{largest.scoring.nodes} nodes in {rows}",
+    ]
 
 
-def _read(config: ConfigDict, most: int) -> tuple[Examples, list[PromptText], str]:
-    """Returns what the run trains on, the first cells that evaluation scores, and the survey."""
-    path = dataset_directory(config.data.path)
-    style, name = PromptStyle.of(**config.prompt), config.data.path
-    if path.exists():
-        examples = training_data(config).train
-        if is_release_train(path):
-            return examples, examples.prompts[:most], name
-        survey = load_survey(name)
-    else:
-        survey = stand_in_survey()
-        pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)
-        examples = of_dataset(survey, pairs, style, "none")
-        name = (
-            f"{name} is not here; instead the {len(survey.questions)} questions of the World "
-            "Values Survey, each asked of the personas of one country"
-        )
-    return examples, render_cells(survey.cells.iloc[:most], survey, style), name
-
-
-def _size(batch: Scoring) -> tuple[int, int]:
-    return batch.tokens.size, batch.stems.size
+def _examples(config: ConfigDict) -> tuple[Examples, str]:
+    """Returns what the run trains on, and the survey."""
+    if dataset_directory(config.data.path).exists():
+        return training_data(config).train, config.data.path
+    survey = stand_in_survey()
+    pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)
+    return of_dataset(survey, pairs, PromptStyle.of(**config.prompt), "none"), (
+        f"{config.data.path} is not here; instead the {len(survey.questions)} questions of the "
+        "World Values Survey, each asked of the personas of one country"
+    )
 
 
 def stand_in_survey() -> Dataset:

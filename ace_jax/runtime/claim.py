@@ -42,14 +42,6 @@ class Claim:
         with whole_file(self.workdir / FILE, replace=True) as file:
             write_record(file, experiment.to_json())
 
-    def check_still_there(self) -> None:
-        """Raises `InputError` if the directory was moved or deleted under the run."""
-        if not (self.workdir / FILE).is_file():
-            raise InputError(
-                f"{self.workdir} is gone, moved or deleted while the run went on; bring it back "
-                "and run the same command again, or start anew"
-            )
-
     def make(self) -> None:
         """Makes the directory and locks it; raises `InputError` as `hold`, or if it cannot."""
         try:

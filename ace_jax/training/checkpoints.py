@@ -58,7 +58,7 @@ class Checkpoints:
         _quiet()
         self._directory, self._policy = directory, policy
         self._last = time.monotonic()
-        with self._one_line("opened"):
+        with _one_line(directory, "opened"):
             self._orbax = ocp.training.Checkpointer(
                 directory.absolute(),
                 preservation_policy=ocp.training.preservation_policies.LatestN(policy.keep),
@@ -78,31 +78,37 @@ class Checkpoints:
         """Saves the state, the data's position and the best validation, in the background.
 
         A step that is saved is left. Raises `InputError` for a state that is not finite, where the
-        disk is full, or this save or the one before could not be written.
+        disk is full or the directory gone, or this save or the one before could not be written.
         """
-        step = int(state.step)
+        step, latest = int(state.step), self._orbax.latest
         self._last = time.monotonic()
-        if self._orbax.latest is None or self._orbax.latest.step != step:
-            needed = SPARE * sum(
-                leaf.nbytes for leaf in jax.tree.leaves((state, best and best.lora))
+        if latest and latest.step == step:
+            return
+        needed = SPARE * sum(leaf.nbytes for leaf in jax.tree.leaves((state, best and best.lora)))
+        if not _is_finite(jax.tree.leaves((state.lora, state.optimizer))):
+            raise InputError(
+                f"step {step} leaves an adapter or moments that are not finite; nothing was "
+                "saved since the last checkpoint; try a lower optimizer.learning_rate"
             )
-            if not _is_finite(jax.tree.leaves((state.lora, state.optimizer))):
-                raise InputError(
-                    f"step {step} leaves an adapter or moments that are not finite; nothing was "
-                    "saved since the last checkpoint; try a lower optimizer.learning_rate"
-                )
-            # orbax finds out in a thread, and a process with such a thread takes minutes to end.
-            if (free := shutil.disk_usage(self._directory).free) < needed:
-                raise InputError(
-                    f"{self._directory}: {free / 1e6:,.1f} MB are free, a checkpoint needs "
-                    f"{needed / 1e6:,.1f} MB; make room and run the same command again"
-                )
-            with self._one_line("written"):
-                content = _content(state, data, best)
-                digests = {DIGESTS: {name: digest(item) for name, item in content.items()}}
-                self._orbax.save_checkpointables_async(
-                    step, content, force=True, custom_metadata=digests
-                )
+        # orbax finds out in a thread, and a process with such a thread takes minutes to end.
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError:
+            raise InputError(
+                f"{self._directory} is gone, moved or deleted while the run went on; bring it back "
+                "and run the same command again, or start anew"
+            ) from None
+        if free < needed:
+            raise InputError(
+                f"{self._directory}: {free / 1e6:,.1f} MB are free, a checkpoint needs "
+                f"{needed / 1e6:,.1f} MB; make room and run the same command again"
+            )
+        with _one_line(self._directory, "written"):
+            content = _content(state, data, best)
+            digests = {DIGESTS: {name: digest(item) for name, item in content.items()}}
+            self._orbax.save_checkpointables_async(
+                step, content, force=True, custom_metadata=digests
+            )
 
     def restore(
         self, state: TrainState, data: grain.DatasetIterator, best: Best | None = None
@@ -113,7 +119,7 @@ class Checkpoints:
         shapes and shardings to restore to, which need not be those that were saved. A damaged
         checkpoint is logged and gets another name. Raises `InputError` if all are damaged.
         """
-        like = jax.tree.map(_abstract, _content(state, data, best))
+        like = _content(state, data, best)
         paths = [Path(saved.path) for saved in reversed(self._orbax.checkpoints)]
         for number, path in enumerate(paths):
             try:
@@ -131,22 +137,12 @@ class Checkpoints:
             )
         return state, best
 
-    @contextmanager
-    def _one_line(self, done: str) -> Iterator[None]:
-        # orbax and tensorstore have no error of their own to catch: theirs are of many classes.
-        try:
-            yield
-        except Exception as error:
-            raise InputError(
-                f"{self._directory}: a checkpoint cannot be {done} ({reason(error)})"
-            ) from None
-
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # What ended the run says more than what follows from it.
-        with suppress(Exception) if kind else self._one_line("written"):
+        with suppress(Exception) if kind else _one_line(self._directory, "written"):
             self._orbax.close()
 
 
@@ -161,17 +157,24 @@ def read_state(directory: Path, step: int, abstract: TrainState) -> TrainState:
 
 def _load(path: Path, like: dict[str, Any]) -> dict[str, Any]:
     """Returns a checkpoint's content; raises `InputError` if it is damaged."""
-    try:
+    with _one_line(path, "read"):
         saved = (ocp.checkpointables_metadata(path).custom_metadata or {}).get(DIGESTS)
         if saved is None:
             raise ValueError("an older version saved it, without digests")
         loaded = ocp.load_checkpointables(path, like)
         damaged = [name for name in like if saved[name] != digest(loaded[name])]
-    except Exception as error:  # as in `_one_line`
-        raise InputError(f"{path}: the checkpoint cannot be read ({reason(error)})") from None
     if damaged:
         raise InputError(f"{path}: the checkpoint's {damaged[0]} is not what was saved")
     return loaded
+
+
+@contextmanager
+def _one_line(path: Path, done: str) -> Iterator[None]:
+    # orbax and tensorstore have no error of their own to catch: theirs are of many classes.
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"{path}: the checkpoint cannot be {done} ({reason(error)})") from None
 
 
 def _set_aside(paths: list[Path]) -> None:
@@ -185,7 +188,7 @@ def digest(item: Any) -> str:
     leaves = jax.tree.leaves(item)
     arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
     others = [str(leaf) for leaf in leaves if not isinstance(leaf, jax.Array)]
-    sums = jax.device_get(_checksums(arrays))
+    sums = jax.device_get(list(map(_checksum, arrays)))
     return hashlib.sha256(json.dumps([list(map(int, sums)), others]).encode()).hexdigest()
 
 
@@ -195,12 +198,8 @@ def _is_finite(arrays: list[Array]) -> Bool[Array, ""]:
 
 
 @jax.jit
-def _checksums(arrays: list[Array]) -> list[UInt32[Array, ""]]:
-    """Returns a sum a array that any change of one element changes, however it is sharded."""
-    return [_checksum(array) for array in arrays]
-
-
 def _checksum(array: Array) -> UInt32[Array, ""]:
+    """Returns a sum that any change of one element changes, however the array is sharded."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     bits = jax.lax.bitcast_convert_type(array, f"uint{8 * array.dtype.itemsize}")
@@ -219,12 +218,6 @@ def _mixed(bits: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 def _content(state: TrainState, data: grain.DatasetIterator, best: Best | None) -> dict[str, Any]:
     return {"state": state, "data": data.get_state()} | ({"best": best} if best else {})
-
-
-def _abstract(leaf: Any) -> Any:
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _quiet() -> None:

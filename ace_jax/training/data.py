@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
 from ace_jax.experiment import Survey
+from ace_jax.model.sharding import place_everywhere, place_scoring
 from ace_jax.prompts.batches import Scoring, Shapes, Targets, scoring
 from ace_jax.prompts.encode import Prompt, PromptStyle, PromptText, render_cells
 from ace_jax.survey.dataset import Dataset, select_questions
@@ -24,11 +27,22 @@ from ace_jax.survey.split import HeldOut, Split
 
 Source = Dataset | ReleasePairs
 
+# What fields have to be with the authors' training file, and why.
+RELEASE = {
+    "prompt.option_order": ("as_given", "it gives whole prompts"),
+    "prompt.language": ("en", "its prompts are English"),
+    "data.questions": ((), "it does not name all questions"),
+    "data.granularity": (None, "it has the finest cells only"),
+    "objective.toggles": (("attributes",), "it has no pair between countries"),
+    "objective.pair_weight": ("none", "it has no numbers of respondents"),
+}
+
 
 @dataclass(frozen=True)
 class Examples:
     """Pairs, and by endpoint, each once, its prompt, the survey's answer and its mode (Eq. 13).
 
+    Where training draws one of two orders of options, the prompts in the other order come behind.
     `pairs` has columns `cell_0` and `cell_1` (int64, positions in the lists; A=0 and A=1),
     `country`, `question_id`, `attribute`, `context` (contiguous), and `weight` (float64, mean 1).
     """
@@ -37,21 +51,15 @@ class Examples:
     prompts: list[PromptText]
     answers: list[Float[np.ndarray, "_"]]
     modes: list[int]
-    turned: list[PromptText] = field(default_factory=list)
-    """The prompts with the options in the other order, where training draws one of both."""
 
     @property
     def doubled(self) -> "Examples":
         """Every pair again behind the last one, as its options are listed in the other order."""
-        if not self.turned:
+        if len(self.prompts) <= len(self.answers):
             return self
         moved = self.pairs[["cell_0", "cell_1"]] + len(self.answers)
-        return Examples(
-            pairs=pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True),
-            prompts=self.prompts + self.turned,
-            answers=2 * self.answers,
-            modes=2 * self.modes,
-        )
+        both = pd.concat([self.pairs, self.pairs.assign(**moved)], ignore_index=True)
+        return Examples(both, self.prompts, 2 * self.answers, 2 * self.modes)
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,14 @@ def training_data(
     split = split or Split(config.data.holdout, config.seed)
     if source is None:
         source = read_train(Path(path)) if is_release_train(Path(path)) else load_survey(path)
-    weight = config.objective.pair_weight
     if isinstance(source, Dataset):
         dataset = select_questions(source, config.data.questions)
         style = style or PromptStyle.of(**config.prompt)
         held_out = split.held_out(dataset)
         pairs = _pairs(dataset, held_out, config)
-        ends = pairs[["cell_0", "cell_1"]].to_numpy()
-        unseen = held_out.cells(dataset)[ends].any(axis=1)
+        unseen = held_out.cells(dataset)[pairs[["cell_0", "cell_1"]].to_numpy()].any(axis=1)
         survey = Survey.of(source, path, tuple(config.data.questions))
+        weight = config.objective.pair_weight
         examples = partial(of_dataset, dataset, style=style, pair_weight=weight)
     else:
         _check_release(config)
@@ -97,17 +104,15 @@ def training_data(
         survey = Survey(
             name=Path(path).name,
             path=path,
-            digest=digest(of_release(source, pairs, "none")),
+            digest=digest(of_release(source, pairs)),
             questions=(),
             attributes={},
             countries=tuple(sorted(map(str, pairs["country"].unique()))),
         )
-        examples = partial(of_release, source, pair_weight=weight)
-    train = examples(_kept(pairs, ~unseen, "leaves none of", config))
-    validation = None
+        examples = partial(of_release, source)
+    train, validation = examples(_kept(pairs, ~unseen, "leaves none of", config)), None
     if config.validation.every_steps is not None:
-        drawn = _drawn(_kept(pairs, unseen, "holds out none of", config), config)
-        validation = examples(drawn)
+        validation = examples(_drawn(_kept(pairs, unseen, "holds out none of", config), config))
     learned = "-".join(digest(each) for each in (train, validation) if each)
     return TrainingData(replace(survey, examples=learned), held_out, train, validation)
 
@@ -121,34 +126,23 @@ def of_dataset(
     (`toggle_weights`).
     """
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
-    cells = dataset.cells.iloc[endpoints]
-    answers = list(dataset.learnt.iloc[endpoints])
-    ends = np.stack([cell_0, cell_1], axis=1)
+    cells, answers = dataset.cells.iloc[endpoints], list(dataset.learnt.iloc[endpoints])
     weight: Float[np.ndarray, _] | float = 1.0
     if pair_weight == "precision":
-        weight = pair_precision(cells, ends)
+        weight = pair_precision(cells, np.stack([cell_0, cell_1], axis=1))
     elif pair_weight == "toggle":
         weight = toggle_weights(pairs["attribute"])
-    prompts, *turned = (render_cells(cells, dataset, style, order) for order in style.listings)
+    listed = (render_cells(cells, dataset, style, order) for order in style.listings)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=weight),
-        prompts=prompts,
+        prompts=list(chain.from_iterable(listed)),
         answers=answers,
         modes=[mode(answer) for answer in answers],
-        turned=turned[0] if turned else [],
     )
 
 
-def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> Examples:
-    """Returns the examples of some pairs of the authors' training file, with its own prompts.
-
-    Raises `InputError` for pair weights: the file does not say how many respondents answered.
-    """
-    if pair_weight != "none":
-        raise InputError(
-            f"objective.pair_weight {pair_weight}: the authors' training file has no numbers of "
-            "respondents; set it to none, or train on a DATASET"
-        )
+def of_release(release: ReleasePairs, pairs: pd.DataFrame) -> Examples:
+    """Returns the examples of some pairs of the authors' training file, with its own prompts."""
     endpoints, (cell_0, cell_1) = _endpoints(pairs)
     return Examples(
         pairs=pairs.assign(cell_0=cell_0, cell_1=cell_1, weight=1.0),
@@ -161,7 +155,7 @@ def of_release(release: ReleasePairs, pairs: pd.DataFrame, pair_weight: str) -> 
 def digest(examples: Examples) -> str:
     """Returns the SHA-256 (hex) of all that a run learns from: prompts, answers, pairs, weights."""
     hashed = hashlib.sha256()
-    for prompt in examples.prompts + examples.turned:
+    for prompt in examples.prompts:
         hashed.update(json.dumps([prompt.text, *prompt.labels]).encode())
     for answer in examples.answers:
         hashed.update(np.asarray(answer, np.float64).tobytes())
@@ -171,8 +165,7 @@ def digest(examples: Examples) -> str:
 
 
 def _pairs(dataset: Dataset, held_out: HeldOut, config: ConfigDict) -> pd.DataFrame:
-    granularity = config.data.granularity
-    attributes = dataset.attributes
+    granularity, attributes = config.data.granularity, dataset.attributes
     if granularity not in (None, *range(1, len(attributes) + 1)):
         raise InputError(
             f"data.granularity: {granularity} is not a number of attributes that personas can "
@@ -194,18 +187,14 @@ def _pairs(dataset: Dataset, held_out: HeldOut, config: ConfigDict) -> pd.DataFr
 
 def _check_release(config: ConfigDict) -> None:
     """Raises `InputError` for what the authors' training file cannot do."""
-    if config.prompt.option_order != "as_given":
-        raise InputError(
-            "prompt.option_order: the authors' file gives whole prompts; set it to as_given"
-        )
-    if config.prompt.language != "en":
-        raise InputError("prompt.language: the authors' file has English prompts; set it to en")
-    if config.data.questions:
-        raise InputError("data.questions: needs a DATASET; the authors' file does not name all")
-    if config.data.granularity is not None:
-        raise InputError("data.granularity: needs a DATASET; the authors' file has finest cells")
-    if COUNTRY in config.objective.toggles:
-        raise InputError("objective.toggles: the authors' file has no pair between countries")
+    for where, (needed, why) in RELEASE.items():
+        section, name = where.split(".")
+        value = config[section][name]
+        if (tuple(value) if isinstance(value, list) else value) != needed:
+            raise InputError(
+                f"{where}: {value} does not go with the authors' training file: {why}; "
+                f"set it to {needed}, or train on a DATASET"
+            )
 
 
 def _kept(
@@ -223,8 +212,10 @@ def _drawn(pairs: pd.DataFrame, config: ConfigDict) -> pd.DataFrame:
     """Returns at most `validation.pairs` pairs: whole contexts in an order that the seed draws."""
     order = np.random.default_rng(config.seed).permutation(pairs["context"].unique())
     rank = pd.Series(np.arange(len(order)), index=order)
-    drawn = pairs["context"].map(rank).sort_values(kind="stable").index[: config.validation.pairs]
-    return pairs.loc[drawn].reset_index(drop=True)
+    drawn = pairs.sort_values(
+        "context", kind="stable", key=lambda contexts: contexts.map(rank), ignore_index=True
+    )
+    return drawn[: config.validation.pairs]
 
 
 def _ids_of(pairs: pd.DataFrame, unseen: Bool[np.ndarray, "pairs"]) -> HeldOut:
@@ -250,6 +241,10 @@ class TrainingBatch:
     targets: Targets
     rows: Int[np.ndarray, "Q"]
 
+    def placed(self, mesh: Mesh) -> tuple[Scoring, Targets]:
+        """Puts the batch, the same on every process, on the mesh."""
+        return place_scoring(self.scoring, mesh), place_everywhere(self.targets, mesh)
+
 
 @dataclass(frozen=True)
 class Collate:
@@ -271,7 +266,7 @@ class Collate:
     def __call__(self, units: list[np.ndarray]) -> TrainingBatch:
         """Lays out the pairs of some units; each endpoint is computed once."""
         rows = np.concatenate(units)
-        cells, (slot_0, slot_1) = _endpoints(self.examples.pairs.iloc[rows])
+        cells, slots = _endpoints(self.examples.pairs.iloc[rows])
         layout = scoring([self.prompts[cell] for cell in cells], self.shapes, self.max_cells)
         targets = Targets(
             p_data=np.zeros((self.max_cells, self.shapes.options), np.float32),
@@ -283,6 +278,6 @@ class Collate:
             answer = self.examples.answers[cell]
             targets.p_data[slot, : len(answer)] = answer
             targets.mode[slot] = self.examples.modes[cell]
-        targets.pairs[: len(rows)] = np.stack([slot_0, slot_1], axis=1)
-        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].to_numpy()[rows]
+        targets.pairs[: len(rows)] = slots.T
+        targets.pair_weight[: len(rows)] = self.examples.pairs["weight"].iloc[rows]
         return TrainingBatch(layout, targets, rows)

@@ -17,10 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from ace_jax.errors import InputError
-from ace_jax.model.sharding import place_everywhere, place_scoring
-from ace_jax.runtime.claim import Claim
+from ace_jax.model.sharding import place_everywhere
 from ace_jax.runtime.metrics import MetricsLog
-from ace_jax.runtime.processes import Agreement, is_first
+from ace_jax.runtime.processes import Agreement
 from ace_jax.training.checkpoints import Checkpoints
 from ace_jax.training.data import TrainingBatch
 from ace_jax.training.step import Metrics, Schedule, StageEnd, TrainState, TrainStep
@@ -55,7 +54,6 @@ class Loop:
         state: TrainState,
         best: Best | None,
         data: grain.DatasetIterator,
-        claim: Claim,
         saved: Checkpoints,
         log: MetricsLog | None,
         stop: threading.Event,
@@ -97,9 +95,8 @@ class Loop:
             waited += time.perf_counter() - asked
             epoch, number, stage = self.schedule.at(step)
             weights = np.float32(stage.alpha), np.float32(stage.beta)
-            targets, weights = place_everywhere((batch.targets, weights), self.mesh)
-            scoring = place_scoring(batch.scoring, self.mesh)
-            state, metrics = self.train_step(state, self.base, scoring, targets, weights)
+            placed = *batch.placed(self.mesh), place_everywhere(weights, self.mesh)
+            state, metrics = self.train_step(state, self.base, *placed)
             ends = self.schedule.ends_stage(step + 1)
             if ends:
                 state = self.end_stage(state, step + 1 < self.schedule.steps)
@@ -114,8 +111,6 @@ class Loop:
                 stopping |= settle(pending, validate)[0]
                 pending = None
             if save or stopping or self._is_over(best):
-                if is_first():
-                    claim.check_still_there()
                 saved.save(state, data, best)
             if stopping:
                 return state, best, True

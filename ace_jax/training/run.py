@@ -19,7 +19,7 @@ from ace_jax.experiment import Experiment, Prompt, versions
 from ace_jax.language_model import LanguageModel
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats import peft
-from ace_jax.model.formats.cards import Scores, adapter_card
+from ace_jax.model.formats.cards import card
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
 from ace_jax.model.tree_attention import checked_attention
@@ -32,12 +32,7 @@ from ace_jax.runtime.progress import log
 from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.split import Split
 from ace_jax.training.checkpoints import Checkpoints, Policy, digest
-from ace_jax.training.data import (
-    Collate,
-    Source,
-    TrainingData,
-    training_data,
-)
+from ace_jax.training.data import Collate, Source, TrainingData, training_data
 from ace_jax.training.loop import Loop
 from ace_jax.training.step import (
     Schedule,
@@ -156,8 +151,7 @@ def train(
     adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization, way)
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
-    batching = Batching(recipe.batch.size, recipe.batch.row_lengths)
-    train = data.train.doubled
+    batching, train = Batching(recipe.batch.size, recipe.batch.row_lengths), data.train.doubled
     prompts = model.tokenize(train.prompts)
     collate = Collate(train, prompts, batching.shapes(prompts, mesh), units.max_pairs)
     batches = training_batches(units, collate, schedule.epochs, recipe.shuffle, config.seed)
@@ -192,15 +186,14 @@ def train(
     optimizer = make_optimizer(recipe.optimizer, schedule.steps)
     shardings = state_shardings(lora, optimizer, mesh)
     state = initial_state(lora, optimizer, key, mesh)
-    anchor = recipe.objective.anchor
+    anchor, dropout = recipe.objective.anchor, recipe.lora.dropout
     validator = None
     if held_out:
         score = make_validation_step(adapted.graph, anchor, mesh)
         validator = Validator(recipe.validation, score, base, held_out, mesh, schedule)
-    dropout, pairs = recipe.lora.dropout, train.pairs
     step_of = make_train_step(adapted.graph, optimizer, anchor, dropout, shardings, mesh)
     end = make_stage_end(recipe.optimizer, shardings, schedule.steps)
-    loop = Loop(step_of, end, base, schedule, validator, last_step, pairs, mesh)
+    loop = Loop(step_of, end, base, schedule, validator, last_step, train.pairs, mesh)
     raise_if(bool(agreement(stop.is_set()).any()), "before the first step")
 
     with Checkpoints(claim.workdir / "checkpoints", policy) as saved:
@@ -214,7 +207,7 @@ def train(
         log(f"training: step {int(state.step)} of {last_step}, {len(schedule.stages)} stage(s)")
         logged = (claim.workdir, int(state.step), last_step, config.log.wandb, experiment.to_json())
         with MetricsLog(*logged) if is_first() else nullcontext() as metrics:
-            state, best, stopped = loop.run(state, best, batches, claim, saved, metrics, stop)
+            state, best, stopped = loop.run(state, best, batches, saved, metrics, stop)
     raise_if(stopped, f"at step {int(state.step)}")
 
     lora, step = state.lora, int(state.step)
@@ -234,13 +227,7 @@ def train(
     return run
 
 
-def write_adapter(
-    directory: Path,
-    lora: nnx.State,
-    experiment: Experiment,
-    step: int,
-    scores: Scores | None = None,
-) -> None:
+def write_adapter(directory: Path, lora: nnx.State, experiment: Experiment, step: int) -> None:
     """Writes an adapter with its model card and its experiment's record.
 
     Raises `InputError` for weights that are not finite, or as `peft.write_adapter`.
@@ -256,11 +243,11 @@ def write_adapter(
         "made with": ", ".join(f"{name} {which}" for name, which in experiment.versions.items()),
     }
     shape = experiment.recipe.lora
-    card = adapter_card(base, shape, facts, scores)
     factors = peft.factors_of(lora)
     if broken := [name for name, factor in factors.items() if not np.isfinite(factor).all()]:
         raise InputError(f"{directory}: {broken[0]} of step {step} is not finite; not written")
-    peft.write_adapter(directory, factors, shape, base, card, experiment.to_json())
+    readme = card("adapter", base, lora=shape, facts=facts)
+    peft.write_adapter(directory, factors, shape, base, readme, experiment.to_json())
 
 
 def _log_data(data: TrainingData, config: ConfigDict, schedule: Schedule, last_step: int) -> None:

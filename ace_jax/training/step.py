@@ -65,10 +65,8 @@ class Schedule:
 
     def last_step(self, max_steps: int | None) -> int:
         """Returns the number of steps to do; raises `InputError` for a limit below one."""
-        if max_steps is None:
-            return self.steps
-        check_positive("max_steps", max_steps)
-        return min(self.steps, max_steps)
+        check_positive("max_steps", 1 if max_steps is None else max_steps)
+        return min(self.steps, max_steps or self.steps)
 
     def at(self, step: int) -> tuple[int, int, Stage]:
         """Returns epoch and number of the stage, both from 1, and the stage of a 0-based step."""
@@ -243,11 +241,8 @@ def make_stage_end(
     def flushed(state: TrainState) -> TrainState:
         waiting = state.optimizer
         updates, inner = rule.update(waiting.acc_grads, waiting.inner_opt_state, state.lora)
-        empty = waiting._replace(
-            mini_step=jnp.zeros_like(waiting.mini_step),
-            gradient_step=waiting.gradient_step + 1,
-            inner_opt_state=inner,
-            acc_grads=jax.tree.map(jnp.zeros_like, waiting.acc_grads),
+        empty = optimizer.init(state.lora)._replace(
+            gradient_step=waiting.gradient_step + 1, inner_opt_state=inner
         )
         return replace(state, lora=optax.apply_updates(state.lora, updates), optimizer=empty)
 

@@ -40,7 +40,7 @@ class Units:
         and so share a trie: in alphabetical order a prompt stands beside those it shares most with.
         """
         pairs = examples.pairs
-        turned = len(pairs) if examples.turned else 0
+        turned = len(pairs) if len(examples.prompts) > len(examples.answers) else 0
         if batch.unit == "pair":
             return cls(list(np.arange(len(pairs))[:, None]), batch.size, turned)
         if batch.unit == "context":

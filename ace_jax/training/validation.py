@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from ace_jax.errors import InputError
 from ace_jax.losses import Anchor
-from ace_jax.model.sharding import place_everywhere, place_scoring, replicated
+from ace_jax.model.sharding import replicated
 from ace_jax.prompts.batches import Scoring, Shapes, Targets
 from ace_jax.prompts.encode import Prompt
 from ace_jax.recipe import Validation
@@ -87,11 +87,7 @@ class Validator:
 
         All processes return what process 0 computes. Raises `InputError` where one is not finite.
         """
-        scored = []
-        for batch in self.batches:
-            targets = place_everywhere(batch.targets, self.mesh)
-            scoring = place_scoring(batch.scoring, self.mesh)
-            scored.append(self.step(lora, self.base, scoring, targets))
+        scored = [self.step(lora, self.base, *each.placed(self.mesh)) for each in self.batches]
         rows = np.array([[row[name] for name in PARTS] for row in jax.device_get(scored)])
         sizes = [len(batch.rows) for batch in self.batches]
         anchor, effect = from_first(np.average(rows, axis=0, weights=sizes)).tolist()
@@ -102,8 +98,8 @@ class Validator:
                 f"step {step} has the loss {loss} over the held-out pairs; nothing was saved since "
                 "the last checkpoint; try a lower optimizer.learning_rate"
             )
-        named = {"loss": loss, "anchor_loss": anchor, "effect_loss": effect}
-        return {f"validation_{name}": value for name, value in named.items()}
+        names = ("loss", *PARTS)
+        return {f"validation_{k}": v for k, v in zip(names, (loss, anchor, effect), strict=True)}
 
     def chosen(self, state: TrainState, best: Best) -> tuple[nnx.State, int]:
         """Returns the adapter and its step: the best if asked for and the stage has one."""

@@ -35,7 +35,6 @@ from faults.mutations import damaged
 from ace_jax.convert import inspect
 from ace_jax.errors import InputError
 from ace_jax.model.architecture import base_dtype
-from ace_jax.model.formats.cards import Scores
 from ace_jax.model.formats.hf import fingerprint, own_tensors
 from ace_jax.model.formats.hub import open_checkpoint
 from ace_jax.model.formats.peft import read_factors, read_lora_config
@@ -95,7 +94,7 @@ def _checkpoint(path: Path) -> None:
     checkpoint = open_checkpoint(str(path))
     model = abstract(checkpoint.config, None, base_dtype("float32"))
     for name in own_tensors(model.base, checkpoint.source):
-        checkpoint.source.read(name, (slice(None),) * len(checkpoint.source.shape(name)))
+        checkpoint.source.read(name)
     fingerprint(checkpoint.source)
     encode([PromptText("Who are you?\n", ("1", "2"))], checkpoint.tokenizer, chat=False)
 
@@ -233,11 +232,6 @@ READERS = {
     "issp dta": Reader("issp", {"ZA7650.dta": "bytes"}, _survey("issp", "ZA7650.dta")),
     "run": Reader(
         "run", {"run/metrics.jsonl": "lines"}, lambda at: read_rows(at / "run" / "metrics.jsonl")
-    ),
-    "evaluation": Reader(
-        "evaluation",
-        {"out/run.json": "json", "out/scores.csv": "text"},
-        lambda at: Scores.read(at / "out"),
     ),
     "template": Reader("template", {"persona_first.j2": "text"}, _template, every=5),
     "chat template": Reader(

@@ -15,7 +15,6 @@ from test_gss import ABORTION, SPENDING, WAGES
 from test_kinds import ods, por, rds, upper_names, xlsx, xpt
 from test_release_eval import put, put_everyone
 from test_release_train import pair, write_lines
-from test_report import predictions
 from test_table import CODEBOOK
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -186,25 +185,6 @@ def _surveys(directory: Path) -> None:
 
 
 def _outputs(directory: Path) -> None:
-    out = _made(directory / "evaluation" / "out")
-    predictions(1).to_parquet(out / "predictions.parquet", index=False)
-    run = {
-        "version": "0",
-        "seed": 0,
-        "model": {"path": "m", "name": "m", "dtype": "float32", "sha256": "0"},
-        "adapter": {"path": "a", "sha256": "0"},
-        "data": {"path": "gss2018", "min_n": 1, "split": "all"},
-        "attributes": {
-            "gender": ["Male", "Female"],
-            "education": ["College Educated", "Not College Educated"],
-            "residence": ["Urban", "Rural"],
-            "marital_status": ["Married", "Not Married"],
-        },
-        "prompt": {"template": "persona_first"},
-    }
-    (out / "run.json").write_text(json.dumps(run))
-    scores = "country,granularity,n_cells,score,ci_low,ci_high\nALL,4,32,0.5,0.4,0.6\n"
-    (out / "scores.csv").write_text(scores)
     run = _made(directory / "run" / "run")
     lines = [{"step": step, "loss": 1.0 / step, "stage": 1} for step in (1, 2, 3)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,25 +1,14 @@
-"""Model cards: the README.md beside every export, with the hub's metadata on top.
+"""Model cards: the README.md beside every export, with the hub's metadata on top."""
 
-The texts are the templates `*_card.md.j2` in this directory.
-"""
-
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from huggingface_hub import ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ace_jax import __version__
-from ace_jax.errors import InputError
-from ace_jax.files import read_object, reason
 from ace_jax.model.formats.hub import is_hub_id
 from ace_jax.model.formats.peft import BaseModel
-from ace_jax.model.lora import LoRAConfig
 
-COLUMNS = {"granularity": int, "n_cells": int, "score": float, "ci_low": float, "ci_high": float}
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     undefined=StrictUndefined,
@@ -29,56 +18,15 @@ TEMPLATES = Environment(
 )
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What `evaluate` found."""
+def card(name: str, base: BaseModel, **fields: Any) -> str:
+    """Returns the README that `NAME_card.md.j2` makes of its fields.
 
-    data: str  # name of the survey
-    split: str  # the part of its cells that was scored
-    rows: list[dict[Hashable, Any]]  # `COLUMNS` of each granularity; scores in [0, 1]
-    adapter_sha256: str | None  # of the adapter scored; None is the base model
-
-    @classmethod
-    def read(cls, directory: Path) -> "Scores":
-        """Reads an OUT directory; raises `InputError` where it is none."""
-        run = read_object(directory / "run.json", "an output of ace_jax.evaluate")
-        try:
-            table = pd.read_csv(directory / "scores.csv", keep_default_na=False, na_values=[""])
-            table = table[table["country"] == "ALL"].astype(COLUMNS)
-            rows, adapter = table[list(COLUMNS)].to_dict("records"), run["adapter"]
-            data, split = Path(run["data"]["path"]).name, str(run["data"]["split"])
-            return cls(data, split, rows, None if adapter is None else str(adapter["sha256"]))
-        except (ArithmeticError, OSError, LookupError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{directory}: not an output of ace_jax.evaluate ({reason(error)})"
-            ) from None
-
-
-def adapter_card(
-    base: BaseModel, lora: LoRAConfig, facts: Mapping[str, str], scores: Scores | None = None
-) -> str:
-    """Returns the README of a PEFT directory; `facts` are on its training, a line each."""
+    Those of `adapter` are `lora` and `facts` (on its training, a line each); those of `checkpoint`
+    its `dtypes`, and `adapter` (name) and `lora` of what is merged into it, or None.
+    """
+    # The hub links to the base model by its id; a local path would be a dead link.
+    hub_id = base.name if is_hub_id(base.name) and not Path(base.name).exists() else None
     # transformers reads neither a GGUF file nor a built-in name.
     in_transformers = "/" in base.name and not base.name.endswith(".gguf")
-    data = ModelCardData(library_name="peft", tags=["lora", "ace-align", "survey"])
-    own = {"facts": facts, "scores": scores, "in_transformers": in_transformers}
-    return _render("adapter_card", data, base, lora=lora, **own)
-
-
-def checkpoint_card(
-    base: BaseModel, dtypes: Sequence[str], adapter: str | None, lora: LoRAConfig | None
-) -> str:
-    """Returns the README of a checkpoint in `dtypes`, into which an adapter may be merged."""
-    tags = ["ace-align", "survey"] if lora else None
-    data = ModelCardData(library_name="transformers", tags=tags)
-    return _render("checkpoint_card", data, base, lora=lora, dtypes=dtypes, adapter=adapter)
-
-
-def _render(name: str, data: ModelCardData, base: BaseModel, **fields: Any) -> str:
-    # The hub links to the base model by its id; a local path would be a dead link.
-    if is_hub_id(base.name) and not Path(base.name).exists():
-        data.base_model = base.name
-    data.pipeline_tag = "text-generation"
-    template = TEMPLATES.get_template(f"{name}.md.j2")
-    body = template.render(fields, base=base, version=__version__)
-    return f"---\n{data.to_yaml()}\n---\n\n{body}"
+    known = {"hub_id": hub_id, "in_transformers": in_transformers, "version": __version__}
+    return TEMPLATES.get_template(f"{name}_card.md.j2").render(fields, base=base, **known)

@@ -1,4 +1,4 @@
-"""GGUF files of LLaMA-like models (llama.cpp's format): config, weights and tokenizer.
+"""GGUF files (llama.cpp's format): LLaMA-like models are read, adapters written.
 
 The `gguf` package reads the file. Tensors get their Hugging Face names, so the rest of the program
 sees one kind of checkpoint. For its own RoPE, llama.cpp interleaves the two halves of each query
@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, MODEL_ARCH, GGUFReader, GGUFValueType, get_tensor_name_map
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH,
+    GGUFReader,
+    GGUFType,
+    GGUFValueType,
+    GGUFWriter,
+    Keys,
+    get_tensor_name_map,
+)
 from gguf.quants import dequantize
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
@@ -22,7 +31,9 @@ from transformers import PreTrainedTokenizerFast
 from ace_jax.errors import InputError, within
 from ace_jax.files import reason
 from ace_jax.model.architecture import LlamaConfig, architecture_of
-from ace_jax.model.formats.hf import MODULES, TOP, Index, Stored, TensorSource
+from ace_jax.model.formats.hf import MODULES, TOP, Index, Stored, TensorSource, hf_names
+from ace_jax.model.formats.peft import Factors, factor_names
+from ace_jax.model.lora import TARGETS, LoRAConfig
 
 # llama.cpp's names of modules -> those of Hugging Face; a layer's are without its number.
 NAMES = get_tensor_name_map(MODEL_ARCH.QWEN3, n_blocks=1)
@@ -280,6 +291,41 @@ class GGUFSource(TensorSource):
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         )
         return tokenizer
+
+
+def write_gguf_adapter(
+    file: Path,
+    factors: Factors,
+    lora: LoRAConfig,
+    model: LlamaConfig,
+) -> None:
+    """Writes an adapter's A and B (as `peft.read_factors` has them) for `llama.cpp --lora FILE`.
+
+    llama.cpp adds alpha / rank * B A to the tensor that the names of A and B begin with. B's rows
+    stand in the order of that tensor's rows. Raises `InputError` for a scale of 0, which llama.cpp
+    takes for 1.
+    """
+    if not lora.scale:
+        raise InputError("lora_alpha is 0, which llama.cpp takes for a scale of 1")
+    name_of = {module: name for name, module in MODULE_OF.items()}
+    writer = GGUFWriter(file, model.llama_cpp)
+    writer.add_type(GGUFType.ADAPTER)
+    writer.add_string(Keys.Adapter.TYPE, "lora")
+    # llama.cpp knows no rank-stabilised scale: it divides alpha by the rank.
+    writer.add_float32(Keys.Adapter.LORA_ALPHA, lora.scale * lora.rank)
+    for target in (each for each in TARGETS if each in lora.targets):
+        for layer, name in enumerate(hf_names(("layers", target, "kernel"), model.num_layers)):
+            a, b = (factors[factor] for factor in factor_names(name))
+            if is_interleaved(name, model):
+                halves = b.reshape(-1, 2, model.head_dim // 2, lora.rank)
+                b = halves.swapaxes(1, 2).reshape(b.shape)
+            tensor = f"blk.{layer}.{name_of[MODULES[target]]}.weight"
+            writer.add_tensor(f"{tensor}.lora_a", a)
+            writer.add_tensor(f"{tensor}.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def is_interleaved(name: str, config: LlamaConfig) -> bool:

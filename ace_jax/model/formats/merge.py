@@ -5,23 +5,23 @@ and written at a time, so a host never holds more than one.
 """
 
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
-from jaxtyping import Float
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from ace_jax.errors import InputError
 from ace_jax.files import read_object, write_json
 from ace_jax.model.formats.gguf import GGUFSource
-from ace_jax.model.formats.hf import INDEX, TensorSource
+from ace_jax.model.formats.hf import INDEX, TensorSource, own_tensors
 from ace_jax.model.formats.hub import Checkpoint
-from ace_jax.model.formats.peft import factor_names
+from ace_jax.model.formats.peft import Factors, factor_names
+from ace_jax.model.llama import abstract_model
+from ace_jax.model.lora import LoRAConfig
 
 DTYPES = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -33,27 +33,23 @@ TOKENIZER = ("*token*", "vocab.json", "merges.txt", "chat_template.*")
 COMPANIONS = ("generation_config.json", *TOKENIZER, "LICENSE*", "NOTICE*", "USE_POLICY*")
 
 
-class LowRank(NamedTuple):
-    """An adapter to merge: A and B of each layer under their PEFT names, and the scale of B A."""
-
-    factors: Mapping[str, Float[np.ndarray, "out in"]]
-    scale: float
-
-
-def write_weights(
+def write_checkpoint(
     directory: Path,
-    source: TensorSource,
-    names: Collection[str],
-    adapter: LowRank | None,
-    dtype: np.dtype | None,
-    shard_size: str,
+    checkpoint: Checkpoint,
+    adapter: tuple[LoRAConfig, Factors] | None = None,
+    dtype: np.dtype | None = None,
+    shard_size: str = "5GB",
 ) -> list[str]:
-    """Writes shards of safetensors with their index, or one file where all tensors fit into it.
+    """Writes a model into an empty directory, with an adapter merged into it if given.
 
-    The tensors are those of `names`. The adapter is merged into them. `dtype` None keeps the dtype
-    of each. A file has at most `shard_size`, such as "5GB". Returns the dtypes written. Raises
-    `InputError` where the size cannot be read, or `dtype` cannot hold a value.
+    The weights are shards of safetensors with their index, or one file where all fit into it. A
+    file has at most `shard_size`. `dtype` None keeps the dtype of each tensor. Returns the dtypes
+    written. Raises `InputError` where the size cannot be read, `dtype` cannot hold a value, or the
+    tensors do not fit config.json.
     """
+    source = checkpoint.source
+    names = own_tensors(abstract_model(checkpoint.config).base, source)
+    _write_description(directory, checkpoint, dtype)
     dtypes = {name: dtype or source.read(name, (slice(0, 1),)).dtype for name in names}
     sizes = {name: int(np.prod(source.shape(name))) * dtypes[name].itemsize for name in dtypes}
     try:
@@ -80,7 +76,7 @@ def write_weights(
     return sorted({dtype.name for dtype in dtypes.values()})
 
 
-def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype | None) -> None:
+def _write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype | None) -> None:
     """Writes config.json, the generation config and the tokenizer beside the weights.
 
     Raises `InputError` for a GGUF file with factors of RoPE, which a config.json cannot express.
@@ -111,13 +107,13 @@ def write_description(directory: Path, checkpoint: Checkpoint, dtype: np.dtype |
 
 
 def _merged(
-    source: TensorSource, name: str, adapter: LowRank | None, dtype: np.dtype
+    source: TensorSource, name: str, adapter: tuple[LoRAConfig, Factors] | None, dtype: np.dtype
 ) -> np.ndarray:
-    weight = source.read(name, (slice(None),) * len(source.shape(name)))
+    weight = source.read(name)
     a, b = factor_names(name)
-    if adapter and a in adapter.factors:
-        delta = np.float32(adapter.scale) * (adapter.factors[b] @ adapter.factors[a])
-        weight = weight.astype(np.float32) + delta
+    config, factors = adapter or (None, {})
+    if config and a in factors:
+        weight = weight.astype(np.float32) + np.float32(config.scale) * (factors[b] @ factors[a])
     with np.errstate(over="ignore"):  # an InputError below
         rounded = np.ascontiguousarray(weight.astype(dtype, copy=False))
     if not np.isfinite(rounded).all():

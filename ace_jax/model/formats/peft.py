@@ -54,6 +54,9 @@ class BaseModel:
     fingerprint: str | None = None
 
 
+Factors = Mapping[str, Float[np.ndarray, "out in"]]  # A and B of each layer, by PEFT name
+
+
 def adapter_config(fields: ConfigDict) -> LoRAConfig:
     """Returns the adapter's shape that a config's `lora` fields ask for, or that of `init_from`."""
     if fields.init_from:
@@ -62,7 +65,7 @@ def adapter_config(fields: ConfigDict) -> LoRAConfig:
     return LoRAConfig(fields.rank, fields.alpha, fields.dropout, targets, fields.rslora)
 
 
-def factors_of(lora: nnx.State) -> dict[str, Float[np.ndarray, "out in"]]:
+def factors_of(lora: nnx.State) -> Factors:
     """Returns A and B of every layer of trained parameters, under their PEFT names."""
     return {
         name: np.ascontiguousarray(np.asarray(stacked)[layer].T)
@@ -73,7 +76,7 @@ def factors_of(lora: nnx.State) -> dict[str, Float[np.ndarray, "out in"]]:
 
 def write_adapter(
     directory: Path,
-    factors: Mapping[str, Float[np.ndarray, "out in"]],
+    factors: Factors,
     config: LoRAConfig,
     base: BaseModel,
     card: str,
@@ -182,9 +185,7 @@ def load_adapter(
     return jax.tree_util.tree_map_with_path(stack, abstract, shardings)
 
 
-def read_factors(
-    directory: Path, abstract: nnx.State, base_fingerprint: str | None
-) -> dict[str, Float[np.ndarray, "out in"]]:
+def read_factors(directory: Path, abstract: nnx.State, base_fingerprint: str | None) -> Factors:
     """Returns an adapter's A and B of every layer in float32, under their PEFT names.
 
     Raises `InputError` where the adapter belongs to another base model than `base_fingerprint`
@@ -206,8 +207,7 @@ def read_factors(
     }
     source = _weights(directory)
     check_fit(source, shapes, set(), str(directory / WEIGHTS))
-    whole = (slice(None), slice(None))
-    factors = {name: source.read(name, whole).astype(np.float32) for name in shapes}
+    factors = {name: source.read(name).astype(np.float32) for name in shapes}
     with safe_open(directory / WEIGHTS, framework="numpy") as handle:
         written = (handle.metadata() or {}).get(DIGEST)
     if base_fingerprint and written not in (None, _digest(factors, read_lora_config(directory))):
@@ -233,7 +233,7 @@ def _in_fixed_order(file: bytes) -> bytes:
     return file[:start] + ordered.ljust(end - start) + file[end:]
 
 
-def _digest(factors: Mapping[str, np.ndarray], config: LoRAConfig) -> str:
+def _digest(factors: Factors, config: LoRAConfig) -> str:
     scaled = [config.rank, float(config.alpha), config.rslora, sorted(config.targets)]
     digest = hashlib.sha256(json.dumps(scaled).encode())
     for name in sorted(factors):
