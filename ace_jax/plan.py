@@ -7,6 +7,7 @@ Compiling for a GPU needs a GPU, so `h100:2` compiles for the CPU and compares w
 Prints memory, operations, bytes sent and the time.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -14,8 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ace_jax import command
-from ace_jax.errors import InputError
-from ace_jax.files import write_json
+from ace_jax.files import whole_file, write_json
 from ace_jax.planning.devices import Topology
 from ace_jax.planning.program import plan, text
 from ace_jax.runtime.progress import log
@@ -26,12 +26,12 @@ def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
     jax.config.update("jax_platforms", "cpu")
     # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
     jax.config.update("jax_exec_time_optimization_effort", -1.0)
-    if output and not output.parent.is_dir():
-        raise InputError(f"--json {output}: {output.parent} is not a directory; make it first")
-    result = plan(config, Topology.of(topology_name))
+    with whole_file(output) if output else nullcontext() as file:
+        result = plan(config, Topology.of(topology_name))
+        if file:
+            write_json(file, result)
     print(text(result))
     if output:
-        write_json(output, result)
         log(f"plan: {output}")
 
 

@@ -24,6 +24,7 @@ fi
 
 mkdir -p "$output"
 for variant in "${variants[@]}"; do
+  rm -f "$output/$variant.json"
   python -m ace_jax.plan --config "configs/llama3.py:$variant" --topology "${topology[$variant]}" \
     --json "$output/$variant.json" > "$output/$variant.txt"
 done

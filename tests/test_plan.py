@@ -69,9 +69,12 @@ def test_a_missing_libtpu_is_named(config, monkeypatch):
         plan.main(config, "v5e:2x2", None)
 
 
-def test_json_needs_a_directory(config, tmp_path):
-    with pytest.raises(InputError, match=r"--json .* is not a directory"):
-        plan.main(config, "h100:2", tmp_path / "none" / "plan.json")
+def test_a_plan_replaces_no_file(config, tmp_path):
+    mine = tmp_path / "mine.json"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"mine\.json exists; choose another file"):
+        plan.main(config, "h100:2", mine)
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("variant", ["8b-v5e-4", "70b-v6e-64"])

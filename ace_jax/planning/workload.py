@@ -25,6 +25,7 @@ from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.dataset import Dataset, dataset_directory, question_table
 from ace_jax.survey.pairs import toggle_pairs
 from ace_jax.survey.personas import ATTRIBUTES, personas
+from ace_jax.survey.readers.sources import paths_of
 from ace_jax.training.data import Collate, Examples, TrainingBatch, of_dataset, training_data
 from ace_jax.training.units import Units, training_batches
 
@@ -86,7 +87,7 @@ def workload(
 
 def _examples(config: ConfigDict) -> tuple[Examples, str]:
     """Returns what the run trains on, and the survey."""
-    if dataset_directory(config.data.path).exists():
+    if all(dataset_directory(path).exists() for path in paths_of(config.data.path)):
         return training_data(config).train, config.data.path
     survey = stand_in_survey()
     pairs = toggle_pairs(survey.cells, survey.attributes, min_n=1)

@@ -1,4 +1,5 @@
 """Figures over all countries, as the paper's Figs. 6 and 11 to 14, and how they look."""
+
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -22,7 +22,6 @@ from ace_jax.model.formats import peft
 from ace_jax.model.formats.cards import card
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import gathered, make_mesh, replicated
-from ace_jax.model.tree_attention import checked_attention
 from ace_jax.prompts.encode import PromptStyle
 from ace_jax.recipe import Recipe, load_config
 from ace_jax.runtime.claim import Claim
@@ -147,8 +146,9 @@ def train(
     dtype, remat = base_dtype(model.dtype), config.model.remat
     architecture = model.checkpoint.config
     check_in(f"[1, {architecture.hidden_size}]", lora__rank=recipe.lora.rank)
-    way = checked_attention(config.model.attention)
-    adapted = abstract_model(architecture, recipe.lora, dtype, remat, model.quantization, way)
+    adapted = abstract_model(
+        architecture, recipe.lora, dtype, remat, model.quantization, model.attention
+    )
     log(f"model: {model}, LoRA rank {recipe.lora.rank} on {', '.join(recipe.lora.targets)}")
 
     batching, train = Batching(recipe.batch.size, recipe.batch.row_lengths), data.train.doubled
