@@ -20,7 +20,7 @@ from ace_jax.survey.dataset import read_dataset
 from ace_jax.survey.readers import gss, sources
 from ace_jax.survey.readers.release_train import read_train
 
-INPUTS = 300
+INPUTS = 200
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ LARGE = CONFIG | {
     "vocab_size": 8192,
     "hidden_size": 2048,
     "intermediate_size": 5632,
-    "num_hidden_layers": 22,
+    "num_hidden_layers": 11,
     "num_attention_heads": 32,
     "num_key_value_heads": 4,
 }
@@ -50,7 +50,7 @@ print(json.dumps({"held": held, "over": peak - before - held}))
 
 
 def save_large(directory):
-    """Writes 2 GB of finite bfloat16, four layers a shard; returns its largest tensor's bytes."""
+    """Writes 1 GB of finite bfloat16, four layers a shard; returns its largest tensor's bytes."""
     shapes = list(shapes_of(LARGE).items())
     bits = np.random.default_rng(0).integers(0x3000, 0x4000, 8192 * 2048 + 64, dtype=np.uint16)
     shard_of = {}
@@ -67,7 +67,7 @@ def save_large(directory):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_loading_two_gigabytes_takes_little_more_than_they_are(tmp_path):
+def test_loading_a_gigabyte_takes_little_more_than_it_is(tmp_path):
     try:
         largest = save_large(tmp_path)
         measured = subprocess.run(
@@ -81,5 +81,5 @@ def test_loading_two_gigabytes_takes_little_more_than_they_are(tmp_path):
         for file in tmp_path.glob("*.safetensors"):
             file.unlink()
     memory = json.loads(measured.stdout)
-    assert memory["held"] > 2e9
+    assert memory["held"] > 1e9
     assert memory["over"] < largest + 200e6

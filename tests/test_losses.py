@@ -124,8 +124,7 @@ def test_no_gradient_is_lost_to_missing_options_and_padding_cells():
     np.testing.assert_allclose(gradient[0], of_pairs * (model - p_data), atol=1e-6)
 
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @jax.jit(static_argnames=("graph", "normalizer"))
@@ -136,20 +135,20 @@ def value_and_gradient(lora, base, graph, scoring, targets, weights, normalizer)
 
 
 @pytest.mark.parametrize(
-    ("alpha", "beta", "normalizer", "targets"),
+    ("alpha", "beta", "normalizer"),
     [
-        (1.0, 0.0, "options", ATTENTION),
-        (1.0, 0.0, "vocabulary", ("q_proj", "v_proj")),
-        (0.0, 1.0, "options", ATTENTION),
-        (0.5, 2.0, "options", ALL),
-        (0.5, 2.0, "vocabulary", ALL),
+        (1.0, 0.0, "options"),
+        (1.0, 0.0, "vocabulary"),
+        (0.0, 1.0, "options"),
+        (0.5, 2.0, "options"),
+        (0.5, 2.0, "vocabulary"),
     ],
 )
 def test_objective_and_gradient_equal_the_reference(
-    alpha, beta, normalizer, targets, load, peft_adapter, survey, tiny_checkpoint, tmp_path
+    alpha, beta, normalizer, load, peft_adapter, survey, tiny_checkpoint, tmp_path
 ):
     rows = (0, 1, 6)  # the first two share an endpoint
-    torch_model, adapter = peft_adapter(*targets)
+    torch_model, adapter = peft_adapter(*ALL)
     torch_loss = total_loss(torch_model, survey.torch_pairs(rows), alpha, beta, normalizer)
     wanted = lora_gradients(torch_model, torch_loss)
 
@@ -168,7 +167,7 @@ def test_objective_and_gradient_equal_the_reference(
     config = read_lora_config(adapter, 0.0)
     write_adapter(tmp_path / "gradient", factors_of(gradient), config, BaseModel("tiny"), "")
     found = load_file(tmp_path / "gradient" / WEIGHTS)
-    assert len(found) == len(wanted) == 2 * 2 * len(targets)
+    assert len(found) == len(wanted) == 2 * 2 * len(ALL)
     for name, reference in wanted.items():
         difference = torch.from_numpy(found[name.replace(".default", "")]) - reference
         assert difference.norm() <= 1e-4 * reference.norm(), name

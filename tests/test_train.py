@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -70,12 +71,41 @@ def small_config(checkpoint, **changes):
     return config
 
 
+def once(make):
+    """Makes one function for all arguments that are alike: each new one would be traced again."""
+    made = {}
+
+    def of(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (structure, *leaves)
+        if key not in made:
+            made[key] = make(*arguments)
+        return made[key]
+
+    return of
+
+
+def optimizer_of(settings, steps):
+    return make_optimizer(settings, steps if settings.is_scheduled else None)
+
+
+make_optimizer = once(run_module.make_optimizer)
+COMPILED = {
+    (run_module, "make_optimizer"): optimizer_of,
+    (run_module, "make_train_step"): once(run_module.make_train_step),
+    (run_module, "make_validation_step"): once(run_module.make_validation_step),
+    (language_model, "make_scoring_step"): once(language_model.make_scoring_step),
+}
+
+
 @contextmanager
 def quick_commands(mesh):
-    """Commands run in this process take one device."""
+    """Commands run in this process take one device, and share what is compiled."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (run_module, evaluate, language_model):
             patch.setattr(module, "make_mesh", lambda **_: mesh)
+        for (module, name), shared in COMPILED.items():
+            patch.setattr(module, name, shared)
         show_messages()
         yield
 

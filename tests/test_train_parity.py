@@ -8,6 +8,7 @@ import torch
 from flax import nnx
 from peft import PeftModel
 from safetensors.numpy import load_file
+from test_train import once
 from torch_reference import train_adapter
 from transformers import AutoModelForCausalLM
 
@@ -38,11 +39,15 @@ STEPS = [(0,), (4,), (2, 7), (0, 1), (3,)]
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
 
 
+# Both losses are of one step.
+optimizer_of, step_of = once(make_optimizer), once(make_train_step)
+
+
 def train(graph, lora, base, survey, mesh, alpha, beta, weight_decay, steps=STEPS):
     """The package's own loop body, without files and logs."""
-    optimizer = make_optimizer(Optimizer(**ADAMW, weight_decay=weight_decay))
+    optimizer = optimizer_of(Optimizer(**ADAMW, weight_decay=weight_decay))
     shardings = state_shardings(lora, optimizer, mesh)
-    step = make_train_step(graph, optimizer, Anchor(), 0.0, shardings, mesh)
+    step = step_of(graph, optimizer, Anchor(), 0.0, shardings, mesh)
     state = initial_state(lora, optimizer, jax.random.key(0), mesh)
     losses = []
     for rows in steps:

@@ -1,13 +1,12 @@
 """Whatever a user gets wrong is one line that says what, before anything is written."""
 
 import json
-import os
 import shutil
-import subprocess
 from functools import partial
 
 import numpy as np
 import pytest
+from forked import Forked
 from safetensors.numpy import load_file, save_file
 from test_evaluate import config_for
 from test_gguf import write_gguf
@@ -344,14 +343,7 @@ def endings(tmp_path_factory):
     """Status, output and work directory of each command; they run side by side."""
     workdirs = {name: tmp_path_factory.mktemp("work") / "dir" for name in COMMANDS}
     running = {
-        name: subprocess.Popen(
-            command(kind, config, workdirs[name], *arguments),
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        name: Forked(command(kind, config, workdirs[name], *arguments), devices=1, cwd=ROOT)
         for name, (kind, config, *arguments) in COMMANDS.items()
     }
     said = {name: process.communicate(timeout=300)[1] for name, process in running.items()}

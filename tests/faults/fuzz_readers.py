@@ -10,7 +10,6 @@ nor refused; ends with status 1 if there is one.
 """
 
 import argparse
-import multiprocessing
 import resource
 import shutil
 import sys
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own writers
 
 import transformers
 from faults.mutations import damaged
+from forked import CONTEXT
 
 from ace_jax.convert import inspect
 from ace_jax.errors import InputError
@@ -258,9 +258,8 @@ def campaign(cases: list[Case], seed: int, seeds: Path) -> Iterator[Outcome]:
 
 def _in_a_worker(cases: list[Case], seed: int, seeds: Path) -> Iterator[Outcome]:
     """Yields outcomes until a worker is through, hangs or dies; returns of how many inputs."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    worker = context.Process(target=_work, args=(theirs, cases, seed, seeds))
+    ours, theirs = CONTEXT.Pipe()
+    worker = CONTEXT.Process(target=_work, args=(theirs, cases, seed, seeds))
     worker.start()
     theirs.close()
     try:
