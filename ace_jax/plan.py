@@ -2,9 +2,9 @@
 
     python -m ace_jax.plan --config configs/ace.py --topology v5e:4x4
 
-Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]` but no TPU.
-Compiling for a GPU needs a GPU, so `h100:2` compiles for the CPU and compares with a GPU's figures.
-Prints memory, operations, bytes sent and the time.
+Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]` but no TPU, and
+`h100:2` needs `ace_jax[plan-gpu]` but no GPU; without it, this machine's CPU stands in, and memory
+comes out far too large. Prints memory, operations, bytes sent and the time.
 """
 
 from contextlib import nullcontext
@@ -24,8 +24,6 @@ from ace_jax.runtime.progress import log
 def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
     """Prints the plan and writes it to `output`; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
-    # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
-    jax.config.update("jax_exec_time_optimization_effort", -1.0)
     with whole_file(output) if output else nullcontext() as file:
         result = plan(config, Topology.of(topology_name))
         if file:

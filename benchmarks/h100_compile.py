@@ -2,15 +2,11 @@
 
     python benchmarks/h100_compile.py --output h100_compile.json
 
-Needs nvidia-cuda-nvcc-cu12, and jax-cuda12-plugin and jax-cuda12-pjrt of jax's version. The batch
+Needs `ace_jax[plan-gpu]`. The batch
 is the largest that `plan` finds for contexts of 8 neighbouring questions. Reported of both ways of
 attention: memory, and operations that scatter into large arrays or copy them, in the loops over
 layers and around them. No product is tuned, since that needs a device: a run may choose others.
 """
-
-import os
-
-os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
 
 import argparse
 import json
@@ -25,33 +21,17 @@ from runpy import run_path
 from typing import Any
 
 import jax
-from jax.experimental import topologies
 
 from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import make_mesh
+from ace_jax.planning.devices import Topology
 from ace_jax.planning.program import training_step
 from ace_jax.planning.workload import describe_for_plan, workload
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEAST = 4 << 20  # elements of an array that counts
-TARGET = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 device_memory_size: 84942979072
-  cuda_compute_capability { major: 9 minor: 0 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 patch: 0 }
-runtime_version { major: 12 minor: 8 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 OPERATION = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) [\w\-]+\(")
 ARRAY = re.compile(r"\b([a-z]+\d+\[([\d,]+)\])")
@@ -64,9 +44,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, required=True)
     options = arguments.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    devices = topologies.get_topology_desc(
-        platform="cuda", topology_name="h100", target_config=TARGET, topology="1x1x1"
-    ).devices
+    devices = Topology.of("h100:1").devices
     steps = {attention: compiled(attention, devices) for attention in ("xla", "pallas")}
     result = {
         "benchmark": "h100_compile",

@@ -21,7 +21,8 @@ def config(tiny_checkpoint):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_a_plan_with_the_cpu_in_place_of_gpus(config, capsys, tmp_path):
+def test_a_plan_with_the_cpu_in_place_of_gpus(config, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     plan.main(config, "h100:2", tmp_path / "plan.json")
     printed = capsys.readouterr().out
     for words in ("peak", "TFLOP", "MB sent a device", "Assumptions", "survey: gss2018"):

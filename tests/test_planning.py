@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from importlib import resources
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from ace_jax.losses import Anchor
 from ace_jax.model.architecture import LlamaConfig
 from ace_jax.model.lora import LoRAConfig
 from ace_jax.model.sharding import make_mesh, row_shards
-from ace_jax.planning.devices import Chip, Topology
+from ace_jax.planning.devices import GPUS, Chip, Topology
 from ace_jax.planning.program import (
     COMPUTE_SHARE,
     LINK_SHARE,
@@ -208,6 +209,14 @@ def test_a_program_that_does_not_fit_has_a_peak(config):
     assert large.arguments == {"base": 2 * 10**10}
     assert large.peak > 2 * 10**10
     assert verdict(large, 16e9, config).startswith("does not fit: ")
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_gpu_has_a_target_with_its_memory(gpu):
+    target = resources.files("ace_jax.planning").joinpath(f"targets/{gpu}.txtpb").read_text()
+    (memory,) = re.findall(r"device_memory_size: (\d+)", target)
+    assert int(memory) == pytest.approx(GPUS[gpu].memory, rel=0.08)
+    assert gpu.upper() in re.search(r'device_description_str: "(.*)"', target)[1]
 
 
 @pytest.mark.parametrize("name", ["v7:2x2", "v5e", "v5e:2x", "h100:2x2", "h100:0"])

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import resources
 from typing import NamedTuple
 
 import jax
@@ -52,12 +53,16 @@ LIBTPU_SETTINGS = {
 }
 
 
+# Products are tuned on a device, and there is none.
+UNTUNED = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+
+
 class Topology(NamedTuple):
     """Devices of one kind to compile for, and what is known of them."""
 
     name: str
     chip: Chip
-    devices: Sequence[jax.Device]  # those of a GPU are this machine's CPU
+    devices: Sequence[jax.Device]
     compiler: str  # in words
 
     @classmethod
@@ -73,9 +78,12 @@ class Topology(NamedTuple):
         if kind in TPUS:
             compiler = "XLA for TPU at its least effort; in a run it may order operations better"
             return cls(name, TPUS[kind], _tpu_devices(name), compiler)
+        if importlib.util.find_spec("jax_cuda12_plugin"):
+            compiler = "XLA for CUDA, without tuning: a run may choose other products and order"
+            return cls(name, GPUS[kind], _gpu_devices(name, kind, int(layout)), compiler)
         compiler = (
             f"XLA for this machine's CPU stands in for that of {name}; it computes bfloat16 in "
-            "float32, so temporaries and what is sent come out too large"
+            "float32, so temporaries come out too large: pip install 'ace_jax[plan-gpu]'"
         )
         return cls(name, GPUS[kind], _cpu_devices(name, int(layout)), compiler)
 
@@ -93,10 +101,27 @@ def _cpu_devices(name: str, count: int) -> Sequence[jax.Device]:
     return devices[:count]
 
 
+def _gpu_devices(name: str, kind: str, count: int) -> Sequence[jax.Device]:
+    """Returns GPUs that XLA for CUDA compiles for; none is needed here."""
+    target = resources.files(__package__).joinpath(f"targets/{kind}.txtpb").read_text()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNTUNED}"
+    try:
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name=kind, target_config=target, topology=f"1x1x{count}"
+        ).devices
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"--topology {name}: XLA refuses it ({reason(error)})") from None
+
+
 def _tpu_devices(name: str) -> Sequence[jax.Device]:
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology {name}: needs libtpu: pip install 'ace_jax[tpu]'")
     os.environ.update(LIBTPU_SETTINGS | os.environ)
+    # At its usual effort XLA for TPU takes minutes, or was not done after 18 (docs/scaling.md).
+    if hasattr(jax.config, "jax_exec_time_optimization_effort"):
+        jax.config.update("jax_exec_time_optimization_effort", -1.0)
+    else:  # jax >= 0.11
+        jax.config.update("jax_optimization_level", "O1")
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (RuntimeError, ValueError) as error:
