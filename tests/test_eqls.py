@@ -45,6 +45,19 @@ def test_respondents_of_2011_become_cells(name, tmp_path):
     assert finest["n"].tolist() == [1, 1]
 
 
+def test_the_wave_of_2007_has_the_questions_that_it_asked(tmp_path):
+    """The same codebook; a question that was first asked in 2011 is left out."""
+    new = table()["freq_sports"].where(table()["wave"] == 2011)
+    table(freq_sports=new).to_parquet(tmp_path / "eqls.parquet")
+    arguments = ["--source", "eqls2007", "--input", str(tmp_path / "eqls.parquet")]
+    prepare.main([*arguments, "--output", str(tmp_path / "out")])
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.name == "eqls2007"
+    assert len(dataset.questions) == 25
+    assert dataset.cells["country"].unique().tolist() == ["DEU"]
+    assert dataset.manifest["rules"]["questions_not_in_input"] == ["freq_sports"]
+
+
 def test_the_cells_in_the_package_are_those_of_33_countries():
     survey = load_survey("eqls2011")
     assert survey.cells["country"].nunique() == 33

@@ -1,27 +1,28 @@
-"""The European Quality of Life Survey 2011, from a file of the waves of 2007 and 2011."""
+"""The European Quality of Life Survey, from a file of the waves of 2007 and 2011."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ace_jax.errors import InputError
 from ace_jax.survey.codebook_file import BUILTIN, read_codebook
 from ace_jax.survey.readers.tables import Raw, read_codes
 
-WAVE = "2011"
 
+def read(paths: Sequence[Path], wave: str) -> Raw:
+    """Reads the respondents of a wave from one file with the columns of builtin/eqls2011.toml.
 
-def read(paths: Sequence[Path]) -> Raw:
-    """Reads the respondents of 2011 from one file with the columns of builtin/eqls2011.toml.
-
-    The file's `wave` says of which year a respondent is. Raises InputError for several files, a
-    column that is missing, or a file without respondents of 2011.
+    The file's `wave` says of which year a respondent is. Questions that nobody answered were not
+    asked in the wave, and are left out. Raises InputError for several files, a column that is
+    missing, or a file without respondents of the wave.
     """
     if len(paths) != 1:
-        raise InputError("--source eqls2011 takes one file, .csv or .parquet, with both waves")
-    codebook = read_codebook(BUILTIN / "eqls2011.toml")
+        raise InputError(f"--source eqls{wave} takes one file, .csv or .parquet, with both waves")
+    codebook = replace(read_codebook(BUILTIN / "eqls2011.toml"), source=f"eqls{wave}")
     table = read_codes(paths[0], codebook, "the integrated file of 2007 and 2011", ["wave"])
-    of_wave = table["wave"].astype(str).str.removesuffix(".0") == WAVE
-    if not of_wave.any():
-        raise InputError(f"{paths[0]}: has no respondents of {WAVE} in its column wave")
-    notes = {"filters": [f"wave == {WAVE}"]}
-    return Raw(table[of_wave].reset_index(drop=True), codebook, notes)
+    table = table[table["wave"].astype(str).str.removesuffix(".0") == wave].reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"{paths[0]}: has no respondents of {wave} in its column wave")
+    ids = [question.question_id for question in codebook.questions]
+    table = table.drop(columns=[name for name in ids if table[name].isna().all()])
+    return Raw(table, codebook, {"filters": [f"wave == {wave}"]})

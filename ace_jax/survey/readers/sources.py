@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ READERS: dict[str, Callable[[Sequence[Path]], Raw]] = {
     "gss2018": gss.read,
     "wvs7": wvs.read,
     "issp": issp.read,
-    "eqls2011": eqls.read,
+    "eqls2007": partial(eqls.read, wave="2007"),
+    "eqls2011": partial(eqls.read, wave="2011"),
 }
 
 
