@@ -52,7 +52,8 @@ def test_the_wave_of_2007_has_the_questions_that_it_asked(tmp_path):
     arguments = ["--source", "eqls2007", "--input", str(tmp_path / "eqls.parquet")]
     prepare.main([*arguments, "--output", str(tmp_path / "out")])
     dataset = read_dataset(tmp_path / "out")
-    assert dataset.name == "eqls2007"
+    for table_of in (dataset.questions, dataset.cells):
+        assert set(table_of["source"]) == {dataset.name} == {"eqls2007"}
     assert len(dataset.questions) == 25
     assert dataset.cells["country"].unique().tolist() == ["DEU"]
     assert dataset.manifest["rules"]["questions_not_in_input"] == ["freq_sports"]

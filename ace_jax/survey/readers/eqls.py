@@ -18,11 +18,13 @@ def read(paths: Sequence[Path], wave: str) -> Raw:
     """
     if len(paths) != 1:
         raise InputError(f"--source eqls{wave} takes one file, .csv or .parquet, with both waves")
-    codebook = replace(read_codebook(BUILTIN / "eqls2011.toml"), source=f"eqls{wave}")
+    codebook, source = read_codebook(BUILTIN / "eqls2011.toml"), f"eqls{wave}"
+    questions = tuple(replace(question, source=source) for question in codebook.questions)
+    codebook = replace(codebook, source=source, questions=questions)
     table = read_codes(paths[0], codebook, "the integrated file of 2007 and 2011", ["wave"])
     table = table[table["wave"].astype(str).str.removesuffix(".0") == wave].reset_index(drop=True)
     if table.empty:
         raise InputError(f"{paths[0]}: has no respondents of {wave} in its column wave")
-    ids = [question.question_id for question in codebook.questions]
+    ids = [question.question_id for question in questions]
     table = table.drop(columns=[name for name in ids if table[name].isna().all()])
     return Raw(table, codebook, {"filters": [f"wave == {wave}"]})
