@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.strict and flags:
         for flag in dict.fromkeys(flags):  # the parts of a sample may share some
             log(flag)
-        raise InputError(f"--strict: the survey has {len({*flags})} flags, such as {flags[0]}")
+        raise InputError(f"--strict: the survey has flags ({len({*flags})}), such as {flags[0]}")
     if args.estimator == "shrunk":
         log("Shrinking cells towards the main effects of their question and country.")
         datasets = {name: with_shrunk_cells(dataset) for name, dataset in datasets.items()}

@@ -120,7 +120,7 @@ def summary(manifest: Mapping[str, Any]) -> str:
         parts += ["By question:", pd.DataFrame.from_dict(rows, "index").to_string()]
     parts += ["By granularity:", _shown(pd.DataFrame.from_dict(counts["granularity"], "index"))]
     if flags := manifest.get("flags"):
-        parts += ["\n".join([f"{len(flags)} flags (see docs/surveys.md):", *flags])]
+        parts += ["\n".join([f"Flags: {len(flags)} (see docs/surveys.md)", *flags])]
     return "\n\n".join(parts)
 
 
