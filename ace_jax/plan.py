@@ -7,7 +7,6 @@ Compiles the step of `train` from shapes alone. A TPU slice needs `ace_jax[tpu]`
 comes out far too large. Prints memory, operations, bytes sent and the time.
 """
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ace_jax import command
+from ace_jax.errors import InputError
 from ace_jax.files import whole_file, write_json
 from ace_jax.planning.devices import Topology
 from ace_jax.planning.program import plan, text
@@ -24,12 +24,13 @@ from ace_jax.runtime.progress import log
 def main(config: ConfigDict, topology_name: str, output: Path | None) -> None:
     """Prints the plan and writes it to `output`; see the module's docstring."""
     jax.config.update("jax_platforms", "cpu")
-    with whole_file(output) if output else nullcontext() as file:
-        result = plan(config, Topology.of(topology_name))
-        if file:
-            write_json(file, result)
+    if output and output.exists():
+        raise InputError(f"{output} exists; choose another file")
+    result = plan(config, Topology.of(topology_name))
     print(text(result))
     if output:
+        with whole_file(output) as file:
+            write_json(file, result)
         log(f"plan: {output}")
 
 

@@ -26,7 +26,7 @@ from ace_jax.model.architecture import base_dtype
 from ace_jax.model.formats.peft import adapter_config
 from ace_jax.model.llama import abstract_model
 from ace_jax.model.sharding import make_mesh
-from ace_jax.planning.devices import Topology
+from ace_jax.planning.devices import UNTUNED, Topology
 from ace_jax.planning.program import training_step
 from ace_jax.planning.workload import describe_for_plan, workload
 
@@ -67,7 +67,7 @@ def compiled(attention: str, devices: Sequence[jax.Device]) -> dict[str, Any]:
     model = abstract_model(architecture, adapter, dtype, attention=attention)
     step, shapes, _ = training_step(config, model, batch, mesh)
     begin = time.perf_counter()
-    program = step.trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
+    program = step.trace(*shapes).lower(lowering_platforms=("cuda",)).compile(UNTUNED)
     seconds = time.perf_counter() - begin
     memory = program.memory_analysis()
     return {

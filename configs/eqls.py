@@ -9,8 +9,9 @@
 Pairs toggle the country too, and cells name one attribute, so that a step of 24 cells holds all 12
 countries. All else is the recipe `joint`, for ten epochs. Five questions are held out, and the
 other 21 countries.
-`configs/eqls.py:kl` is the same without the effect loss. `:fold1` to `:fold5` hold out other
-questions: every question is in one of the five. launch/results_eqls.sh runs the study.
+`configs/eqls.py:kl` is the same without the effect loss (the recipe `kl` has another rate).
+`:fold1` to `:fold5` hold out other questions: every question is in one of the five.
+launch/results_eqls.sh runs the study.
 """
 
 import runpy

@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, object]] = {
     "effect": {"objective.stages": ((0.0, 1.0, 6),)},
     # The whole distribution of answers in the place of its mode.
     "kl": {"objective.anchor": "forward_kl", "objective.stages": ((1.0, 0.0, 6),)},
-    # SubPOP (Suh et al., 2025): the same, of groups that share one attribute.
+    # SubPOP (Suh et al., 2025): the same, of cells that name one attribute.
     "subpop": {
         "data.granularity": 1,
         "objective.anchor": "forward_kl",
@@ -54,8 +54,8 @@ METHODS: dict[str, dict[str, object]] = {
         "objective.anchor": "forward_kl",
         "objective.stages": ((1.0, 0.0, 3), (1.0, 20.0, 3)),
     },
-    # What won on EQLS (docs/results.md), and the default of `ace_jax.fine_tune`: both losses
-    # together, at a usual rate. Dropout would move the two ends of a pair apart.
+    # The losses and the rate of configs/eqls.py (docs/results.md), and the default of
+    # `ace_jax.fine_tune`. Dropout would move the two ends of a pair apart.
     "joint": {
         "lora.dropout": 0.0,
         "objective.anchor": "forward_kl",
@@ -75,6 +75,8 @@ def get_config(method: str = "paper") -> ConfigDict:
         raise ValueError(f"configs/methods.py has no method {name!r}; there are: {known}")
     config = QUICKSTART["get_config"]().unlock()
     config.update_from_flattened_dict(METHODS[name])
+    if epochs and not epochs.isdecimal():
+        raise ValueError(f"configs/methods.py: {method!r} is not METHOD@EPOCHS, as in paper@2")
     if epochs:
         config.objective.stages = shortened(config.objective.stages, int(epochs))
     return config.lock()

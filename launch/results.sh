@@ -7,7 +7,7 @@
 #     [-- FIELD ...]
 #
 # OUTPUT defaults to runs/results, UNSEEN to "questions personas", SEEDS to "0 1 2", METHODS to all
-# that are trained at all granularities. A report is made of the SEEDS and METHODS named, so do seed 0 first where time is
+# but base, adprompt and subpop. A report is made of the SEEDS and METHODS named, so do seed 0 first where time is
 # short and name more later: what is complete (has a run.json) is skipped.
 # EPOCHS is 6 if not given, STEPS ends every training early, FIELDs, such as --config.data.min_n=20,
 # are for training and evaluation both: with others than before, take another OUTPUT.

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from ace_jax.errors import InputError
-from ace_jax.evaluation.record import evaluation_set
+from ace_jax.evaluation.record import NOT_AT_HAND, evaluation_set
 from ace_jax.experiment import Experiment, Model, Prompt, Survey
 from ace_jax.model.formats import peft
 from ace_jax.prompts.encode import PromptStyle
@@ -81,7 +81,7 @@ def test_an_id_that_two_surveys_have_is_prefixed_in_both(written):
 def test_shrunk_answers_of_one_survey_are_learnt_beside_the_others(written):
     shrunk = replace(GSS, cells=GSS.cells.assign(p_shrunk=GSS.cells["p"].map(lambda p: p[::-1])))
     joined = load_survey(["eqls2011", *written(ours=shrunk)])
-    ours = joined.cells["source"] == "gss2018"
+    ours = joined.cells["source"] == "ours"
     learnt = joined.learnt[ours].iloc[3], joined.learnt[~ours].iloc[3]
     raw = joined.cells.loc[ours, "p"].iloc[3], joined.cells.loc[~ours, "p"].iloc[3]
     np.testing.assert_array_equal(learnt[0], raw[0][::-1])
@@ -121,6 +121,45 @@ def test_a_survey_that_is_named_twice_is_refused(written):
     copies = written(one=GSS, two=GSS)
     with pytest.raises(InputError, match=r"two holds the same survey as .*one"):
         load_survey(copies)
+
+
+def test_surveys_of_one_name_are_told_apart(written, tmp_path):
+    """`prepare --sample` calls the parts of every survey sample and rest."""
+    parts = {}
+    for name, dataset in (("x", read_dataset("eqls2011")), ("y", GSS)):
+        ids = {"abany": "trust_people"}
+        questions, cells = (
+            of.replace({"question_id": ids}) for of in (dataset.questions, dataset.cells)
+        )
+        parts[f"{name}/sample"] = Dataset(questions, cells, dataset.manifest)
+    joined = load_survey(written(**parts))
+    assert not joined.questions["question_id"].duplicated().any()
+    assert set(joined.questions["source"]) == {"x.sample", "y.sample"}
+    assert {"x.sample.trust_people", "y.sample.trust_people"} <= set(joined.cells["question_id"])
+    held_out = Split("survey:y.sample").held_out(joined)
+    assert held_out.questions == ("natspac", "y.sample.trust_people")
+
+
+def test_a_survey_whose_cells_all_name_what_another_lacks_is_refused(written):
+    finest = replace(GSS, cells=GSS.cells.query("granularity == 4").reset_index(drop=True))
+    paths = written(finest=finest, less=without(read_dataset("eqls2011"), "residence"))
+    with pytest.raises(InputError, match="finest has no cell that leaves out residence"):
+        load_survey(paths)
+
+
+def test_words_in_other_languages_stay(written):
+    rows = GSS.questions.to_dict("records")
+    said = {row["question_id"]: {"text": "Warum?", "options": row["option_labels"]} for row in rows}
+    levels = {one.name: list(one.levels) for one in GSS.attributes}
+    german = {"languages": {"de": {"questions": said, "attributes": levels}}}
+    joined = load_survey(["eqls2011", *written(ours=replace(GSS, manifest=GSS.manifest | german))])
+    assert set(joined.manifest["languages"]["de"]["questions"]) == {"natspac", "abany"}
+
+
+@pytest.mark.parametrize("path", ["", ",", []])
+def test_no_survey_is_refused(path):
+    with pytest.raises(InputError, match=r"data\.path: names no survey"):
+        paths_of(path)
 
 
 def test_a_directory_with_a_comma_in_its_name_is_one_survey(written):
@@ -171,6 +210,24 @@ def test_of_another_survey_training_has_seen_only_what_its_own_has():
     assert set(scored.unseen.questions) == set(scored.dataset.questions["question_id"])
     assert scored.unseen.countries == ("USA",)
     assert not scored.seen.any()
+    # The words tell, not the ids: another question of the same id is unseen, too.
+    other, whole = GSS.questions.assign(text="Another question?"), read_dataset("gss2018")
+    foreign = evaluation_set(
+        replace(GSS, questions=other),
+        "all",
+        replace(record, survey=Survey.of(whole, "gss2018", ("natspac", "abany"))),
+        split=Split(),
+    )
+    assert set(foreign.unseen.questions) == {"natspac", "abany"}
+    # Of the same survey, questions that training did not use are unseen.
+    one = replace(record, survey=Survey.of(whole, "gss2018", ("natspac",)))
+    rest = evaluation_set(GSS, "all", one, split=Split(), questions=("natspac", "abany"))
+    assert rest.unseen.questions == ("abany",)
+    # Where training's survey is gone, a mark says so.
+    gone = replace(record, survey=replace(record.survey, path="gone"))
+    lost = evaluation_set(load_survey("gss2018"), "all", gone, split=Split())
+    marks = lost.check(gone, record.model, record.prompt, ("survey", "split"))
+    assert NOT_AT_HAND in marks
     same = replace(record, survey=Survey.of(read_dataset("gss2018"), "gss2018", ()))
     part = evaluation_set(GSS, "all", same, split=Split("question:abany"))
     assert part.unseen == part.held_out == HeldOut(questions=("abany",))

@@ -29,6 +29,9 @@ PARTS = ("held_out", "train", "all")
 MIN_N = 10  # respondents in both cells of a pair, the paper's
 BESIDE = "score_"  # before a reference's name, in scores.csv
 QUESTIONS = ["question_id", "topic", "text", "option_labels"]  # what a report needs of them
+NOT_AT_HAND = (
+    "the adapter's survey is not at hand: which questions it saw is told by the hold-out alone"
+)
 NOT_RECORDED = "split not recorded: the adapter does not say what it was trained on"
 
 
@@ -100,7 +103,9 @@ class EvaluationSet:
             split=self.split,
             held_out=self.held_out,
         )
-        return refuse_mismatches(found, allowed)
+        marks = refuse_mismatches(found, allowed)
+        lost = "survey" in found and trained.survey.reopened() is None
+        return (*marks, NOT_AT_HAND) if lost else marks
 
 
 def evaluation_set(
@@ -127,10 +132,12 @@ def evaluation_set(
         )
     if questions is None:
         questions = record.survey.questions if record else ()
+        if not set(questions) <= set(survey.questions["question_id"]):  # those of another survey
+            questions = ()
     split = split or (record.split if record else Split())
     dataset = select_questions(survey, questions)
     drawn = record.held_out if record and split == record.split else split.held_out(dataset)
-    described = Survey.of(survey, path or survey.name, questions)
+    described = Survey.of(survey, path or survey.path or survey.name, questions)
     return EvaluationSet(
         dataset=dataset,
         survey=described,
@@ -148,21 +155,29 @@ def _unseen(
 ) -> HeldOut:
     """Returns what is held out, and the questions and countries that training's survey lacks.
 
-    Its questions are known only where it still lies where it was.
+    Questions are told by their words, since another survey may use an id for another question.
+    Where training's survey is not at hand, no question is added (`NOT_AT_HAND`).
     """
-    if record is None or record.survey.digest == survey.digest:
+    if record is None:
         return held_out
-    trained = record.survey.reopened()
-    known = (
-        dataset.questions["question_id"] if trained is None else trained.questions["question_id"]
-    )
-    questions = set(dataset.questions["question_id"]) - set(known)
-    countries = set(survey.countries) - set(record.survey.countries)
+    was = record.survey
+    if was.digest == survey.digest and set(was.questions) == set(survey.questions):
+        return held_out
+    asked, trained = _words(dataset), was.reopened()
+    known = set(asked.values()) if trained is None else set(_words(trained).values())
+    questions = {name for name, words in asked.items() if words not in known}
+    countries = set(survey.countries) - set(was.countries)
     return HeldOut(
         tuple(sorted(questions | set(held_out.questions))),
         tuple(sorted(countries | set(held_out.countries))),
         held_out.personas,
     )
+
+
+def _words(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Returns the text and the options of each question, by id."""
+    rows = dataset.questions[["question_id", "text", "option_labels"]].itertuples(index=False)
+    return {name: (text, *labels) for name, text, labels in rows}
 
 
 def requested_set(config: ConfigDict, record: Experiment | None) -> EvaluationSet:
@@ -311,7 +326,7 @@ def write_output(workdir: Path, tables: Mapping[str, pd.DataFrame], run: Mapping
 
     Raises `InputError` if they cannot be written.
     """
-    for before in ("run.json", "national.csv"):
+    for before in ("run.json", "national.csv", "audit.csv", "scores.png"):  # two of version 0.1
         (workdir / before).unlink(missing_ok=True)
     for name, table in tables.items():
         with whole_file(workdir / name, replace=True) as file:

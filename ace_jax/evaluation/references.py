@@ -39,11 +39,8 @@ from ace_jax.survey.dataset import Dataset
 from ace_jax.survey.pairs import mode, toggle_pairs
 
 ORACLES = ("no_effect", "mode")
-REPEATS = (
-    "nearest",
-    "mean_nearest",
-    "main_effects",
-)  # of cells that training saw: they are fitted on them
+# Of cells that training saw: they are fitted on them.
+REPEATS = ("nearest", "mean_nearest", "main_effects")
 REFERENCES = (
     *("uniform", "mean", "mean_effect", "nearest", "mean_nearest", "persona", "main_effects"),
     *ORACLES,

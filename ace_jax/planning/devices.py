@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
@@ -54,7 +54,7 @@ LIBTPU_SETTINGS = {
 
 
 # Products are tuned on a device, and there is none.
-UNTUNED = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+UNTUNED: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
 class Topology(NamedTuple):
@@ -64,6 +64,7 @@ class Topology(NamedTuple):
     chip: Chip
     devices: Sequence[jax.Device]
     compiler: str  # in words
+    options: dict[str, Any] | None = None  # of XLA
 
     @classmethod
     def of(cls, name: str) -> "Topology":
@@ -80,7 +81,7 @@ class Topology(NamedTuple):
             return cls(name, TPUS[kind], _tpu_devices(name), compiler)
         if importlib.util.find_spec("jax_cuda12_plugin"):
             compiler = "XLA for CUDA, without tuning: a run may choose other products and order"
-            return cls(name, GPUS[kind], _gpu_devices(name, kind, int(layout)), compiler)
+            return cls(name, GPUS[kind], _gpu_devices(name, kind, int(layout)), compiler, UNTUNED)
         compiler = (
             f"XLA for this machine's CPU stands in for that of {name}; it computes bfloat16 in "
             "float32, so temporaries come out too large: pip install 'ace_jax[plan-gpu]'"
@@ -104,13 +105,15 @@ def _cpu_devices(name: str, count: int) -> Sequence[jax.Device]:
 def _gpu_devices(name: str, kind: str, count: int) -> Sequence[jax.Device]:
     """Returns GPUs that XLA for CUDA compiles for; none is needed here."""
     target = resources.files(__package__).joinpath(f"targets/{kind}.txtpb").read_text()
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNTUNED}"
     try:
         return topologies.get_topology_desc(
             platform="cuda", topology_name=kind, target_config=target, topology=f"1x1x{count}"
         ).devices
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"--topology {name}: XLA refuses it ({reason(error)})") from None
+        raise InputError(
+            f"--topology {name}: XLA refuses it ({reason(error)}); the plugin for CUDA must be of "
+            "jax's version: pip install 'ace_jax[plan-gpu]'"
+        ) from None
 
 
 def _tpu_devices(name: str) -> Sequence[jax.Device]:

@@ -88,7 +88,7 @@ def plan(config: ConfigDict, topology: Topology) -> dict[str, Any]:
     model = model_of(config, description.config, lora)
     batch, assumed = workload(config, description.tokenizer, mesh)
     log(f"compiling the training step of {description.name} for {topology.name}")
-    program = compile_step(*training_step(config, model, batch, mesh))
+    program = compile_step(*training_step(config, model, batch, mesh), topology.options)
     sent = sent_bytes(model, batch.scoring.tokens.size // row_shards(mesh), mesh)
     estimate = seconds(program, chip, mesh.shape, sent)
     parts = model.base, model.lora
@@ -203,8 +203,13 @@ def training_step(
     return step, (state, base, scoring, targets, (weight, weight)), parts
 
 
-def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -> Program:
-    """Compiles a `Step`.
+def compile_step(
+    step: Any,
+    arguments: tuple[Any, ...],
+    parts: dict[str, Any],
+    options: dict[str, Any] | None = None,
+) -> Program:
+    """Compiles a `Step` with options of XLA.
 
     A program that does not fit the device is no error: its peak is what XLA says it needs.
     """
@@ -217,7 +222,7 @@ def compile_step(step: Any, arguments: tuple[Any, ...], parts: dict[str, Any]) -
     held = {name: sum(map(shard_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
     begin = time.perf_counter()
     try:
-        compiled = traced.lower().compile()
+        compiled = traced.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:
         needed = OUT_OF_MEMORY.search(str(error))
         if needed is None:

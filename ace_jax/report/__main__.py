@@ -21,7 +21,8 @@ from ace_jax.runtime.progress import log
 # What a report always has, and tables that only some have: such a directory may be replaced.
 OWN = ("index.html", "scores.csv", "topics.csv", "gains.csv", "slopes.csv", "figures")
 SOME = ("differences", "effect_differences", "tiers", "gaps", "composition", "blocks", "order_gaps")
-OTHERS = tuple(f"{name}.csv" for name in (*SOME, "effects", "effect_distances", "classes"))
+EFFECTS = ("effects", "effect_distances", "classes")
+OTHERS = (*(f"{name}.csv" for name in (*SOME, *EFFECTS)), "audit.csv")  # the last of version 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,39 +14,58 @@ from ace_jax.survey.personas import Attribute, attributes_of
 def joined(datasets: Sequence[Dataset]) -> Dataset:
     """Returns the questions and cells of several surveys in one dataset.
 
-    Attributes are matched by name. Those that only some surveys have are left out: of these surveys
-    the cells that do not name them stay, which hold the same respondents. Every cell counts alike,
-    whatever survey it is of. A question's id gets the survey's name before it (`NAME.ID`) in each
-    survey where another has the id too.
+    A survey's name is the last part of its path, or more parts where two are alike; it becomes the
+    `source` of its questions and cells. Attributes are matched by name. Those that only some
+    surveys have are left out: of such a survey only the cells that do not name them stay; its
+    respondents are all in these. Every cell counts alike, whatever survey it is of. A question's id
+    gets the survey's name before it (`NAME.ID`) in each survey where another has the id too.
 
-    Raises InputError if two are the same survey, give an attribute other levels, or have no
-    attribute in common.
+    Raises InputError if two are the same survey, give an attribute other levels, have no attribute
+    in common, or if no cell of one is left.
     """
     seen: dict[str, str] = {}
     for dataset in datasets:
         if (before := seen.setdefault(dataset.digest, dataset.path)) != dataset.path:
             raise InputError(f"data.path: {dataset.path} holds the same survey as {before}")
     attributes = _shared(datasets)
-    names = {one.name for one in attributes}
+    shared = {one.name for one in attributes}
+    names = _names([Path(dataset.path) for dataset in datasets])
     counts = pd.concat([dataset.questions["question_id"] for dataset in datasets]).value_counts()
-    questions, cells = [], []
-    for dataset in datasets:
+    questions, cells, languages = [], [], dict[str, Any]()
+    for name, dataset in zip(names, datasets, strict=True):
         ids = dataset.questions["question_id"]
-        new = {name: f"{Path(dataset.path).name}.{name}" for name in ids if counts[name] > 1}
-        others = [one.name for one in dataset.attributes if one.name not in names]
+        new = {each: f"{name}.{each}" for each in ids if counts[each] > 1}
+        others = [one.name for one in dataset.attributes if one.name not in shared]
         kept = dataset.cells[dataset.cells[others].isna().all(axis=1)].drop(columns=others)
+        if kept.empty:
+            raise InputError(
+                f"data.path: {dataset.path} has no cell that leaves out {', '.join(others)}, which "
+                "another survey has not; prepare it with coarser cells"
+            )
         if any(SHRUNK in one.cells for one in datasets):
             kept = kept.assign(**{SHRUNK: dataset.learnt[kept.index]})
-        questions.append(dataset.questions.assign(question_id=ids.replace(new)))
-        cells.append(kept.assign(question_id=kept["question_id"].replace(new)))
+        questions.append(dataset.questions.assign(source=name, question_id=ids.replace(new)))
+        cells.append(kept.assign(source=name, question_id=kept["question_id"].replace(new)))
+        for language, said in dataset.manifest.get("languages", {}).items():
+            words = languages.setdefault(language, {"questions": {}, "attributes": {}})
+            words["questions"] |= {new.get(of, of): its for of, its in said["questions"].items()}
+            words["attributes"] = said["attributes"] | words["attributes"]
     manifest: dict[str, Any] = {
-        "source": "+".join(dataset.name for dataset in datasets),
+        "source": "+".join(names),
         "attributes": {one.name: list(one.levels) for one in attributes},
         "inputs": [dataset.path for dataset in datasets],
+        "languages": languages,
     }
     return Dataset(
         pd.concat(questions, ignore_index=True), pd.concat(cells, ignore_index=True), manifest
     )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Returns the shortest ends of the paths that differ."""
+    sizes = range(1, max(len(path.resolve().parts) for path in paths) + 1)
+    ends = ([".".join(path.resolve().parts[-size:]) for path in paths] for size in sizes)
+    return next(names for names in ends if len(set(names)) == len(names))
 
 
 def _shared(datasets: Sequence[Dataset]) -> tuple[Attribute, ...]:

@@ -117,7 +117,7 @@ function differences() {
   return [h("h3", {}, "Which differences are more than chance?"),
     sortable({ columns, rows: names.map((run) => ({ run, aside: !isRun.has(run) })),
       caption: `Score of a row less that of a column, over all countries and topics, ${granularityText(state.granularity)}` }),
-    h("p", { class: "note" }, "In bold: a 95\u00a0% interval without zero, and p below 0.05 when questions' signs are flipped. One in twenty such tests finds something where there is nothing.")];
+    h("p", { class: "note" }, "In bold: a 95\u00a0% interval without zero, and p below 0.05. One in twenty such tests finds something where there is nothing.")];
 }
 
 function byGranularity() {

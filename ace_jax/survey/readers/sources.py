@@ -95,11 +95,17 @@ def load_survey(where: str | Path | Sequence[str | Path]) -> Dataset:
 
 
 def paths_of(where: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
-    """Returns the surveys that `data.path` names: one, a sequence, or several joined by commas."""
+    """Returns the surveys that `data.path` names: one, a sequence, or several joined by commas.
+
+    Raises InputError if it names none.
+    """
     if isinstance(where, str | Path):
         text = str(where)
         where = [text] if Path(text).exists() else text.split(",")
-    return tuple(str(path).strip() for path in where)
+    named = tuple(text for path in where if (text := str(path).strip()))
+    if not named:
+        raise InputError("data.path: names no survey")
+    return named
 
 
 def coverage(raw: Raw) -> str | None:
