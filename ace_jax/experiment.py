@@ -73,7 +73,7 @@ class Survey:
     def of(cls, dataset: Dataset, path: str, questions: tuple[str, ...]) -> "Survey":
         """Describes a whole dataset, of which only some questions may be used."""
         return cls(
-            name="+".join(Path(each).name for each in paths_of(path)),
+            name=Path(path).name if len(paths_of(path)) == 1 else dataset.name,
             path=path,
             digest=dataset.digest,
             questions=questions,

@@ -27,13 +27,6 @@ METHODS: dict[str, dict[str, object]] = {
     # As published (ACE-Align): the anchor loss, then the effect loss.
     "paper": {"objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3))},
     "paper-joint": {"objective.stages": ((1.0, BALANCE, 6),)},
-    # Targets and weights that sampling noise moves less (docs/estimators.md). The DATASET:
-    # python -m ace_jax.prepare --source gss2018 --estimator shrunk --output runs/gss2018-shrunk
-    "paper-shrunk": {
-        "data.path": "runs/gss2018-shrunk",
-        "objective.stages": ((1.0, 0.0, 3), (0.0, 1.0, 3)),
-        "objective.pair_weight": "precision",
-    },
     # Its halves. The anchor alone is CultureLLM (Li et al., 2024) without augmentation.
     "anchor": {"objective.stages": ((1.0, 0.0, 6),)},
     "effect": {"objective.stages": ((0.0, 1.0, 6),)},

@@ -21,7 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 output=runs/results
 unseen="questions personas"
 seeds="0 1 2"
-methods="paper paper-joint paper-shrunk anchor effect kl wasserstein dsa joint"
+methods="paper paper-joint anchor effect kl wasserstein dsa joint"
 epochs=
 steps=
 while getopts "o:u:s:m:e:n:" option; do
@@ -60,14 +60,6 @@ score() {
     python -m ace_jax.evaluate --config "configs/evaluate.py:methods:$method" \
       --workdir "$directory" --config.data.holdout="$holdout" "$@"
 }
-
-case " $methods " in
-  *" paper-shrunk "*)
-    [ -d runs/gss2018-shrunk ] ||
-      python -m ace_jax.prepare --source gss2018 --estimator shrunk \
-        --output runs/gss2018-shrunk
-    ;;
-esac
 
 for each in $unseen; do
   holdout=$(holdout_of "$each") here=$output/$each

@@ -244,9 +244,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 def test_a_finished_evaluation_is_made_anew(whole, tiny_checkpoint, peft_adapter, tmp_path):
     """What lay there is replaced as a whole."""
     workdir = shutil.copytree(whole, tmp_path / "run")
-    (workdir / "national.csv").write_text("country\n")
+    for name in ("audit.csv", "scores.png"):  # version 0.1 wrote them
+        (workdir / name).write_text("old")
     adapter = str(peft_adapter("q_proj")[1])
     evaluate.main(small_config(tiny_checkpoint, adapter__path=adapter), workdir)
     assert json.loads((workdir / "run.json").read_text())["adapter"]["path"] == adapter
     assert not predictions_of(workdir).equals(predictions_of(whole))
-    assert (workdir / "national.csv").read_text() != "country\n"
+    assert not (workdir / "audit.csv").exists() and not (workdir / "scores.png").exists()

@@ -143,7 +143,7 @@ def test_surveys_of_one_name_are_told_apart(written, tmp_path):
 def test_a_survey_whose_cells_all_name_what_another_lacks_is_refused(written):
     finest = replace(GSS, cells=GSS.cells.query("granularity == 4").reset_index(drop=True))
     paths = written(finest=finest, less=without(read_dataset("eqls2011"), "residence"))
-    with pytest.raises(InputError, match="finest has no cell that leaves out residence"):
+    with pytest.raises(InputError, match=r"all cells of .*finest name residence"):
         load_survey(paths)
 
 
@@ -191,9 +191,12 @@ def test_a_survey_can_be_held_out():
         Split("survey:gss").held_out(joined)
 
 
-def test_of_another_survey_training_has_seen_only_what_its_own_has():
+def test_of_another_survey_training_has_seen_only_what_its_own_has(written):
     """EQLS has no question of the GSS, nor the USA; a part of the GSS has all of its ids."""
     trained = load_survey("eqls2011")
+    ids = {"question_id": {"abany": "trust_people"}}
+    tables = (of.replace(ids) for of in (GSS.questions, GSS.cells))
+    clashing = written(ours=Dataset(*tables, GSS.manifest))
     config = load_config("quickstart")
     record = Experiment(
         model=Model("tiny", "", "float32"),
@@ -223,6 +226,12 @@ def test_of_another_survey_training_has_seen_only_what_its_own_has():
     one = replace(record, survey=Survey.of(whole, "gss2018", ("natspac",)))
     rest = evaluation_set(GSS, "all", one, split=Split(), questions=("natspac", "abany"))
     assert rest.unseen.questions == ("abany",)
+    # What was held out under a joined survey's id is unseen under its own.
+    both = load_survey(["eqls2011", *clashing])
+    held = HeldOut(questions=("eqls2011.trust_people",))
+    told = replace(record, survey=Survey.of(both, both.path, ()), held_out=held)
+    alone = evaluation_set(load_survey("eqls2011"), "all", told, split=Split())
+    assert alone.unseen.questions == ("trust_people",)
     # Where training's survey is gone, a mark says so.
     gone = replace(record, survey=replace(record.survey, path="gone"))
     lost = evaluation_set(load_survey("gss2018"), "all", gone, split=Split())

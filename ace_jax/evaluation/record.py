@@ -43,7 +43,8 @@ class EvaluationSet:
     `all`. `held_out` is what the split holds out. `unseen` is that, and the questions and countries
     that an adapter was not trained with because its survey was another one. Both cells of a pair
     have `min_n` respondents, for statistics of effects. The split's seed is that of the report's
-    simulations too. With `granularity`, only cells that name so many attributes are scored.
+    simulations too. With `granularity`, only cells that name so many attributes are scored. `marks`
+    are what a reader of the scores must know of `unseen`.
     """
 
     dataset: Dataset
@@ -54,6 +55,7 @@ class EvaluationSet:
     part: str
     min_n: int
     granularity: int | None = None
+    marks: tuple[str, ...] = ()
 
     @property
     def seen(self) -> np.ndarray:
@@ -103,9 +105,7 @@ class EvaluationSet:
             split=self.split,
             held_out=self.held_out,
         )
-        marks = refuse_mismatches(found, allowed)
-        lost = "survey" in found and trained.survey.reopened() is None
-        return (*marks, NOT_AT_HAND) if lost else marks
+        return (*refuse_mismatches(found, allowed), *self.marks)
 
 
 def evaluation_set(
@@ -138,12 +138,14 @@ def evaluation_set(
     dataset = select_questions(survey, questions)
     drawn = record.held_out if record and split == record.split else split.held_out(dataset)
     described = Survey.of(survey, path or survey.path or survey.name, questions)
+    unseen, marks = _unseen(drawn, described, dataset, record)
     return EvaluationSet(
         dataset=dataset,
         survey=described,
         split=split,
         held_out=drawn,
-        unseen=_unseen(drawn, described, dataset, record),
+        unseen=unseen,
+        marks=marks,
         part=part,
         min_n=min_n or (record.recipe.min_n if record else MIN_N),
         granularity=granularity,
@@ -152,26 +154,29 @@ def evaluation_set(
 
 def _unseen(
     held_out: HeldOut, survey: Survey, dataset: Dataset, record: Experiment | None
-) -> HeldOut:
-    """Returns what is held out, and the questions and countries that training's survey lacks.
+) -> tuple[HeldOut, tuple[str, ...]]:
+    """Returns what is held out and what training on another survey did not see, and marks.
 
-    Questions are told by their words, since another survey may use an id for another question.
-    Where training's survey is not at hand, no question is added (`NOT_AT_HAND`).
+    Questions are told by their words: another survey may use an id for another question, or another
+    id for the same. Where training's survey is not at hand, none is added, and a mark says so.
     """
     if record is None:
-        return held_out
+        return held_out, ()
     was = record.survey
     if was.digest == survey.digest and set(was.questions) == set(survey.questions):
-        return held_out
+        return held_out, ()
     asked, trained = _words(dataset), was.reopened()
-    known = set(asked.values()) if trained is None else set(_words(trained).values())
-    questions = {name for name, words in asked.items() if words not in known}
-    countries = set(survey.countries) - set(was.countries)
-    return HeldOut(
+    known = asked if trained is None else _words(trained)
+    learnt = {words for name, words in known.items() if name not in record.held_out.questions}
+    questions = {name for name, words in asked.items() if words not in learnt}
+    seen = set(was.countries) - set(record.held_out.countries)
+    countries = set(survey.countries) - seen
+    unseen = HeldOut(
         tuple(sorted(questions | set(held_out.questions))),
         tuple(sorted(countries | set(held_out.countries))),
         held_out.personas,
     )
+    return unseen, (NOT_AT_HAND,) if trained is None else ()
 
 
 def _words(dataset: Dataset) -> dict[str, tuple[str, ...]]:

@@ -39,8 +39,8 @@ def joined(datasets: Sequence[Dataset]) -> Dataset:
         kept = dataset.cells[dataset.cells[others].isna().all(axis=1)].drop(columns=others)
         if kept.empty:
             raise InputError(
-                f"data.path: {dataset.path} has no cell that leaves out {', '.join(others)}, which "
-                "another survey has not; prepare it with coarser cells"
+                f"data.path: all cells of {dataset.path} name {', '.join(others)}, which another "
+                "survey lacks; prepare it with coarser cells"
             )
         if any(SHRUNK in one.cells for one in datasets):
             kept = kept.assign(**{SHRUNK: dataset.learnt[kept.index]})
