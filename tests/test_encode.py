@@ -1,6 +1,6 @@
 import pandas as pd
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ace_jax.errors import InputError
@@ -104,6 +104,14 @@ def test_a_start_token_of_the_template_is_not_doubled(bos, tmp_path, caplog):
         assert prompt.tokens.count(0) == 1
     said = "warning: prompt.template writes <s>, which the tokenizer adds; once is kept"
     assert caplog.messages == [said] * bos
+
+
+def test_a_tokenizer_that_makes_no_token_is_refused():
+    """A damaged tokenizer.json can lack all tokens of a text."""
+    deaf = tokenizer_with()
+    deaf.backend_tokenizer.normalizer = normalizers.Replace(Regex("."), "")
+    with pytest.raises(InputError, match="makes no token of the text 1"):
+        encoded(deaf, cells())
 
 
 def test_a_tokenizer_that_ends_prompts_is_refused():

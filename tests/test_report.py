@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from ace_jax.errors import InputError
+from ace_jax.evaluation.references import REFERENCES
 from ace_jax.report import __main__ as report
+from ace_jax.report import figures
 from ace_jax.report.compare import compare
 from ace_jax.report.figures import looks_of
 from ace_jax.report.page import content
@@ -341,6 +343,11 @@ def test_what_was_evaluated_is_said_in_a_line():
 def test_methods_can_be_told_apart_however_many_there_are():
     looks = looks_of([f"method {number}" for number in range(20)]).values()
     assert len({(look["color"], look["marker"]) for look in looks}) == 20
+
+
+def test_what_is_no_model_has_a_marker_of_its_own():
+    looks = figures._hollow([figures.CEILING, *REFERENCES]).values()
+    assert len({look["marker"] for look in looks}) == len(REFERENCES) + 1
 
 
 def test_personas_that_training_never_saw_have_a_table_and_a_place_on_the_page(tmp_path):

@@ -101,6 +101,12 @@ def test_a_syntax_error_is_located(tmp_path):
         from_source(tmp_path, "fine\n{% for %}")
 
 
+@pytest.mark.parametrize("source", ["{{ 1" + 4999 * "0" + " }}", 9999 * "{% if x %}"])
+def test_what_jinja_cannot_compile_is_an_input_error(tmp_path, source):
+    with pytest.raises(InputError, match=r"own\.j2"):
+        from_source(tmp_path, source)
+
+
 def test_a_file_that_is_no_text_is_an_input_error(tmp_path):
     (tmp_path / "own.j2").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"own\.j2"):

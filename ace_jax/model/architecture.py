@@ -256,7 +256,8 @@ def _agreed(
     # What may be written in two places, or in neither.
     found = {each[name] for each in (one, other) if each.get(name) is not None}
     if len(found) > 1:
-        raise InputError(f"{name} is both {' and '.join(sorted(map(repr, found)))}; leave one")
+        both = " and ".join(f"{each:.40}" for each in sorted(map(repr, found)))
+        raise InputError(f"{name} is both {both}; leave one")
     return found.pop() if found else usual
 
 

@@ -205,9 +205,12 @@ def encode(
     With `chat`, a prompt is a user's turn in the tokenizer's chat template.
 
     Raises `InputError` where an option's label melts into the prompt's last token, for a tokenizer
-    that ends a prompt with a token of its own, and for a chat template that is missing or fails.
+    that makes no token of a text or ends a prompt with a token of its own, and for a chat template
+    that is missing or fails.
     """
     bare, whole = (tokenizer("1", add_special_tokens=each)["input_ids"] for each in (False, True))
+    if not bare:
+        raise InputError("the tokenizer makes no token of the text 1; fetch it again")
     if not chat and whole[-1] != bare[-1]:
         raise InputError(
             "the tokenizer ends a prompt with a token of its own, after which no answer follows; "

@@ -65,8 +65,9 @@ class PromptTemplate:
             raise InputError(
                 f"prompt.template: {name}, line {error.lineno}: {_one_line(error.message)}"
             ) from None
-        except RecursionError:
-            raise InputError(f"prompt.template: {name} is nested too deeply") from None
+        except Exception as error:  # such as a number of 5,000 digits, or too deep a nest
+            reason = f"{type(error).__name__}: {_one_line(error)}"
+            raise InputError(f"prompt.template: {name} cannot be compiled ({reason})") from None
 
     def render(
         self,
@@ -135,7 +136,7 @@ def in_chat(
 def _without_start(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     start = tokenizer.bos_token
     bare = [re.sub(rf"\A\s*{re.escape(start)}", "", text) if start else text for text in texts]
-    if bare == list(texts) or tokenizer("1")["input_ids"][0] != tokenizer.bos_token_id:
+    if bare == list(texts) or tokenizer("1")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return list(texts)
     LOGGER.info(f"warning: prompt.template writes {start}, which the tokenizer adds; once is kept")
     return bare

@@ -115,7 +115,7 @@ def _scores(findings: Findings, directory: Path) -> None:
 def _hollow(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Returns the looks of what is no model."""
     grey = {"color": "0.45", "markerfacecolor": "white"}
-    looks = zip(names, cycle("osv^DP*X"), cycle(DASHES), strict=False)
+    looks = zip(names, cycle("osv^DP*Xph"), cycle(DASHES), strict=False)
     return {
         name: grey | {"marker": marker, "linestyle": dash, "label": plain(name)}
         for name, marker, dash in looks

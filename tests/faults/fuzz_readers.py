@@ -140,7 +140,10 @@ def _draft(*names: str) -> Callable[[Path], None]:
         for name in names:
             written = directory / "draft.toml"
             form = {"sheet": "answers"} if name.endswith("xlsx") else {}
-            written.write_text(draft(directory / name, "FRA", form), encoding="utf-8")
+            text = draft(directory / name, "FRA", form)
+            if "UNSURE: no column looks like one" in text:  # the user is to make an attribute
+                continue
+            written.write_text(text, encoding="utf-8")
             try:
                 read_codebook(written)
             except InputError as error:

@@ -26,7 +26,7 @@ function verdict() {
   const ceiling = ceilingAt(state.country, state.granularity);
   const heading = runs.length === 1
     ? [h("b", {}, best.run), ` reaches ${fixed(best.score)} of 100`]
-    : [h("b", {}, best.run), " answers most like the survey: ", `${fixed(best.score)} of 100`];
+    : ["Of the models, ", h("b", {}, best.run), " answers most like the survey: ", `${fixed(best.score)} of 100`];
   const parts = [];
   if (best.run !== first && gain) {
     parts.push(h("b", {}, `${signed(gain.gain)} points`), ` over ${first}`);
